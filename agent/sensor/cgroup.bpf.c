@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Control groups: how new containers are noticed before anything runs in them, and when they are empty or gone. */
+#include "kernel_types.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "gabion_wire.h"
+#include "maps.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+static __always_inline __u64 id_of(struct cgroup *group)
+{
+	return BPF_CORE_READ(group, kn, id);
+}
+
+static __always_inline __u64 parent_id_of(struct cgroup *group)
+{
+	struct cgroup_subsys_state *above = BPF_CORE_READ(group, self.parent);
+
+	if (!above)
+		return 0;
+	return id_of((void *)((char *)above - bpf_core_field_offset(struct cgroup, self)));
+}
+
+static __always_inline void send(__u16 type, __u64 id, __u64 parent_id, struct cgroup_policy *of_cgroup, const char *path)
+{
+	struct cgroup_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		count_lost(0);
+		return;
+	}
+	__builtin_memset(event, 0, __builtin_offsetof(struct cgroup_event, path));
+	event->event.frame.length = sizeof(*event);
+	event->event.frame.type = type;
+	event->event.frame.version = GABION_WIRE_VERSION;
+	event->event.ktime_ns = bpf_ktime_get_boot_ns();
+	event->event.cgroup_id = id;
+	event->event.slot = of_cgroup->slot;
+	event->parent_id = parent_id;
+	event->flags = of_cgroup->flags;
+	event->creator_pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	if (bpf_probe_read_kernel_str(event->path, sizeof(event->path), path) < 0)
+		event->path[0] = 0;
+	/* Rare, and holding a new container is a matter of microseconds. */
+	bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
+}
+
+/* Why this hook: it runs before the first process can be put into the group, so inheritance has no race. */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
+{
+	__u64 id, parent_id;
+	struct cgroup_policy *above, mine = {};
+
+	if (BPF_CORE_READ(group, root, hierarchy_id) != 0) /* only the unified hierarchy */
+		return 0;
+	parent_id = parent_id_of(group);
+	above = bpf_map_lookup_elem(&cgroups, &parent_id);
+	if (!above)
+		return 0;
+	id = id_of(group);
+	if (above->flags & GABION_CGROUP_BOUND) {
+		mine = *above;
+		mine.flags |= GABION_CGROUP_NESTED;
+	} else {
+		mine.flags = GABION_CGROUP_SCOPE | GABION_CGROUP_PENDING;
+		mine.container_id = id;
+	}
+	bpf_map_update_elem(&cgroups, &id, &mine, BPF_ANY);
+	send(GABION_CGROUP_NEW, id, parent_id, &mine, path);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(handle_rmdir, struct cgroup *group, const char *path)
+{
+	__u64 id = id_of(group);
+	struct cgroup_policy *mine = bpf_map_lookup_elem(&cgroups, &id);
+
+	if (!mine)
+		return 0;
+	if (!(mine->flags & GABION_CGROUP_NESTED))
+		send(GABION_CGROUP_GONE, id, 0, mine, path);
+	bpf_map_delete_elem(&cgroups, &id);
+	return 0;
+}
+
+/* Why this hook: a stopped container keeps its group until it is deleted, but the last process leaving is told here. */
+SEC("tp_btf/cgroup_notify_populated")
+int BPF_PROG(handle_populated, struct cgroup *group, const char *path, int is_populated)
+{
+	__u64 id = id_of(group);
+	struct cgroup_policy *mine = bpf_map_lookup_elem(&cgroups, &id);
+
+	if (!mine || is_populated || mine->flags & GABION_CGROUP_NESTED || !(mine->flags & GABION_CGROUP_BOUND))
+		return 0;
+	send(GABION_CGROUP_EMPTY, id, 0, mine, path);
+	return 0;
+}

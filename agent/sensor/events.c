@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+/* From the ring buffer to the pipe, with what must happen at once on the way: holding and ending containers. */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <stdlib.h>
+#include <string.h>
+#include "sensor.h"
+
+#define STATS_ROWS_MAX 4096
+
+/* Programs that make control groups for containers, by the first 15 bytes of their names. */
+static const char *const runtimes[] = { "runc", "crun", "youki", "runsc", "containerd-shim", "conmon" };
+
+static bool is_runtime(const __u8 *comm)
+{
+	for (size_t i = 0; i < sizeof(runtimes) / sizeof(*runtimes); i++)
+		if (strncmp((const char *)comm, runtimes[i], strlen(runtimes[i])) == 0)
+			return true;
+	return false;
+}
+
+static void handle_cgroup(struct events_context *context, const struct cgroup_event *seen)
+{
+	struct cgroup_event event = *seen; /* ring pages are read-only here */
+
+	event.path[sizeof(event.path) - 1] = 0;
+	if (event.event.frame.type == GABION_CGROUP_NEW && !(event.flags & GABION_CGROUP_NESTED) &&
+	    context->options->hold_ms && (context->options->is_holding_all || is_runtime(event.comm)) &&
+	    groups_hold(context->options, (const char *)event.path, event.event.cgroup_id))
+		event.event.frame.outcome = GABION_HELD;
+	event.event.frame.length = (__builtin_offsetof(struct cgroup_event, path) +
+				    strlen((const char *)event.path) + 1 + 7) & ~7UL;
+	output_send(&event, event.event.frame.length, true);
+}
+
+int events_handle(void *argument, void *data, size_t size)
+{
+	struct events_context *context = argument;
+	const struct gabion_event *event = data;
+
+	context->handled++;
+	if (size < sizeof(*event))
+		return 0;
+	switch (event->frame.type) {
+	case GABION_CGROUP_NEW:
+	case GABION_CGROUP_EMPTY:
+	case GABION_CGROUP_GONE:
+		handle_cgroup(context, data);
+		break;
+	default:
+		if (!output_send(data, size, event->frame.outcome >= GABION_KILLED))
+			output_count_lost(event->cgroup_id);
+	}
+	return 0;
+}
+
+static struct totals {
+	uint64_t lost, decide_ns, decide_count;
+} read_totals(struct programs *programs)
+{
+	struct totals sum = { 0 }, each[256] = { { 0 } };
+	uint32_t zero = 0;
+	int cpus = libbpf_num_possible_cpus();
+
+	if (cpus < 1 || cpus > 256 || bpf_map_lookup_elem(programs->totals, &zero, each) < 0)
+		return sum;
+	for (int i = 0; i < cpus; i++) {
+		sum.lost += each[i].lost;
+		sum.decide_ns += each[i].decide_ns;
+		sum.decide_count += each[i].decide_count;
+	}
+	return sum;
+}
+
+/* Counters are totals since the container was bound; a frame is sent only when one of them moved. */
+void events_send_stats(struct programs *programs)
+{
+	static struct {
+		struct stats_frame head;
+		struct stats_row rows[STATS_ROWS_MAX];
+	} frame;
+	static uint64_t last_sum;
+	struct totals all = read_totals(programs);
+	uint64_t id, next, sum = output_lost() + all.lost + all.decide_count;
+	uint32_t count = 0;
+	bool has_next = bpf_map_get_next_key(programs->counts, NULL, &next) == 0;
+
+	while (has_next && count < STATS_ROWS_MAX) {
+		struct stats_row *row = &frame.rows[count];
+		uint64_t values[5];
+
+		id = next;
+		has_next = bpf_map_get_next_key(programs->counts, &id, &next) == 0;
+		if (bpf_map_lookup_elem(programs->counts, &id, values) < 0)
+			continue;
+		row->cgroup_id = id;
+		memcpy(&row->seen, values, sizeof(values));
+		row->lost += output_lost_of(id);
+		sum += row->seen + row->lost;
+		count++;
+	}
+	if (sum == last_sum)
+		return;
+	last_sum = sum;
+	frame.head = (struct stats_frame){
+		.frame = { .length = sizeof(frame.head) + count * sizeof(struct stats_row), .type = GABION_STATS,
+			   .version = GABION_WIRE_VERSION },
+		.row_count = count,
+		.lost_in_pipe = output_lost(),
+		.lost_in_ring = all.lost,
+		.decide_ns = all.decide_ns,
+		.decide_count = all.decide_count,
+	};
+	output_send(&frame, frame.head.frame.length, true);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What policy says of an exec. Denied wins over everything; then the model's items by path, name and content; then the
+ * rule's allowed list, for unchanged files only; then the slot's default. What cannot be told here is asked of the
+ * agent, and asking never kills.
+ */
+#ifndef GABION_EXEC_DECIDE_BPF_H
+#define GABION_EXEC_DECIDE_BPF_H
+
+struct policy_key {
+	__u32 slot;
+	__u32 kind;
+	__u64 hash;
+};
+
+struct policy_value {
+	__u32 action;
+	__u32 entry;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct policy_key);
+	__type(value, struct policy_value);
+	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC: most of it stays empty */);
+} policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, __u32); /* default action */
+} slots SEC(".maps");
+
+struct file_key {
+	__u64 inode;
+	__u32 device;
+	__u32 reserved;
+};
+
+struct file_value {
+	__u64 ctime_ns;
+	__u64 content;
+};
+
+/* Files whose content is known, by identity. A file that was written or replaced has another ctime or inode. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct file_key);
+	__type(value, struct file_value);
+	__uint(map_flags, 1);
+} files SEC(".maps");
+
+struct match {
+	__u32 denied; /* strongest action of the denied list, 0 for none */
+	__u32 allowed;
+	__u32 denied_entry;
+	__u32 allowed_entry;
+};
+
+static __always_inline void try_entry(struct match *match, __u32 slot, __u32 kind, __u64 hash)
+{
+	struct policy_key key = { .slot = slot, .kind = kind, .hash = hash };
+	struct policy_value *value = bpf_map_lookup_elem(&policy, &key);
+
+	if (!value)
+		return;
+	if (value->action >= GABION_AUDIT) {
+		if (value->action > match->denied) {
+			match->denied = value->action;
+			match->denied_entry = value->entry;
+		}
+	} else {
+		match->allowed = 1;
+		match->allowed_entry = value->entry;
+	}
+}
+
+static __always_inline void try_directories(struct match *match, __u32 slot, struct text_hashes *hashes)
+{
+	for (__u32 i = 0; i < DIRECTORIES_MAX; i++) {
+		if (i >= hashes->directory_count)
+			break;
+		try_entry(match, slot, GABION_DIRECTORY, hashes->directories[i]);
+	}
+}
+
+static __always_inline __u32 item_action(struct exec_scratch *s, __u32 kind, __u64 hash)
+{
+	struct policy_key key = { .slot = s->event.event.slot, .kind = kind, .hash = hash };
+	struct policy_value *value = bpf_map_lookup_elem(&policy, &key);
+
+	if (!value)
+		return 0;
+	s->event.event.entry = value->entry;
+	return value->action;
+}
+
+__attribute__((noinline)) int decide_exec(void)
+{
+	struct exec_scratch *s = scratch();
+	struct match match = {};
+	__u32 slot, *fallback, action;
+	bool is_script, is_whole, is_absolute;
+	__u64 item;
+
+	if (!s)
+		return GABION_ASK;
+	slot = s->event.event.slot;
+	is_script = s->event.flags & GABION_EXEC_SCRIPT;
+	is_absolute = s->event.filename[0] == '/';
+	is_whole = !(s->event.flags & (GABION_EXEC_PATH_TRUNCATED | GABION_EXEC_NAME_TRUNCATED | GABION_EXEC_MEMFD));
+
+	if (s->path.is_complete) {
+		try_entry(&match, slot, GABION_PATH, s->path.full);
+		try_entry(&match, slot, GABION_NAME, s->path.base);
+		try_directories(&match, slot, &s->path);
+	}
+	if (s->filename.is_complete) {
+		try_entry(&match, slot, GABION_NAME, s->filename.base);
+		if (is_absolute)
+			try_entry(&match, slot, GABION_PATH, s->filename.full);
+		if (is_absolute && is_script)
+			try_directories(&match, slot, &s->filename);
+	}
+	if (s->name.is_complete && !is_script)
+		try_entry(&match, slot, GABION_NAME, s->name.base);
+	if (match.denied) {
+		s->event.event.entry = match.denied_entry;
+		return match.denied;
+	}
+
+	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */
+	if (!is_whole || (is_script && !is_absolute))
+		return GABION_ASK;
+	item = gabion_hash_join(s->path.full, is_script ? s->filename.full : s->name.base);
+	/* A script's own content is not known here: its file is closed by now. */
+	if (s->event.content && !is_script) {
+		action = item_action(s, GABION_ITEM_CONTENT, gabion_hash_join(item, s->event.content));
+		if (action)
+			return action;
+	}
+	action = item_action(s, GABION_ITEM, item);
+	if (action)
+		return action;
+	if (match.allowed) {
+		s->event.event.entry = match.allowed_entry;
+		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? GABION_ALLOW : GABION_ASK;
+	}
+	fallback = bpf_map_lookup_elem(&slots, &slot);
+	return fallback ? *fallback : GABION_ASK;
+}
+
+#endif

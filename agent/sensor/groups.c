@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The cgroup v2 file system. Nothing outside the watched tree is ever opened for writing. */
+#define _GNU_SOURCE
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "sensor.h"
+
+#define HOLDS_MAX 256
+#define DEPTH_MAX 32
+
+struct cgroup_policy {
+	uint32_t slot;
+	uint32_t flags;
+	uint64_t container_id;
+};
+
+static struct {
+	uint64_t id;
+	uint64_t deadline_ms;
+	char path[GABION_CGROUP_PATH_MAX];
+} holds[HOLDS_MAX];
+
+static bool is_in_scope(const struct options *options, const char *path)
+{
+	size_t length = strlen(options->scope);
+
+	if (path[0] != '/' || strstr(path, "/../") || strstr(path, "//"))
+		return false;
+	if (length >= 3 && strcmp(path + strlen(path) - 3, "/..") == 0)
+		return false;
+	if (strcmp(options->scope, "/") == 0)
+		return path[1] != 0;
+	return strncmp(path, options->scope, length) == 0 && path[length] == '/';
+}
+
+/* Opens a group only if the path still leads to the very group that is meant. */
+static int open_group(const struct options *options, const char *path, uint64_t id)
+{
+	char full[GABION_CGROUP_PATH_MAX + 256];
+	struct stat status;
+	int directory;
+
+	if (!is_in_scope(options, path))
+		return -EPERM;
+	snprintf(full, sizeof(full), "%s%s", options->mount, path);
+	directory = open(full, O_DIRECTORY | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (directory < 0)
+		return -errno;
+	if (fstat(directory, &status) < 0 || status.st_ino != id) {
+		close(directory);
+		return -ESTALE;
+	}
+	return directory;
+}
+
+int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value)
+{
+	int directory = open_group(options, path, id), target, error = 0;
+
+	if (directory < 0)
+		return directory;
+	target = openat(directory, file, O_WRONLY | O_CLOEXEC);
+	if (target < 0 || write(target, value, strlen(value)) < 0)
+		error = -errno;
+	if (target >= 0)
+		close(target);
+	close(directory);
+	return error;
+}
+
+bool groups_hold(const struct options *options, const char *path, uint64_t id)
+{
+	for (int i = 0; i < HOLDS_MAX; i++) {
+		if (holds[i].id)
+			continue;
+		if (groups_write(options, path, id, "cgroup.freeze", "1") < 0)
+			return false;
+		holds[i].id = id;
+		holds[i].deadline_ms = now_ms() + options->hold_ms;
+		snprintf(holds[i].path, sizeof(holds[i].path), "%s", path);
+		return true;
+	}
+	return false;
+}
+
+static int thaw_at(const struct options *options, int i)
+{
+	int error = groups_write(options, holds[i].path, holds[i].id, "cgroup.freeze", "0");
+
+	holds[i].id = 0;
+	return error == -ENOENT ? 0 : error;
+}
+
+int groups_thaw(const struct options *options, uint64_t id)
+{
+	for (int i = 0; i < HOLDS_MAX; i++)
+		if (holds[i].id == id)
+			return thaw_at(options, i);
+	return 0;
+}
+
+/* A container is never held for longer than the bound, whatever became of the agent; that it went on is reported. */
+void groups_expire_holds(const struct options *options)
+{
+	uint64_t now = now_ms();
+
+	for (int i = 0; i < HOLDS_MAX; i++) {
+		struct hold_frame frame = {
+			.frame = { .length = sizeof(frame), .type = GABION_HOLD_EXPIRED, .version = GABION_WIRE_VERSION },
+			.cgroup_id = holds[i].id,
+		};
+
+		if (!holds[i].id || holds[i].deadline_ms > now)
+			continue;
+		thaw_at(options, i);
+		output_send(&frame, sizeof(frame), true);
+	}
+}
+
+void groups_thaw_all(const struct options *options)
+{
+	for (int i = 0; i < HOLDS_MAX; i++)
+		if (holds[i].id)
+			thaw_at(options, i);
+}
+
+/* Gives a group and all below it a policy; with `only_new` those that have one keep it. */
+static int put_tree(int directory, int map, struct cgroup_policy policy, bool only_new, uint32_t nested_flag, int depth)
+{
+	struct stat status;
+	struct dirent *entry;
+	DIR *stream;
+	uint64_t id;
+	int error = 0;
+
+	if (depth > DEPTH_MAX || fstat(directory, &status) < 0) {
+		close(directory);
+		return 0;
+	}
+	id = status.st_ino;
+	if (!(policy.flags & GABION_CGROUP_BOUND))
+		policy.container_id = id;
+	if (bpf_map_update_elem(map, &id, &policy, only_new ? BPF_NOEXIST : BPF_ANY) < 0 && errno != EEXIST)
+		error = -errno;
+	stream = fdopendir(directory);
+	if (!stream) {
+		close(directory);
+		return -errno;
+	}
+	policy.flags |= nested_flag;
+	while (!error && (entry = readdir(stream))) {
+		int child;
+
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+			continue;
+		child = openat(directory, entry->d_name, O_DIRECTORY | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		if (child >= 0)
+			error = put_tree(child, map, policy, only_new, nested_flag, depth + 1);
+	}
+	closedir(stream);
+	return error;
+}
+
+int groups_adopt_tree(const struct options *options, int cgroups_map)
+{
+	struct cgroup_policy policy = { .flags = GABION_CGROUP_SCOPE };
+	char full[GABION_CGROUP_PATH_MAX + 256];
+	int directory;
+
+	snprintf(full, sizeof(full), "%s%s", options->mount, options->scope);
+	directory = open(full, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+	if (directory < 0)
+		return -errno;
+	return put_tree(directory, cgroups_map, policy, true, 0, 0);
+}
+
+int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
+		uint32_t flags)
+{
+	struct cgroup_policy policy = { .slot = slot, .flags = flags, .container_id = id };
+	int directory = open_group(options, path, id);
+
+	if (directory < 0)
+		return directory;
+	return put_tree(directory, cgroups_map, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0);
+}

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+/* One global for each shared struct, so that its layout lands in BTF, where a test compares it with the agent's. */
+#include "kernel_types.h"
+#include "gabion_wire.h"
+
+struct gabion_frame frame;
+struct gabion_event event;
+struct exec_event exec_layout;
+struct exit_event exit_layout;
+struct cgroup_event cgroup_layout;
+struct hello_frame hello_layout;
+struct stats_row stats_row_layout;
+struct stats_frame stats_layout;
+struct ack_frame ack_layout;
+struct hold_frame hold_layout;
+struct control_frame control_layout;
+struct slot_entry slot_entry_layout;
+struct file_entry file_entry_layout;

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Maps that all program groups share; the loader makes each once and gives it to every object. */
+#ifndef GABION_MAPS_BPF_H
+#define GABION_MAPS_BPF_H
+
+struct cgroup_policy {
+	__u32 slot;
+	__u32 flags;
+	__u64 container_id; /* control group of the container, also for nested groups */
+};
+
+struct cgroup_counts {
+	__u64 seen;
+	__u64 allowed;
+	__u64 emitted;
+	__u64 lost;
+	__u64 killed;
+};
+
+/* Control group id to what it is. An id without entry is outside the watched tree: nothing is done for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct cgroup_policy);
+} cgroups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, struct cgroup_counts);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 * 1024 * 1024);
+} events SEC(".maps");
+
+struct totals {
+	__u64 lost;
+	__u64 decide_ns;
+	__u64 decide_count;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct totals);
+} totals SEC(".maps");
+
+static __always_inline struct cgroup_counts *counts_of(__u64 container_id)
+{
+	struct cgroup_counts zero = {};
+	struct cgroup_counts *found = bpf_map_lookup_elem(&counts, &container_id);
+
+	if (found)
+		return found;
+	bpf_map_update_elem(&counts, &container_id, &zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&counts, &container_id);
+}
+
+/* Every event that could not be kept is counted for its container and in total, here and nowhere else. */
+static __always_inline void count_lost(struct cgroup_counts *of_container)
+{
+	__u32 zero = 0;
+	struct totals *all = bpf_map_lookup_elem(&totals, &zero);
+
+	if (all)
+		all->lost++;
+	if (of_container)
+		__sync_fetch_and_add(&of_container->lost, 1);
+}
+
+#endif

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * gabion-sensor: holds the capabilities, loads the kernel programs and moves frames. Standard output carries events,
+ * standard input orders, standard error words for people. It ends when standard input does; the kernel then detaches
+ * everything, so that no policy outlives its agent.
+ */
+#define _GNU_SOURCE
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+#include "sensor.h"
+
+/* While events come the ring is read every millisecond, otherwise every five (0.9 % of a core when idle). */
+#define BUSY_POLL_MS 1
+#define IDLE_POLL_MS 5
+
+static char input[2 * GABION_MAX_FRAME];
+static size_t input_length;
+static volatile sig_atomic_t is_ending;
+
+uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void end_soon(int signal)
+{
+	(void)signal;
+	is_ending = 1;
+}
+
+static int print_warning(enum libbpf_print_level level, const char *format, va_list arguments)
+{
+	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
+}
+
+static void send_hello(const struct programs *programs)
+{
+	struct hello_frame hello = {
+		.frame = { .length = sizeof(hello), .type = GABION_HELLO, .version = GABION_WIRE_VERSION },
+		.groups = programs->groups,
+		.host_mount_ns = programs->host_mount_ns,
+		.host_pid_ns = programs->host_pid_ns,
+	};
+	struct utsname system;
+
+	uname(&system);
+	memcpy(hello.kernel_release, system.release, sizeof(hello.kernel_release) - 1);
+	snprintf((char *)hello.missing, sizeof(hello.missing), "%s", programs->missing);
+	output_send(&hello, sizeof(hello), true);
+}
+
+/* False when the agent is gone or talks nonsense: then going on would be guessing. */
+static bool read_control(struct programs *programs, const struct options *options)
+{
+	ssize_t got = read(STDIN_FILENO, input + input_length, sizeof(input) - input_length);
+	size_t at = 0;
+
+	if (got == 0)
+		return false;
+	if (got < 0)
+		return errno == EAGAIN || errno == EINTR;
+	input_length += got;
+	while (input_length - at >= sizeof(struct gabion_frame)) {
+		const struct control_frame *frame = (const void *)(input + at);
+
+		if (frame->frame.length < sizeof(*frame) || frame->frame.length > GABION_MAX_FRAME ||
+		    frame->frame.length % 8 || frame->frame.version != GABION_WIRE_VERSION) {
+			fprintf(stderr, "control frame refused: length %u, version %u\n", frame->frame.length,
+				frame->frame.version);
+			return false;
+		}
+		if (input_length - at < frame->frame.length)
+			break;
+		control_handle(programs, options, frame);
+		at += frame->frame.length;
+	}
+	memmove(input, input + at, input_length - at);
+	input_length -= at;
+	return true;
+}
+
+static int run(struct programs *programs, const struct options *options)
+{
+	struct events_context context = { .programs = programs, .options = options };
+	struct ring_buffer *ring = ring_buffer__new(programs->events, events_handle, &context, NULL);
+	int poll = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event on_input = { .events = EPOLLIN, .data.u32 = 1 };
+	struct epoll_event on_ring = { .events = EPOLLIN, .data.u32 = 2 };
+	uint64_t next_second = now_ms() + 1000;
+	int wait = IDLE_POLL_MS;
+
+	if (!ring || poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &on_input) < 0 ||
+	    epoll_ctl(poll, EPOLL_CTL_ADD, ring_buffer__epoll_fd(ring), &on_ring) < 0) {
+		fprintf(stderr, "cannot wait for events: %s\n", strerror(errno));
+		return 1;
+	}
+	while (!is_ending) {
+		struct epoll_event ready[2];
+		uint64_t before = context.handled;
+		int count = epoll_wait(poll, ready, 2, output_has_pending() ? BUSY_POLL_MS : wait);
+
+		ring_buffer__consume(ring);
+		for (int i = 0; i < count; i++)
+			if (ready[i].data.u32 == 1 && !read_control(programs, options))
+				is_ending = 1;
+		wait = context.handled != before ? BUSY_POLL_MS : IDLE_POLL_MS;
+		groups_expire_holds(options);
+		if (now_ms() >= next_second) {
+			next_second += 1000;
+			events_send_stats(programs);
+		}
+		if (!output_flush())
+			is_ending = 1;
+	}
+	groups_thaw_all(options);
+	ring_buffer__free(ring);
+	return 0;
+}
+
+static bool parse_options(int argc, char **argv, struct options *options)
+{
+	static const struct option known[] = {
+		{ "scope", required_argument, NULL, 's' },  { "mount", required_argument, NULL, 'm' },
+		{ "hold-ms", required_argument, NULL, 'h' }, { "hold-all", no_argument, NULL, 'a' },
+		{ "measure", no_argument, NULL, 't' },	     { NULL, 0, NULL, 0 },
+	};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		switch (option) {
+		case 's': options->scope = optarg; break;
+		case 'm': options->mount = optarg; break;
+		case 'h': options->hold_ms = strtoul(optarg, NULL, 10); break;
+		case 'a': options->is_holding_all = true; break;
+		case 't': options->is_measuring = true; break;
+		default: return false;
+		}
+	}
+	return options->scope[0] == '/' && options->mount[0] == '/';
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = { .scope = "/", .mount = "/sys/fs/cgroup" };
+	struct programs programs = { 0 };
+	int error;
+
+	if (!parse_options(argc, argv, &options)) {
+		fprintf(stderr, "usage: gabion-sensor --scope /PATH --mount /CGROUP2 [--hold-ms N] [--hold-all] [--measure]\n");
+		return 2;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, end_soon);
+	signal(SIGINT, SIG_IGN); /* the agent decides when to end */
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	libbpf_set_print(print_warning);
+	fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
+	fcntl(STDOUT_FILENO, F_SETPIPE_SZ, 1024 * 1024);
+	error = programs_load(&programs, &options);
+	if (error) {
+		fprintf(stderr, "cannot load the kernel programs: %s (%s)\n", strerror(-error), programs.missing);
+		return 3;
+	}
+	error = groups_adopt_tree(&options, programs.cgroups);
+	if (error) {
+		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
+		return 4;
+	}
+	send_hello(&programs);
+	error = run(&programs, &options);
+	programs_unload();
+	return error;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parts of the loader: each section is one source file. */
+#ifndef GABION_SENSOR_H
+#define GABION_SENSOR_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "gabion_wire.h"
+
+struct options {
+	const char *scope;	/* control group path below the v2 mount; "/" for all */
+	const char *mount;	/* where cgroup v2 is mounted */
+	uint32_t hold_ms;	/* longest time that a new container is held; 0: never hold */
+	bool is_holding_all;	/* hold every new group, not only those that a container runtime makes */
+	bool is_measuring;
+};
+
+/* programs.c: loads and attaches the program groups. */
+struct programs {
+	uint32_t groups;
+	int events, cgroups, counts, totals, policy, slots, files;
+	uint64_t hash_basis;
+	uint32_t host_mount_ns, host_pid_ns;
+	char missing[256];
+};
+int programs_load(struct programs *programs, const struct options *options);
+void programs_unload(void);
+
+/* output.c: frames to the agent; never blocks, counts what did not fit. */
+bool output_send(const void *frame, uint32_t length, bool is_critical);
+bool output_flush(void);
+bool output_has_pending(void);
+uint64_t output_lost(void);
+void output_count_lost(uint64_t cgroup_id);
+uint64_t output_lost_of(uint64_t cgroup_id);
+void output_acknowledge(uint32_t request, int error, const char *message);
+
+/* groups.c: the cgroup file system: the watched tree, holding, ending. */
+int groups_adopt_tree(const struct options *options, int cgroups_map);
+int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
+		uint32_t flags);
+int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value);
+bool groups_hold(const struct options *options, const char *path, uint64_t id);
+int groups_thaw(const struct options *options, uint64_t id);
+void groups_expire_holds(const struct options *options);
+void groups_thaw_all(const struct options *options);
+
+/* control.c: what the agent asks for. */
+void control_handle(struct programs *programs, const struct options *options, const struct control_frame *frame);
+
+/* events.c: what the kernel programs saw. */
+int events_handle(void *context, void *data, size_t size);
+void events_send_stats(struct programs *programs);
+struct events_context {
+	struct programs *programs;
+	const struct options *options;
+	uint64_t handled;
+};
+
+uint64_t now_ms(void);
+uint64_t hash_text(uint64_t basis, const char *text, size_t length);
+
+#endif
