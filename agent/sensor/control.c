@@ -31,6 +31,11 @@ struct file_value {
 	uint64_t content;
 };
 
+struct slot_defaults {
+	uint32_t image_action;
+	uint32_t foreign_action;
+};
+
 /* What was put into the policy map for each slot, so that it can be taken out again. */
 static struct {
 	struct policy_key *keys;
@@ -111,12 +116,13 @@ static int load_entries(struct programs *programs, const struct control_frame *f
 /* A slot is loaded whole before any group is bound to it; a fault leaves nothing of it behind. */
 static int load_slot(struct programs *programs, const struct control_frame *frame)
 {
+	struct slot_defaults defaults = { .image_action = frame->default_action, .foreign_action = frame->foreign_action };
 	int error;
 
 	if (frame->slot == 0 || frame->slot >= SLOTS_MAX)
 		return -EINVAL;
 	error = load_entries(programs, frame);
-	if (!error && bpf_map_update_elem(programs->slots, &frame->slot, &frame->default_action, BPF_ANY) < 0)
+	if (!error && bpf_map_update_elem(programs->slots, &frame->slot, &defaults, BPF_ANY) < 0)
 		error = -errno;
 	if (error)
 		drop_slot(programs, frame->slot);

@@ -26,11 +26,17 @@ struct {
 	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC: most of it stays empty */);
 } policy SEC(".maps");
 
+/* What is done about an exec that no entry names. */
+struct slot_defaults {
+	__u32 image_action;   /* for a file of the image */
+	__u32 foreign_action; /* for any other file */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__type(key, __u32);
-	__type(value, __u32); /* default action */
+	__type(value, struct slot_defaults);
 } slots SEC(".maps");
 
 struct file_key {
@@ -56,6 +62,7 @@ struct {
 struct match {
 	__u32 denied; /* strongest action of the denied list, 0 for none */
 	__u32 allowed;
+	__u32 asked; /* an entry with a condition that only the agent can check */
 	__u32 denied_entry;
 	__u32 allowed_entry;
 };
@@ -72,6 +79,8 @@ static __always_inline void try_entry(struct match *match, __u32 slot, __u32 kin
 			match->denied = value->action;
 			match->denied_entry = value->entry;
 		}
+	} else if (value->action == GABION_ASK) {
+		match->asked = 1;
 	} else {
 		match->allowed = 1;
 		match->allowed_entry = value->entry;
@@ -102,7 +111,8 @@ __attribute__((noinline)) int decide_exec(void)
 {
 	struct exec_scratch *s = scratch();
 	struct match match = {};
-	__u32 slot, *fallback, action;
+	struct slot_defaults *defaults;
+	__u32 slot, action;
 	bool is_script, is_whole, is_absolute;
 	__u64 item;
 
@@ -133,7 +143,7 @@ __attribute__((noinline)) int decide_exec(void)
 	}
 
 	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */
-	if (!is_whole || (is_script && !is_absolute))
+	if (match.asked || !is_whole || (is_script && !is_absolute))
 		return GABION_ASK;
 	item = gabion_hash_join(s->path.full, is_script ? s->filename.full : s->name.base);
 	/* A script's own content is not known here: its file is closed by now. */
@@ -149,8 +159,10 @@ __attribute__((noinline)) int decide_exec(void)
 		s->event.event.entry = match.allowed_entry;
 		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? GABION_ALLOW : GABION_ASK;
 	}
-	fallback = bpf_map_lookup_elem(&slots, &slot);
-	return fallback ? *fallback : GABION_ASK;
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	if (!defaults)
+		return GABION_ASK;
+	return s->event.content == GABION_CONTENT_IMAGE ? defaults->image_action : defaults->foreign_action;
 }
 
 #endif

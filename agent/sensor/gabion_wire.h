@@ -208,9 +208,11 @@ struct control_frame {
 	__u32 slot;
 	__u64 cgroup_id;
 	__u32 flags;	      /* BIND: enum gabion_cgroup_flag */
-	__u32 default_action; /* SLOT_LOAD: for what no entry names */
 	__u32 count;	      /* entries or files that follow */
-	__u32 path_length;    /* BIND, KILL: bytes of the control group's path that follow */
+	__u32 path_length;    /* BIND, UNBIND, KILL: bytes of the control group's path that follow */
+	__u32 default_action; /* SLOT_LOAD: for files of the image that no entry names */
+	__u32 foreign_action; /* SLOT_LOAD: the same for files that are not known to be the image's */
+	__u32 reserved;
 };
 
 struct slot_entry {
@@ -233,7 +235,7 @@ struct file_entry {
 
 _Static_assert(sizeof(struct gabion_event) == 32, "event header");
 _Static_assert(sizeof(struct exec_event) == 32 + 40 + 32 + 8 + 16 + 2304, "exec event");
-_Static_assert(sizeof(struct control_frame) == 40, "control frame");
+_Static_assert(sizeof(struct control_frame) == 48, "control frame");
 _Static_assert(sizeof(struct slot_entry) == 24, "slot entry");
 _Static_assert(sizeof(struct file_entry) == 32, "file entry");
 

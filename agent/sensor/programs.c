@@ -19,10 +19,16 @@ static struct bpf_object *objects[GROUPS_MAX];
 static struct bpf_link *links[LINKS_MAX];
 static int object_count, link_count;
 
-static uint32_t namespace_inode(const char *path)
+/* Pid 1's namespace is the host's also for a sensor in a container; where it may not be read, our own must do. */
+static uint32_t host_namespace(const char *name)
 {
+	char path[64];
 	struct stat status;
 
+	snprintf(path, sizeof(path), "/proc/1/ns/%s", name);
+	if (stat(path, &status) == 0)
+		return (uint32_t)status.st_ino;
+	snprintf(path, sizeof(path), "/proc/self/ns/%s", name);
 	return stat(path, &status) == 0 ? (uint32_t)status.st_ino : 0;
 }
 
@@ -120,8 +126,8 @@ int programs_load(struct programs *programs, const struct options *options)
 	int error;
 
 	btf__free(btf);
-	programs->host_mount_ns = namespace_inode("/proc/1/ns/mnt");
-	programs->host_pid_ns = namespace_inode("/proc/1/ns/pid");
+	programs->host_mount_ns = host_namespace("mnt");
+	programs->host_pid_ns = host_namespace("pid");
 	if (getrandom(&programs->hash_basis, sizeof(programs->hash_basis), 0) != sizeof(programs->hash_basis))
 		return -errno;
 	error = load_group(programs, "process", process_object, process_object_end, options, has_kill);

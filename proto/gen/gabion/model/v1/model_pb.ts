@@ -19,7 +19,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file gabion/model/v1/model.proto.
  */
 export const file_gabion_model_v1_model: GenFile = /*@__PURE__*/
-  fileDesc("ChtnYWJpb24vbW9kZWwvdjEvbW9kZWwucHJvdG8SD2dhYmlvbi5tb2RlbC52MSLLAQoLUHJvY2Vzc0ZhY3QSGQoEcGF0aBgBIAEoCUILukgIcgYQARiAgAESFwoEbmFtZRgCIAEoCUIJukgGcgQYgIABEj4KDWNvbnRlbnRfc3RhdGUYAyABKA4yHS5nYWJpb24uZXZlbnQudjEuQ29udGVudFN0YXRlQgi6SAWCAQIQARIoCgZzaGEyNTYYBCABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIeCgtwYXJlbnRfcGF0aBgFIAEoCUIJukgGcgQYgIABIl4KCkxpc3RlbkZhY3QSNwoJdHJhbnNwb3J0GAEgASgOMhouZ2FiaW9uLmV2ZW50LnYxLlRyYW5zcG9ydEIIukgFggECEAESFwoEcG9ydBgCIAEoDUIJukgGKgQY//8DInoKDE91dGJvdW5kRmFjdBI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIXCgRwb3J0GAIgASgNQgm6SAYqBBj//wMSGAoHYWRkcmVzcxgDIAEoCUIHukgEcgIYQCI5CgpEb21haW5GYWN0EhYKBG5hbWUYASABKAlCCLpIBXIDGIAIEhMKC3JlY29yZF90eXBlGAIgASgNIlsKCEZpbGVGYWN0EhcKBHBhdGgYASABKAlCCbpIBnIEGICAARIfCgxwcm9jZXNzX3BhdGgYAiABKAlCCbpIBnIEGICAARIVCg1pc19leGVjdXRhYmxlGAMgASgIIjcKC1N5c2NhbGxGYWN0EhUKBG5hbWUYASABKAlCB7pIBHICGEASEQoJaXNfY29tcGF0GAIgASgIIqwCCgRGYWN0Ei8KB3Byb2Nlc3MYASABKAsyHC5nYWJpb24ubW9kZWwudjEuUHJvY2Vzc0ZhY3RIABItCgZsaXN0ZW4YAiABKAsyGy5nYWJpb24ubW9kZWwudjEuTGlzdGVuRmFjdEgAEjEKCG91dGJvdW5kGAMgASgLMh0uZ2FiaW9uLm1vZGVsLnYxLk91dGJvdW5kRmFjdEgAEi0KBmRvbWFpbhgEIAEoCzIbLmdhYmlvbi5tb2RlbC52MS5Eb21haW5GYWN0SAASKQoEZmlsZRgFIAEoCzIZLmdhYmlvbi5tb2RlbC52MS5GaWxlRmFjdEgAEi8KB3N5c2NhbGwYBiABKAsyHC5nYWJpb24ubW9kZWwudjEuU3lzY2FsbEZhY3RIAEIGCgRraW5kIvkCCglNb2RlbEl0ZW0SDwoHaXRlbV9pZBgBIAEoCRIjCgRmYWN0GAIgASgLMhUuZ2FiaW9uLm1vZGVsLnYxLkZhY3QSKwoGc291cmNlGAMgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1Tb3VyY2USKwoGc3RhdHVzGAQgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1TdGF0dXMSMwoPZmlyc3Rfc2Vlbl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFY291bnQYByABKAQSEgoKdW5pdF9jb3VudBgIIAEoDRIaChJmaXJzdF9jb250YWluZXJfaWQYCSABKAkSDgoGcmVhc29uGAogASgJEhQKDHBhcmVudF9wYXRocxgLIAMoCRIOCgZmb2xkZWQYDCADKAkijQMKDENvbXBsZXRlbmVzcxISCgp1bml0X2NvdW50GAEgASgEEhcKD3NpbmdsZXRvbl9jb3VudBgCIAEoDRIfChJ1bnNlZW5fcHJvYmFiaWxpdHkYAyABKAFIAIgBARIlChh1bnNlZW5fcHJvYmFiaWxpdHlfdXBwZXIYBCABKAFIAYgBARIhChRleHBlY3RlZF9uZXdfcGVyX2RheRgFIAEoAUgCiAEBEicKGmV4cGVjdGVkX25ld19wZXJfZGF5X3VwcGVyGAYgASgBSAOIAQESNgoSbGFzdF9uZXdfaXRlbV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBsb3N0X2V2ZW50X2NvdW50GAggASgEQhUKE191bnNlZW5fcHJvYmFiaWxpdHlCGwoZX3Vuc2Vlbl9wcm9iYWJpbGl0eV91cHBlckIXChVfZXhwZWN0ZWRfbmV3X3Blcl9kYXlCHQobX2V4cGVjdGVkX25ld19wZXJfZGF5X3VwcGVyIqYDCgxNb2RlbFNlY3Rpb24SKQoHc2VjdGlvbhgBIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uEi0KBXN0YXRlGAIgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSKwoIb2JzZXJ2ZWQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIcmVxdWlyZWQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIZW5kX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmVudGVyX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2hhZF9kcnlfcnVuGAcgASgIEjMKDGNvbXBsZXRlbmVzcxgIIAEoCzIdLmdhYmlvbi5tb2RlbC52MS5Db21wbGV0ZW5lc3MSKQoFaXRlbXMYCSADKAsyGi5nYWJpb24ubW9kZWwudjEuTW9kZWxJdGVtEg8KB2lzX2Z1bGwYCiABKAgi5gEKD01vZGVsVHJhbnNpdGlvbhIzCg90cmFuc2l0aW9uX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKB3NlY3Rpb24YAiABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbhIyCgpmcm9tX3N0YXRlGAMgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSMAoIdG9fc3RhdGUYBCABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRINCgVjYXVzZRgFIAEoCSKNBAoFTW9kZWwSEQoJbW9kZWxfa2V5GAEgASgJEi0KBXNjb3BlGAIgASgLMh4uZ2FiaW9uLndvcmtsb2FkLnYxLk1vZGVsU2NvcGUSEgoKaW1hZ2VfbmFtZRgDIAEoCRI3Cg1kaWdlc3Rfc291cmNlGAQgASgOMiAuZ2FiaW9uLndvcmtsb2FkLnYxLkRpZ2VzdFNvdXJjZRItCgVzdGF0ZRgFIAEoDjIeLmdhYmlvbi5tb2RlbC52MS5MZWFybmluZ1N0YXRlEi8KCHNlY3Rpb25zGAYgAygLMh0uZ2FiaW9uLm1vZGVsLnYxLk1vZGVsU2VjdGlvbhITCgtpc19hcmNoaXZlZBgHIAEoCBIuCgpwdXJnZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIXCg9jb250YWluZXJfY291bnQYCSABKA0SEAoIcmV2aXNpb24YCiABKAQSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKC3RyYW5zaXRpb25zGA4gAygLMiAuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsVHJhbnNpdGlvbiKWAgoMTnVtYmVyZWRGYWN0EhwKC2ZhY3RfbnVtYmVyGAEgASgNQge6SAQqAigBEioKCW1vZGVsX2tleRgCIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSKwoEZmFjdBgDIAEoCzIVLmdhYmlvbi5tb2RlbC52MS5GYWN0Qga6SAPIAQESHgoMY29udGFpbmVyX2lkGAQgASgJQgi6SAVyAxiAAhItCglzZWVuX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGlzX2RldmlhdGlvbhgGIAEoCBIPCgdpc19oZWxkGAcgASgIEhkKCGRldGVjdG9yGAggASgJQge6SARyAhhAIvQBCghTZWVuVW5pdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEh4KDGNvbnRhaW5lcl9pZBgCIAEoCUIIukgFcgMYgAISMwoHc2VjdGlvbhgDIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQgi6SAWCAQIQARISCgp1bml0X2luZGV4GAQgASgEEh8KDGZhY3RfbnVtYmVycxgFIAMoDUIJukgGkgEDEJBOEhkKBmNvdW50cxgGIAMoDUIJukgGkgEDEJBOEhcKD2lzX2ZpcnN0X3JlcG9ydBgHIAEoCCLeAQoMUHJlc2VuY2VTcGFuEioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSHgoMY29udGFpbmVyX2lkGAIgASgJQgi6SAVyAxiAAhIzCgdzZWN0aW9uGAMgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb25CCLpIBYIBAhABEjMKCGF0dGFjaGVkGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQga6SAPIAQESGAoQbG9zdF9ldmVudF9jb3VudBgFIAEoBCJhChFDb250YWluZXJQcmVzZW5jZRI4Cgljb250YWluZXIYASABKAsyHS5nYWJpb24ud29ya2xvYWQudjEuQ29udGFpbmVyQga6SAPIAQESEgoKaXNfcnVubmluZxgCIAEoCCrsAQoNTGVhcm5pbmdTdGF0ZRIeChpMRUFSTklOR19TVEFURV9VTlNQRUNJRklFRBAAEhsKF0xFQVJOSU5HX1NUQVRFX0xFQVJOSU5HEAESGgoWTEVBUk5JTkdfU1RBVEVfRFJZX1JVThACEiQKIExFQVJOSU5HX1NUQVRFX0VYVEVOREVEX0xFQVJOSU5HEAMSIgoeTEVBUk5JTkdfU1RBVEVfTUFOVUFMX0xFQVJOSU5HEAQSHQoZTEVBUk5JTkdfU1RBVEVfUkVMRUFSTklORxAFEhkKFUxFQVJOSU5HX1NUQVRFX0FDVElWRRAGKo4BCgpJdGVtU291cmNlEhsKF0lURU1fU09VUkNFX1VOU1BFQ0lGSUVEEAASFgoSSVRFTV9TT1VSQ0VfU1RBVElDEAESGAoUSVRFTV9TT1VSQ0VfQkVIQVZJT1IQAhIWChJJVEVNX1NPVVJDRV9QRVJTT04QAxIZChVJVEVNX1NPVVJDRV9JTkhFUklURUQQBCpxCgpJdGVtU3RhdHVzEhsKF0lURU1fU1RBVFVTX1VOU1BFQ0lGSUVEEAASFwoTSVRFTV9TVEFUVVNfQUxMT1dFRBABEhQKEElURU1fU1RBVFVTX0hFTEQQAhIXChNJVEVNX1NUQVRVU19SRU1PVkVEEANiBnByb3RvMw", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_workload_v1_workload, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChtnYWJpb24vbW9kZWwvdjEvbW9kZWwucHJvdG8SD2dhYmlvbi5tb2RlbC52MSLLAQoLUHJvY2Vzc0ZhY3QSGQoEcGF0aBgBIAEoCUILukgIcgYQARiAgAESFwoEbmFtZRgCIAEoCUIJukgGcgQYgIABEj4KDWNvbnRlbnRfc3RhdGUYAyABKA4yHS5nYWJpb24uZXZlbnQudjEuQ29udGVudFN0YXRlQgi6SAWCAQIQARIoCgZzaGEyNTYYBCABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIeCgtwYXJlbnRfcGF0aBgFIAEoCUIJukgGcgQYgIABIl4KCkxpc3RlbkZhY3QSNwoJdHJhbnNwb3J0GAEgASgOMhouZ2FiaW9uLmV2ZW50LnYxLlRyYW5zcG9ydEIIukgFggECEAESFwoEcG9ydBgCIAEoDUIJukgGKgQY//8DInoKDE91dGJvdW5kRmFjdBI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIXCgRwb3J0GAIgASgNQgm6SAYqBBj//wMSGAoHYWRkcmVzcxgDIAEoCUIHukgEcgIYQCI5CgpEb21haW5GYWN0EhYKBG5hbWUYASABKAlCCLpIBXIDGIAIEhMKC3JlY29yZF90eXBlGAIgASgNIlsKCEZpbGVGYWN0EhcKBHBhdGgYASABKAlCCbpIBnIEGICAARIfCgxwcm9jZXNzX3BhdGgYAiABKAlCCbpIBnIEGICAARIVCg1pc19leGVjdXRhYmxlGAMgASgIIjcKC1N5c2NhbGxGYWN0EhUKBG5hbWUYASABKAlCB7pIBHICGEASEQoJaXNfY29tcGF0GAIgASgIIqwCCgRGYWN0Ei8KB3Byb2Nlc3MYASABKAsyHC5nYWJpb24ubW9kZWwudjEuUHJvY2Vzc0ZhY3RIABItCgZsaXN0ZW4YAiABKAsyGy5nYWJpb24ubW9kZWwudjEuTGlzdGVuRmFjdEgAEjEKCG91dGJvdW5kGAMgASgLMh0uZ2FiaW9uLm1vZGVsLnYxLk91dGJvdW5kRmFjdEgAEi0KBmRvbWFpbhgEIAEoCzIbLmdhYmlvbi5tb2RlbC52MS5Eb21haW5GYWN0SAASKQoEZmlsZRgFIAEoCzIZLmdhYmlvbi5tb2RlbC52MS5GaWxlRmFjdEgAEi8KB3N5c2NhbGwYBiABKAsyHC5nYWJpb24ubW9kZWwudjEuU3lzY2FsbEZhY3RIAEIGCgRraW5kIvkCCglNb2RlbEl0ZW0SDwoHaXRlbV9pZBgBIAEoCRIjCgRmYWN0GAIgASgLMhUuZ2FiaW9uLm1vZGVsLnYxLkZhY3QSKwoGc291cmNlGAMgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1Tb3VyY2USKwoGc3RhdHVzGAQgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1TdGF0dXMSMwoPZmlyc3Rfc2Vlbl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFY291bnQYByABKAQSEgoKdW5pdF9jb3VudBgIIAEoDRIaChJmaXJzdF9jb250YWluZXJfaWQYCSABKAkSDgoGcmVhc29uGAogASgJEhQKDHBhcmVudF9wYXRocxgLIAMoCRIOCgZmb2xkZWQYDCADKAkijQMKDENvbXBsZXRlbmVzcxISCgp1bml0X2NvdW50GAEgASgEEhcKD3NpbmdsZXRvbl9jb3VudBgCIAEoDRIfChJ1bnNlZW5fcHJvYmFiaWxpdHkYAyABKAFIAIgBARIlChh1bnNlZW5fcHJvYmFiaWxpdHlfdXBwZXIYBCABKAFIAYgBARIhChRleHBlY3RlZF9uZXdfcGVyX2RheRgFIAEoAUgCiAEBEicKGmV4cGVjdGVkX25ld19wZXJfZGF5X3VwcGVyGAYgASgBSAOIAQESNgoSbGFzdF9uZXdfaXRlbV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBsb3N0X2V2ZW50X2NvdW50GAggASgEQhUKE191bnNlZW5fcHJvYmFiaWxpdHlCGwoZX3Vuc2Vlbl9wcm9iYWJpbGl0eV91cHBlckIXChVfZXhwZWN0ZWRfbmV3X3Blcl9kYXlCHQobX2V4cGVjdGVkX25ld19wZXJfZGF5X3VwcGVyIqYDCgxNb2RlbFNlY3Rpb24SKQoHc2VjdGlvbhgBIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uEi0KBXN0YXRlGAIgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSKwoIb2JzZXJ2ZWQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SKwoIcmVxdWlyZWQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLAoIZW5kX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmVudGVyX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2hhZF9kcnlfcnVuGAcgASgIEjMKDGNvbXBsZXRlbmVzcxgIIAEoCzIdLmdhYmlvbi5tb2RlbC52MS5Db21wbGV0ZW5lc3MSKQoFaXRlbXMYCSADKAsyGi5nYWJpb24ubW9kZWwudjEuTW9kZWxJdGVtEg8KB2lzX2Z1bGwYCiABKAgi5gEKD01vZGVsVHJhbnNpdGlvbhIzCg90cmFuc2l0aW9uX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKB3NlY3Rpb24YAiABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbhIyCgpmcm9tX3N0YXRlGAMgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSMAoIdG9fc3RhdGUYBCABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRINCgVjYXVzZRgFIAEoCSKNBAoFTW9kZWwSEQoJbW9kZWxfa2V5GAEgASgJEi0KBXNjb3BlGAIgASgLMh4uZ2FiaW9uLndvcmtsb2FkLnYxLk1vZGVsU2NvcGUSEgoKaW1hZ2VfbmFtZRgDIAEoCRI3Cg1kaWdlc3Rfc291cmNlGAQgASgOMiAuZ2FiaW9uLndvcmtsb2FkLnYxLkRpZ2VzdFNvdXJjZRItCgVzdGF0ZRgFIAEoDjIeLmdhYmlvbi5tb2RlbC52MS5MZWFybmluZ1N0YXRlEi8KCHNlY3Rpb25zGAYgAygLMh0uZ2FiaW9uLm1vZGVsLnYxLk1vZGVsU2VjdGlvbhITCgtpc19hcmNoaXZlZBgHIAEoCBIuCgpwdXJnZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIXCg9jb250YWluZXJfY291bnQYCSABKA0SEAoIcmV2aXNpb24YCiABKAQSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKC3RyYW5zaXRpb25zGA4gAygLMiAuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsVHJhbnNpdGlvbiL4AQoMT2JzZXJ2ZWRGYWN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSKwoEZmFjdBgCIAEoCzIVLmdhYmlvbi5tb2RlbC52MS5GYWN0Qga6SAPIAQESHgoMY29udGFpbmVyX2lkGAMgASgJQgi6SAVyAxiAAhItCglzZWVuX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDGlzX2RldmlhdGlvbhgFIAEoCBIPCgdpc19oZWxkGAYgASgIEhkKCGRldGVjdG9yGAcgASgJQge6SARyAhhAIsEDCghTZWVuVW5pdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEh4KDGNvbnRhaW5lcl9pZBgCIAEoCUIIukgFcgMYgAISMwoHc2VjdGlvbhgDIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQgi6SAWCAQIQARISCgp1bml0X2luZGV4GAQgASgEEiEKCGl0ZW1faWRzGAUgAygJQg+6SAySAQkQkE4iBHICGEASGQoGY291bnRzGAYgAygNQgm6SAaSAQMQkE4SGwoIaXNfZmlyc3QYByADKAhCCbpIBpIBAxCQThIVCg1pc19maXJzdF9wYXJ0GAggASgIOq0BukipARqmAQoRc2Vlbl91bml0LmNvbHVtbnMSO2BpdGVtX2lkc2AsIGBjb3VudHNgIGFuZCBgaXNfZmlyc3RgIG11c3QgYmUgb2YgZXF1YWwgbGVuZ3RoGlRzaXplKHRoaXMuaXRlbV9pZHMpID09IHNpemUodGhpcy5jb3VudHMpICYmIHNpemUodGhpcy5jb3VudHMpID09IHNpemUodGhpcy5pc19maXJzdCki3gEKDFByZXNlbmNlU3BhbhIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEh4KDGNvbnRhaW5lcl9pZBgCIAEoCUIIukgFcgMYgAISMwoHc2VjdGlvbhgDIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQgi6SAWCAQIQARIzCghhdHRhY2hlZBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIGukgDyAEBEhgKEGxvc3RfZXZlbnRfY291bnQYBSABKAQiYQoRQ29udGFpbmVyUHJlc2VuY2USOAoJY29udGFpbmVyGAEgASgLMh0uZ2FiaW9uLndvcmtsb2FkLnYxLkNvbnRhaW5lckIGukgDyAEBEhIKCmlzX3J1bm5pbmcYAiABKAgi6AEKEk1vZGVsUG9saWN5U2VjdGlvbhIzCgdzZWN0aW9uGAEgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb25CCLpIBYIBAhABEjcKBXN0YXRlGAIgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGVCCLpIBYIBAhABEi8KBWZhY3RzGAMgAygLMhUuZ2FiaW9uLm1vZGVsLnYxLkZhY3RCCbpIBpIBAxCIJxIzCgxjb21wbGV0ZW5lc3MYBCABKAsyHS5nYWJpb24ubW9kZWwudjEuQ29tcGxldGVuZXNzIowBCgtNb2RlbFBvbGljeRIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEhAKCHJldmlzaW9uGAIgASgEEj8KCHNlY3Rpb25zGAMgAygLMiMuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsUG9saWN5U2VjdGlvbkIIukgFkgECEAgq7AEKDUxlYXJuaW5nU3RhdGUSHgoaTEVBUk5JTkdfU1RBVEVfVU5TUEVDSUZJRUQQABIbChdMRUFSTklOR19TVEFURV9MRUFSTklORxABEhoKFkxFQVJOSU5HX1NUQVRFX0RSWV9SVU4QAhIkCiBMRUFSTklOR19TVEFURV9FWFRFTkRFRF9MRUFSTklORxADEiIKHkxFQVJOSU5HX1NUQVRFX01BTlVBTF9MRUFSTklORxAEEh0KGUxFQVJOSU5HX1NUQVRFX1JFTEVBUk5JTkcQBRIZChVMRUFSTklOR19TVEFURV9BQ1RJVkUQBiqOAQoKSXRlbVNvdXJjZRIbChdJVEVNX1NPVVJDRV9VTlNQRUNJRklFRBAAEhYKEklURU1fU09VUkNFX1NUQVRJQxABEhgKFElURU1fU09VUkNFX0JFSEFWSU9SEAISFgoSSVRFTV9TT1VSQ0VfUEVSU09OEAMSGQoVSVRFTV9TT1VSQ0VfSU5IRVJJVEVEEAQqcQoKSXRlbVN0YXR1cxIbChdJVEVNX1NUQVRVU19VTlNQRUNJRklFRBAAEhcKE0lURU1fU1RBVFVTX0FMTE9XRUQQARIUChBJVEVNX1NUQVRVU19IRUxEEAISFwoTSVRFTV9TVEFUVVNfUkVNT1ZFRBADYgZwcm90bzM", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_workload_v1_workload, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A process: real path, name and content together.
@@ -664,7 +664,7 @@ export type Model = Message<"gabion.model.v1.Model"> & {
   containerCount: number;
 
   /**
-   * Grows with every change.
+   * Grows with every change of items or states.
    *
    * @generated from field: uint64 revision = 10;
    */
@@ -707,77 +707,70 @@ export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
   messageDesc(file_gabion_model_v1_model, 11);
 
 /**
- * A fact with a number that is valid within one agent run.
+ * A fact that a container showed.
  *
- * @generated from message gabion.model.v1.NumberedFact
+ * @generated from message gabion.model.v1.ObservedFact
  */
-export type NumberedFact = Message<"gabion.model.v1.NumberedFact"> & {
-  /**
-   * Number used by seen reports, from 1.
-   *
-   * @generated from field: uint32 fact_number = 1;
-   */
-  factNumber: number;
-
+export type ObservedFact = Message<"gabion.model.v1.ObservedFact"> & {
   /**
    * Model it belongs to.
    *
-   * @generated from field: string model_key = 2;
+   * @generated from field: string model_key = 1;
    */
   modelKey: string;
 
   /**
    * The fact.
    *
-   * @generated from field: gabion.model.v1.Fact fact = 3;
+   * @generated from field: gabion.model.v1.Fact fact = 2;
    */
   fact?: Fact | undefined;
 
   /**
    * Container that showed it.
    *
-   * @generated from field: string container_id = 4;
+   * @generated from field: string container_id = 3;
    */
   containerId: string;
 
   /**
    * When it was seen.
    *
-   * @generated from field: google.protobuf.Timestamp seen_time = 5;
+   * @generated from field: google.protobuf.Timestamp seen_time = 4;
    */
   seenTime?: Timestamp | undefined;
 
   /**
    * True if it deviated from the model while in dry run.
    *
-   * @generated from field: bool is_deviation = 6;
+   * @generated from field: bool is_deviation = 5;
    */
   isDeviation: boolean;
 
   /**
-   * True if it came together with a detection and is to be held.
+   * True if it is to be held: it came together with a detection, or its content could not be read.
    *
-   * @generated from field: bool is_held = 7;
+   * @generated from field: bool is_held = 6;
    */
   isHeld: boolean;
 
   /**
-   * Detection it came with; empty unless held.
+   * Detection it came with; empty for none.
    *
-   * @generated from field: string detector = 8;
+   * @generated from field: string detector = 7;
    */
   detector: string;
 };
 
 /**
- * Describes the message gabion.model.v1.NumberedFact.
- * Use `create(NumberedFactSchema)` to create a new message.
+ * Describes the message gabion.model.v1.ObservedFact.
+ * Use `create(ObservedFactSchema)` to create a new message.
  */
-export const NumberedFactSchema: GenMessage<NumberedFact> = /*@__PURE__*/
+export const ObservedFactSchema: GenMessage<ObservedFact> = /*@__PURE__*/
   messageDesc(file_gabion_model_v1_model, 12);
 
 /**
- * Facts seen in one unit (instance × 5 minutes). Columns of equal length.
+ * Facts seen in one unit (instance × 5 minutes). Columns of equal length. A unit may be reported in parts.
  *
  * @generated from message gabion.model.v1.SeenUnit
  */
@@ -811,25 +804,32 @@ export type SeenUnit = Message<"gabion.model.v1.SeenUnit"> & {
   unitIndex: bigint;
 
   /**
-   * Numbers of the facts.
+   * Item ids of the facts.
    *
-   * @generated from field: repeated uint32 fact_numbers = 5;
+   * @generated from field: repeated string item_ids = 5;
    */
-  factNumbers: number[];
+  itemIds: string[];
 
   /**
-   * How often each was seen.
+   * How often each was seen since the part before.
    *
    * @generated from field: repeated uint32 counts = 6;
    */
   counts: number[];
 
   /**
-   * True for a unit's first report; more reports of one unit add to it.
+   * Whether this part is the first of the unit that names the fact.
    *
-   * @generated from field: bool is_first_report = 7;
+   * @generated from field: repeated bool is_first = 7;
    */
-  isFirstReport: boolean;
+  isFirst: boolean[];
+
+  /**
+   * True for the unit's first part.
+   *
+   * @generated from field: bool is_first_part = 8;
+   */
+  isFirstPart: boolean;
 };
 
 /**
@@ -915,6 +915,83 @@ export type ContainerPresence = Message<"gabion.model.v1.ContainerPresence"> & {
  */
 export const ContainerPresenceSchema: GenMessage<ContainerPresence> = /*@__PURE__*/
   messageDesc(file_gabion_model_v1_model, 15);
+
+/**
+ * One section of a model as agents enforce it.
+ *
+ * @generated from message gabion.model.v1.ModelPolicySection
+ */
+export type ModelPolicySection = Message<"gabion.model.v1.ModelPolicySection"> & {
+  /**
+   * Which section.
+   *
+   * @generated from field: gabion.event.v1.Section section = 1;
+   */
+  section: Section;
+
+  /**
+   * Where it stands.
+   *
+   * @generated from field: gabion.model.v1.LearningState state = 2;
+   */
+  state: LearningState;
+
+  /**
+   * Allowed facts.
+   *
+   * @generated from field: repeated gabion.model.v1.Fact facts = 3;
+   */
+  facts: Fact[];
+
+  /**
+   * How sure the model was when this was published.
+   *
+   * @generated from field: gabion.model.v1.Completeness completeness = 4;
+   */
+  completeness?: Completeness | undefined;
+};
+
+/**
+ * Describes the message gabion.model.v1.ModelPolicySection.
+ * Use `create(ModelPolicySectionSchema)` to create a new message.
+ */
+export const ModelPolicySectionSchema: GenMessage<ModelPolicySection> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model, 16);
+
+/**
+ * A model as agents enforce it: what is published, and what the published digest covers.
+ *
+ * @generated from message gabion.model.v1.ModelPolicy
+ */
+export type ModelPolicy = Message<"gabion.model.v1.ModelPolicy"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * Grows with every change of items or states.
+   *
+   * @generated from field: uint64 revision = 2;
+   */
+  revision: bigint;
+
+  /**
+   * Sections in use.
+   *
+   * @generated from field: repeated gabion.model.v1.ModelPolicySection sections = 3;
+   */
+  sections: ModelPolicySection[];
+};
+
+/**
+ * Describes the message gabion.model.v1.ModelPolicy.
+ * Use `create(ModelPolicySchema)` to create a new message.
+ */
+export const ModelPolicySchema: GenMessage<ModelPolicy> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model, 17);
 
 /**
  * Where a section of a model stands.

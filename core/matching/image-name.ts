@@ -1,0 +1,21 @@
+/**
+ * Image names in canonical form, as the distribution reference grammar has it: a first part with a dot, a colon or
+ * `localhost` is a registry, otherwise `docker.io` is meant; there a name without a slash is in `library`. A missing
+ * tag is `latest`, unless a digest is given.
+ */
+export function canonicalImage(name: string): string {
+  const [withTag = "", digest] = splitOnce(name, "@");
+  const [head, ...rest] = withTag.split("/");
+  const hasRegistry = rest.length > 0 && (/[.:]/.test(head as string) || head === "localhost");
+  const registry = hasRegistry ? (head as string) : "docker.io";
+  const path = hasRegistry ? rest.join("/") : withTag;
+  const repository = registry === "docker.io" && !path.includes("/") ? `library/${path}` : path;
+  const hasTag = repository.lastIndexOf(":") > repository.lastIndexOf("/");
+  const tagged = hasTag || digest !== undefined ? repository : `${repository}:latest`;
+  return `${registry}/${tagged}${digest === undefined ? "" : `@${digest}`}`;
+}
+
+function splitOnce(text: string, separator: string): [string, string | undefined] {
+  const at = text.indexOf(separator);
+  return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + separator.length)];
+}

@@ -1,0 +1,73 @@
+import type { Scope } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { canonicalImage } from "./image-name.ts";
+import { compilePattern, type Pattern } from "./pattern.ts";
+
+/** Answer of a scope: whether it matches and, if not, the field that did not. */
+export type ScopeAnswer = { readonly isMatch: true } | { readonly isMatch: false; readonly reason: string };
+
+export type CompiledScope = (container: Container) => ScopeAnswer;
+
+interface CompiledField {
+  readonly name: string;
+  readonly includes: readonly Pattern[];
+  readonly excludes: readonly Pattern[];
+  readonly read: (container: Container) => readonly string[];
+}
+
+function imageTexts(container: Container): string[] {
+  const image = container.image;
+  if (!image) return [];
+  const name = image.name === "" ? [] : [canonicalImage(image.name)];
+  return [...name, image.digest];
+}
+
+/** An image pattern without wildcard or digest is brought to canonical form, so that `nginx` means what it says. */
+function imagePattern(source: string): string {
+  return source.includes("*") || source.includes("sha256:") ? source : canonicalImage(source);
+}
+
+function compileField(
+  name: string,
+  sources: readonly string[],
+  read: CompiledField["read"],
+  normalize: (source: string) => string = (source) => source,
+): CompiledField {
+  const options = { ignoreCase: true };
+  return {
+    name,
+    includes: sources.filter((s) => !s.startsWith("-")).map((s) => compilePattern(normalize(s), options)),
+    excludes: sources.filter((s) => s.startsWith("-")).map((s) => compilePattern(normalize(s.slice(1)), options)),
+    read,
+  };
+}
+
+function mismatch(field: CompiledField, texts: readonly string[]): string | undefined {
+  const shown = texts.length === 0 ? "nothing" : texts.map((t) => `\`${t}\``).join(", ");
+  const excluded = field.excludes.find((pattern) => texts.some(pattern.matches));
+  if (excluded) return `${field.name}: ${shown} is excluded by \`-${excluded.source}\``;
+  if (field.includes.length === 0 || field.includes.some((pattern) => texts.some(pattern.matches))) return undefined;
+  return `${field.name}: ${shown} matches none of ${field.includes.map((p) => `\`${p.source}\``).join(", ")}`;
+}
+
+/**
+ * Compiles a scope. Within a field one pattern suffices and an exclusion wins; all fields must match; a field without
+ * patterns matches everything, a field with exclusions only matches whatever is not excluded.
+ */
+export function compileScope(scope: Scope | undefined): CompiledScope {
+  const fields = [
+    compileField("image", scope?.images ?? [], imageTexts, imagePattern),
+    compileField("container", scope?.containers ?? [], (c) => [c.name]),
+    compileField("namespace", scope?.namespaces ?? [], (c) => [c.modelScope?.namespace ?? ""]),
+    compileField("cluster", scope?.clusters ?? [], (c) => [c.modelScope?.cluster ?? ""]),
+    compileField("host", scope?.hosts ?? [], (c) => [c.nodeId]),
+    compileField("label", scope?.labels ?? [], (c) => Object.entries(c.labels).map(([k, v]) => `${k}:${v}`)),
+  ].filter((field) => field.includes.length + field.excludes.length > 0);
+  return (container) => {
+    for (const field of fields) {
+      const reason = mismatch(field, field.read(container));
+      if (reason !== undefined) return { isMatch: false, reason };
+    }
+    return { isMatch: true };
+  };
+}

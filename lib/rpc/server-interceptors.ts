@@ -1,0 +1,102 @@
+import { SpanKind, SpanStatusCode, context, trace } from "@opentelemetry/api";
+import { createValidator, type Validator } from "@bufbuild/protovalidate";
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { extractTrace } from "../telemetry/propagation.ts";
+import type { Logger } from "../telemetry/log.ts";
+import { identityText } from "../pki/identity.ts";
+import { invalidRequest, toConnectError } from "./errors.ts";
+import { peerKey } from "./peer.ts";
+
+type Next = Parameters<Interceptor>[0];
+type Request = Parameters<Next>[0];
+
+function methodName(request: Request): string {
+  return `${request.service.typeName}/${request.method.name}`;
+}
+
+/** One span for each call, joined to the caller's trace. A stream's span covers its opening. */
+export const traceInterceptor: Interceptor = (next) => (request) => {
+  const tracer = trace.getTracer("gabion/rpc");
+  const attributes = { "rpc.system": "grpc", "rpc.service": request.service.typeName, "rpc.method": request.method.name };
+  const parent = extractTrace(request.header);
+  return tracer.startActiveSpan(methodName(request), { kind: SpanKind.SERVER, attributes }, parent, async (span) => {
+    try {
+      return await context.with(trace.setSpan(parent, span), () => next(request));
+    } catch (error) {
+      span.setStatus({ code: SpanStatusCode.ERROR, message: ConnectError.from(error).rawMessage });
+      throw error;
+    } finally {
+      span.end();
+    }
+  });
+};
+
+/** Logs what failed; what is not the caller's fault with all that is known of it. */
+export function createLogInterceptor(logger: Logger): Interceptor {
+  return (next) => async (request) => {
+    try {
+      return await next(request);
+    } catch (error) {
+      const known = toConnectError(error);
+      const fields = { method: methodName(request), peer: identityText(request.contextValues.get(peerKey)), code: Code[known.code] };
+      if (known.code === Code.Internal || known.code === Code.Unknown) logger.error({ ...fields, err: known.cause ?? known }, "call failed");
+      else logger.debug({ ...fields, reason: known.rawMessage }, "call refused");
+      throw known;
+    }
+  };
+}
+
+/** Ends unary calls that take longer than the bound, also where the caller set no deadline. */
+export function createDeadlineInterceptor(timeoutMs: number): Interceptor {
+  return (next) => async (request) => {
+    if (request.stream) return next(request);
+    const expired = Promise.withResolvers<never>();
+    const timer = setTimeout(
+      () => expired.reject(new ConnectError(`not done within ${timeoutMs} ms`, Code.DeadlineExceeded)),
+      timeoutMs,
+    );
+    try {
+      return await Promise.race([next(request), expired.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+}
+
+function check(validator: Validator, schema: DescMessage, message: Message): void {
+  const result = validator.validate(schema, message);
+  if (result.kind === "valid") return;
+  if (result.kind === "error") throw result.error;
+  throw invalidRequest(result.violations.map((v) => ({ field: pathText(v.field), message: v.message })));
+}
+
+/** Path of a violation as people write it: `rule.process.denied[2].process`. */
+function pathText(path: readonly { kind: string }[]): string {
+  let text = "";
+  for (const part of path as readonly ({ kind: string } & Record<string, unknown>)[]) {
+    if (part.kind === "list_sub") text += `[${part["index"]}]`;
+    else if (part.kind === "map_sub") text += `[${JSON.stringify(String(part["key"]))}]`;
+    else text += `${text === "" ? "" : "."}${String(part["name"] ?? part["typeName"] ?? "")}`;
+  }
+  return text;
+}
+
+async function* checked(validator: Validator, schema: DescMessage, messages: AsyncIterable<Message>): AsyncIterable<Message> {
+  for await (const message of messages) {
+    check(validator, schema, message);
+    yield message;
+  }
+}
+
+/** Checks each message against the rules in its proto. */
+export function createValidationInterceptor(): Interceptor {
+  const validator = createValidator();
+  return (next) => (request) => {
+    if (!request.stream) {
+      check(validator, request.method.input, request.message);
+      return next(request);
+    }
+    return next({ ...request, message: checked(validator, request.method.input, request.message) as typeof request.message });
+  };
+}

@@ -1,0 +1,70 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { createUser, fromSeed } from "@nats-io/nkeys";
+import { type BusServerFiles, type BusUser, busServerConfig } from "../bus/server-config.ts";
+import { Authority } from "../pki/authority.ts";
+import { openSigner, type TrustBundle } from "../pki/signing.ts";
+
+/** Services that speak on the bus, and whose signatures agents trust. */
+const SERVICES = ["service/model", "service/rule", "service/intel", "service/audit"];
+
+function seedFile(directory: string, identity: string): string {
+  return join(directory, `${identity.replaceAll("/", "-")}.nkey`);
+}
+
+/** Nkey seed of an identity, made at first use. */
+export function busSeed(directory: string, identity: string): string {
+  const file = seedFile(directory, identity);
+  if (!existsSync(file)) {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    writeFileSync(file, createUser().getSeed(), { mode: 0o600 });
+  }
+  return readFileSync(file, "utf8").trim();
+}
+
+function busUser(directory: string, identity: string): BusUser {
+  return { identity, publicKey: fromSeed(Buffer.from(busSeed(directory, identity))).getPublicKey() };
+}
+
+const TRUST_FILE = "trust.json";
+
+/** Keys that agents trust for each service. */
+export function readTrust(directory: string): TrustBundle {
+  return JSON.parse(readFileSync(join(directory, TRUST_FILE), "utf8")) as TrustBundle;
+}
+
+export interface InstallationOptions {
+  readonly pkiDirectory: string;
+  readonly natsDirectory: string;
+  readonly natsHost: string;
+  readonly natsPort: number;
+  readonly nodeIds: readonly string[];
+}
+
+/**
+ * Makes, once, all that an installation on one machine needs to trust its parts: authority, certificates, signing keys,
+ * bus users. Returns the path of the NATS server's configuration.
+ */
+export async function prepareInstallation(options: InstallationOptions): Promise<string> {
+  const { pkiDirectory, natsDirectory, natsHost, natsPort, nodeIds } = options;
+  const authority = await Authority.open(pkiDirectory);
+  await authority.credentials("service/nats", ["localhost", "127.0.0.1"]);
+  for (const id of nodeIds) await authority.credentials(`node/${id}`);
+  await authority.credentials("operator/local/admin");
+  const trust = Object.fromEntries(SERVICES.map((name) => [name, [openSigner(pkiDirectory, name).publicKey]]));
+  writeFileSync(join(pkiDirectory, TRUST_FILE), `${JSON.stringify(trust, null, 2)}\n`, { mode: 0o600 });
+  mkdirSync(natsDirectory, { recursive: true, mode: 0o700 });
+  const at = (name: string) => resolve(pkiDirectory, name);
+  const files: BusServerFiles = {
+    host: natsHost,
+    port: natsPort,
+    storeDirectory: resolve(natsDirectory, "jetstream"),
+    certificateFile: at("service-nats.cert.pem"),
+    keyFile: at("service-nats.key.pem"),
+    authorityFile: at("ca.cert.pem"),
+  };
+  const users = [...SERVICES, ...nodeIds.map((id) => `node/${id}`)].map((name) => busUser(pkiDirectory, name));
+  const configFile = resolve(natsDirectory, "nats.conf");
+  writeFileSync(configFile, busServerConfig(files, users), { mode: 0o600 });
+  return configFile;
+}
