@@ -1,0 +1,76 @@
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+
+/** A fault that makes a rule unusable, with its place. */
+export interface RuleFault {
+  readonly field: string;
+  readonly message: string;
+}
+
+/** Detectors by section; another name is a fault, because it would silently do nothing. */
+const DETECTORS: Readonly<Record<string, readonly string[]>> = {
+  process: ["drift", "crypto_miner", "reverse_shell", "lateral_movement", "setuid", "parent_check", "intel"],
+  network: ["port_scan", "raw_socket", "metadata_service", "kubernetes_api", "intel"],
+  dns: ["dns_tunnel", "encrypted_dns", "intel"],
+  filesystem: ["changed_binary", "account_files", "ssh_files", "loader_files", "malware"],
+};
+
+/** More stars than this in one pattern are taken for a mistake. */
+const STARS_MAX = 8;
+
+function entryFaults(place: string, entries: readonly ProcessEntry[]): RuleFault[] {
+  return entries.flatMap(({ process }, index) => {
+    const field = `${place}[${index}].process`;
+    const isRelative = process.includes("/") && !process.startsWith("/") && !process.startsWith("*");
+    const faults: RuleFault[] = [];
+    if (isRelative) faults.push({ field, message: `\`${process}\` must begin with \`/\` or \`*\`, or be a name without a slash` });
+    if (/\/\.{0,2}(\/|$)/.test(process) && process !== "/") {
+      faults.push({ field, message: `\`${process}\` is not a real path: leave out \`//\`, \`/./\` and \`/../\`` });
+    }
+    if (process.split("*").length - 1 > STARS_MAX) faults.push({ field, message: `has more than ${STARS_MAX} stars` });
+    return faults;
+  });
+}
+
+function detectorFaults(rule: Rule): RuleFault[] {
+  return Object.entries(DETECTORS).flatMap(([section, known]) => {
+    const part = rule[section as "process" | "network" | "dns" | "filesystem"];
+    return Object.keys(part?.detectors ?? {})
+      .filter((name) => !known.includes(name))
+      .map((name) => ({
+        field: `${section}.detectors["${name}"]`,
+        message: `is not one of ${known.map((k) => `\`${k}\``).join(", ")}`,
+      }));
+  });
+}
+
+/** All faults that field rules in the proto cannot express. */
+export function checkRule(rule: Rule): RuleFault[] {
+  return [
+    ...entryFaults("process.allowed", rule.process?.allowed ?? []),
+    ...entryFaults("process.denied", rule.process?.denied ?? []),
+    ...detectorFaults(rule),
+  ];
+}
+
+/** Something that works but that its author probably does not want. */
+export function warnOfRule(rule: Rule): RuleFault[] {
+  const warnings: RuleFault[] = [];
+  const scope = rule.scope;
+  const patterns = [scope?.images, scope?.containers, scope?.namespaces, scope?.clusters, scope?.hosts, scope?.labels];
+  const isBroad = patterns.every((list) => (list ?? []).every((pattern) => pattern === "*"));
+  const process = rule.process;
+  if (isBroad && (process?.allowed.length ?? 0) > 0) {
+    warnings.push({ field: "scope", message: "applies to every container, so what it allows is allowed everywhere" });
+  }
+  if (isBroad && (process?.effect === Effect.PREVENT || process?.effect === Effect.BLOCK)) {
+    warnings.push({ field: "process.effect", message: "stops processes in every container: a narrower scope is safer" });
+  }
+  const denied = new Set((process?.denied ?? []).map((entry) => entry.process));
+  (process?.allowed ?? []).forEach((entry, index) => {
+    if (denied.has(entry.process)) {
+      warnings.push({ field: `process.allowed[${index}]`, message: `\`${entry.process}\` is denied too, and denied wins` });
+    }
+  });
+  return warnings;
+}

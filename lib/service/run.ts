@@ -1,0 +1,48 @@
+import { ConfigError } from "../config/config.ts";
+import type { RpcServer } from "../rpc/server.ts";
+import { NewerSchemaError } from "../store/port.ts";
+import { startTelemetry } from "../telemetry/tracing.ts";
+
+/** How long everything together may take to close. */
+const CLOSE_MS = 15_000;
+
+/** Exit status of a process that was told wrongly how to run. */
+export const EXIT_USAGE = 2;
+
+function isForPeople(error: unknown): error is Error {
+  const known = error instanceof ConfigError || error instanceof NewerSchemaError;
+  return known || (error as NodeJS.ErrnoException | undefined)?.code === "EADDRINUSE";
+}
+
+/** Waits for SIGTERM or SIGINT. */
+export async function untilSignal(): Promise<NodeJS.Signals> {
+  const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
+  process.once("SIGTERM", resolve);
+  process.once("SIGINT", resolve);
+  return promise;
+}
+
+/**
+ * The life of a service process: opens it, says where it listens, waits for a signal, closes everything in order within
+ * one deadline. A configuration that cannot be used ends it with status 2 and all faults listed.
+ */
+export async function runUntilSignal(
+  name: string,
+  open: (stack: AsyncDisposableStack) => Promise<RpcServer>,
+): Promise<void> {
+  const stack = new AsyncDisposableStack();
+  stack.use(startTelemetry(name, process.env));
+  try {
+    const server = await open(stack);
+    process.stderr.write(`${name} listens on ${server.url}\n`);
+    await untilSignal();
+    process.exitCode = 0;
+  } catch (error) {
+    if (!isForPeople(error)) throw error;
+    process.stderr.write(`${name}: ${error.message}\n`);
+    process.exitCode = EXIT_USAGE;
+  }
+  const timer = setTimeout(() => process.exit(1), CLOSE_MS);
+  await stack.disposeAsync();
+  clearTimeout(timer);
+}

@@ -1,0 +1,97 @@
+import { create } from "@bufbuild/protobuf";
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { type AgentHello, type Enforced, type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import { type Collection, type CollectionSpec, StaleRevisionError } from "#lib/store/port.ts";
+import { protoCodec } from "#lib/store/proto-codec.ts";
+
+export const NODES: CollectionSpec<Node> = { name: "nodes", codec: protoCodec(NodeSchema, () => ({})), fields: {} };
+export const CONTAINERS: CollectionSpec<Container> = {
+  name: "containers",
+  codec: protoCodec(ContainerSchema, ({ nodeId, modelKey }) => ({ nodeId, modelKey })),
+  fields: { nodeId: {}, modelKey: {} },
+};
+
+const TRIES_MAX = 5;
+const SLICE = 500;
+
+/** Identity of a container in the fleet: containers of two nodes may share an id. */
+export function fleetId(nodeId: string, containerId: string): string {
+  return `${nodeId}/${containerId}`;
+}
+
+/** The fleet: nodes as their agents present them, and the containers on them. */
+export class Fleet {
+  readonly nodes: Collection<Node>;
+  readonly containers: Collection<Container>;
+  readonly #clock: Clock;
+
+  constructor(nodes: Collection<Node>, containers: Collection<Container>, clock: Clock) {
+    this.nodes = nodes;
+    this.containers = containers;
+    this.#clock = clock;
+  }
+
+  /** Notes a hello. Answers the containers of an earlier agent run, which the new one has to name again. */
+  async hello(hello: AgentHello): Promise<Container[]> {
+    const before = await this.nodes.get(hello.nodeId);
+    await this.#change(hello.nodeId, (node) => create(NodeSchema, { ...node, hello, isConnected: true, lostEventCount: 0n }));
+    if (!before || before.value.hello?.agentRunId === hello.agentRunId) return [];
+    return this.#takeAll(hello.nodeId);
+  }
+
+  /** Notes what a node enforces now, and what it lost. */
+  async report(nodeId: string, report: { enforced: Enforced | undefined; lostCount: bigint }): Promise<void> {
+    await this.#change(nodeId, (node) => {
+      const hello = node.hello && report.enforced ? { ...node.hello, enforced: report.enforced } : node.hello;
+      return create(NodeSchema, { ...node, ...(hello ? { hello } : {}), lostEventCount: report.lostCount });
+    });
+  }
+
+  async disconnect(nodeId: string): Promise<void> {
+    await this.#change(nodeId, (node) => create(NodeSchema, { ...node, isConnected: false }));
+  }
+
+  async presence({ container, isRunning }: ContainerPresence): Promise<void> {
+    if (!container) return;
+    const id = fleetId(container.nodeId, container.containerId);
+    if (isRunning) await this.containers.insertMissing([{ id, value: container }]);
+    else await this.containers.delete(id);
+  }
+
+  async #takeAll(nodeId: string): Promise<Container[]> {
+    const where = [{ field: "nodeId", is: "eq", value: nodeId } as const];
+    const gone: Container[] = [];
+    for (;;) {
+      const slice = await this.containers.find({ where, orderBy: "nodeId", limit: SLICE });
+      for (const { id, value } of slice) {
+        await this.containers.delete(id);
+        gone.push(value);
+      }
+      if (slice.length < SLICE) return gone;
+    }
+  }
+
+  async #change(nodeId: string, change: (node: Node) => Node): Promise<void> {
+    for (let attempt = 1; ; attempt += 1) {
+      const now = timestampFromMs(this.#clock.now());
+      const stored = await this.nodes.get(nodeId);
+      const base = stored?.value ?? create(NodeSchema, { nodeId, createTime: now });
+      const next = create(NodeSchema, { ...change(base), lastSeenTime: now });
+      try {
+        if (stored) await this.nodes.replace(nodeId, next, stored.revision);
+        else await this.nodes.insertMissing([{ id: nodeId, value: next }]);
+        return;
+      } catch (error) {
+        if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
+      }
+    }
+  }
+}
+
+/** Milliseconds since the node was last heard. */
+export function silenceMs(node: Node, nowMs: number): number {
+  return node.lastSeenTime ? nowMs - timestampMs(node.lastSeenTime) : Number.POSITIVE_INFINITY;
+}

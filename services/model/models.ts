@@ -1,0 +1,159 @@
+import type { LifecycleDurations } from "#core/model/lifecycle.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { PublishedBody } from "#lib/bus/head-publisher.ts";
+import { modelKeyOnBus } from "#lib/bus/topology.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import { notFound, staleEtag } from "#lib/rpc/errors.ts";
+import { AlreadyExistsError, type Collection, StaleRevisionError, type Stored } from "#lib/store/port.ts";
+import { isPolicyChange } from "./learn.ts";
+import { archiveOrReturn, countTime, newSection } from "./life.ts";
+import { withNewPolicy } from "./policy-body.ts";
+import type { ModelRecord } from "./record.ts";
+
+/** Tries of a change when another replica changes the same model. */
+const TRIES_MAX = 20;
+
+export interface ModelsOptions {
+  readonly collection: Collection<ModelRecord>;
+  readonly clock: Clock;
+  readonly durations: LifecycleDurations;
+  /** Told of every change, after it is durable; `undefined` for a removed model. */
+  readonly onChange: (modelKey: string, model: Stored<ModelRecord> | undefined) => void;
+  readonly publish: (body: PublishedBody) => Promise<void>;
+  readonly unpublish: (key: string) => Promise<void>;
+}
+
+type Change = (record: ModelRecord) => ModelRecord;
+
+/** The body of a model as it is published. */
+export function publishedBody(modelKey: string, record: ModelRecord): PublishedBody {
+  const body = Buffer.from(record.policy, "base64");
+  return { key: modelKeyOnBus(modelKey), revision: BigInt(record.policyRevision), body };
+}
+
+/** Changes models one after another per key, durably, and tells the bus and watchers what came of it. */
+export class Models {
+  readonly #options: ModelsOptions;
+  readonly #turns = new Map<string, Promise<unknown>>();
+
+  constructor(options: ModelsOptions) {
+    this.#options = options;
+  }
+
+  /** Changes a model; answers undefined where there is none. With an etag only that state of it. */
+  change(modelKey: string, change: Change, etag = ""): Promise<Stored<ModelRecord> | undefined> {
+    return this.#inTurn(modelKey, () => this.#change(modelKey, change, etag));
+  }
+
+  /** As `change`, for callers who need the model to be there. */
+  async changeExisting(modelKey: string, change: Change, etag: string): Promise<Stored<ModelRecord>> {
+    const changed = await this.change(modelKey, change, etag);
+    if (!changed) throw notFound("model", modelKey);
+    return changed;
+  }
+
+  /** The model of a container, made where it is new, with the given sections in use. */
+  ensure(container: Container, sections: readonly Section[]): Promise<Stored<ModelRecord>> {
+    return this.#inTurn(container.modelKey, async () => {
+      const use: Change = (record) => {
+        const missing = sections.filter((s) => !record.sections.some(({ section }) => section === s));
+        const now = this.#options.clock.now();
+        const containers = { ...record.containers, [container.containerId]: container.nodeId };
+        const added = [...record.sections, ...missing.map((section) => newSection(section, now))];
+        const imageName = container.image?.name || record.imageName;
+        return archiveOrReturn({ ...record, sections: added, containers, imageName }, this.#options.durations, now);
+      };
+      const changed = await this.#change(container.modelKey, use, "");
+      return changed ?? this.#create(container, use);
+    });
+  }
+
+  /** Moves every model on for which the clock has something to do. */
+  async tick(): Promise<void> {
+    const { collection, clock, durations } = this.#options;
+    const now = clock.now();
+    const where = [{ field: "dueMs", is: "lte", value: now } as const];
+    for (const { id, revision, value } of await collection.find({ where, orderBy: "dueMs", limit: 1_000 })) {
+      if (value.archivedMs !== null) await this.#remove(id, revision);
+      else await this.change(id, (record) => countTime(record, durations, now));
+    }
+  }
+
+  async #create(container: Container, use: Change): Promise<Stored<ModelRecord>> {
+    const now = this.#options.clock.now();
+    const { cluster = "", namespace = "", workload = "" } = container.modelScope ?? {};
+    const empty: ModelRecord = {
+      cluster,
+      namespace,
+      workload,
+      imageDigest: container.modelScope?.imageDigest ?? "",
+      imageName: container.image?.name ?? "",
+      digestSource: container.image?.digestSource ?? 0,
+      sections: [],
+      containers: {},
+      archivedMs: null,
+      countedMs: now,
+      createMs: now,
+      updateMs: now,
+      transitions: [],
+      applied: {},
+      policyRevision: 0,
+      policy: "",
+    };
+    const record = withNewPolicy(container.modelKey, use(empty));
+    try {
+      return await this.#done(await this.#options.collection.insert(container.modelKey, record), true);
+    } catch (error) {
+      if (!(error instanceof AlreadyExistsError)) throw error;
+      const changed = await this.#change(container.modelKey, use, "");
+      if (!changed) throw error;
+      return changed;
+    }
+  }
+
+  async #change(modelKey: string, change: Change, etag: string): Promise<Stored<ModelRecord> | undefined> {
+    for (let attempt = 1; ; attempt += 1) {
+      const stored = await this.#options.collection.get(modelKey);
+      if (!stored) return undefined;
+      if (etag !== "" && etag !== String(stored.revision)) throw staleEtag("model");
+      const changed = change(stored.value);
+      if (changed === stored.value) return stored;
+      const isPolicy = isPolicyChange(stored.value, changed);
+      const next = { ...(isPolicy ? withNewPolicy(modelKey, changed) : changed), updateMs: this.#options.clock.now() };
+      try {
+        return await this.#done(await this.#options.collection.replace(modelKey, next, stored.revision), isPolicy);
+      } catch (error) {
+        if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
+      }
+    }
+  }
+
+  async #done(stored: Stored<ModelRecord>, isPolicy: boolean): Promise<Stored<ModelRecord>> {
+    if (isPolicy) await this.#options.publish(publishedBody(stored.id, stored.value));
+    this.#options.onChange(stored.id, stored);
+    return stored;
+  }
+
+  async #remove(modelKey: string, revision: number): Promise<void> {
+    try {
+      await this.#options.collection.delete(modelKey, revision);
+    } catch (error) {
+      if (error instanceof StaleRevisionError) return;
+      throw error;
+    }
+    await this.#options.unpublish(modelKeyOnBus(modelKey));
+    this.#options.onChange(modelKey, undefined);
+  }
+
+  async #inTurn<T>(key: string, run: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(key) ?? Promise.resolve();
+    const mine = before.then(run, run);
+    this.#turns.set(key, mine);
+    try {
+      return await mine;
+    } finally {
+      if (this.#turns.get(key) === mine) this.#turns.delete(key);
+    }
+  }
+}

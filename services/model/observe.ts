@@ -1,0 +1,105 @@
+import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import type { LifecycleDurations } from "#core/model/lifecycle.ts";
+import {
+  type ObserveRequest,
+  type ObserveResponse,
+  ObserveResponseSchema,
+} from "#gen/gabion/model/v1/model_service_pb.ts";
+import type { AgentHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import { peerKey } from "#lib/rpc/peer.ts";
+import { type AgentStreams, requireHello, serviceHello, WINDOW_ITEMS } from "#lib/service/agent-streams.ts";
+import type { Fleet } from "./fleet.ts";
+import { applyBatch, type ModelBatch } from "./learn.ts";
+import { archiveOrReturn } from "./life.ts";
+import type { Models } from "./models.ts";
+
+export interface ObserveDependencies {
+  readonly models: Models;
+  readonly fleet: Fleet;
+  readonly streams: AgentStreams;
+  readonly clock: Clock;
+  readonly durations: LifecycleDurations;
+}
+
+function groupByModel(request: ObserveRequest): Map<string, ModelBatch> {
+  const batches = new Map<string, ModelBatch>();
+  const of = (modelKey: string): ModelBatch => {
+    const batch = batches.get(modelKey) ?? { facts: [], seenUnits: [], spans: [], containers: [] };
+    batches.set(modelKey, batch);
+    return batch;
+  };
+  for (const fact of request.facts) of(fact.modelKey).facts.push(fact);
+  for (const unit of request.seenUnits) of(unit.modelKey).seenUnits.push(unit);
+  for (const span of request.presenceSpans) of(span.modelKey).spans.push(span);
+  for (const presence of request.containers) of(presence.container?.modelKey ?? "").containers.push(presence);
+  return batches;
+}
+
+/** An agent speaks for its own node only. */
+function checkNode(containers: readonly ContainerPresence[], nodeId: string): void {
+  const foreign = containers.find(({ container }) => container?.nodeId !== nodeId);
+  if (foreign) {
+    const named = foreign.container?.nodeId ?? "";
+    throw new ConnectError(`a container of node \`${named}\` was reported by \`${nodeId}\``, Code.PermissionDenied);
+  }
+}
+
+/** Takes in what one agent observes. Each batch is acknowledged once everything in it is durable. */
+export class Observer {
+  readonly #deps: ObserveDependencies;
+
+  constructor(deps: ObserveDependencies) {
+    this.#deps = deps;
+  }
+
+  async *observe(requests: AsyncIterable<ObserveRequest>, context: HandlerContext): AsyncIterable<ObserveResponse> {
+    const { fleet, streams, clock } = this.#deps;
+    let hello: AgentHello | undefined;
+    using stack = new DisposableStack();
+    try {
+      for await (const request of requests) {
+        if (!hello) {
+          hello = requireHello(request.hello);
+          stack.use(streams.admit(hello, context.values.get(peerKey)));
+          await this.#forget(await fleet.hello(hello));
+          yield create(ObserveResponseSchema, { hello: serviceHello(hello, 0n, clock.now()), windowItems: WINDOW_ITEMS });
+          continue;
+        }
+        await this.#take(request, hello);
+        yield create(ObserveResponseSchema, { acknowledgedSequence: request.sequence, windowItems: WINDOW_ITEMS });
+      }
+    } finally {
+      stack.dispose();
+      if (hello && !streams.isConnected(hello.nodeId)) await fleet.disconnect(hello.nodeId);
+    }
+  }
+
+  async #take(request: ObserveRequest, { nodeId, agentRunId }: AgentHello): Promise<void> {
+    const { models, fleet, clock, durations } = this.#deps;
+    checkNode(request.containers, nodeId);
+    const from = { runId: agentRunId, sequence: Number(request.sequence) };
+    const changes = [...groupByModel(request)].map(([modelKey, batch]) =>
+      models.change(modelKey, (record) => applyBatch(record, batch, from, durations, clock.now())),
+    );
+    await Promise.all(changes);
+    for (const presence of request.containers) await fleet.presence(presence);
+    if (request.enforced || request.lostItemCount > 0n) {
+      await fleet.report(nodeId, { enforced: request.enforced, lostCount: request.lostItemCount });
+    }
+  }
+
+  /** Containers of an earlier agent run count as ended until the new one names them. */
+  async #forget(containers: readonly Container[]): Promise<void> {
+    const { models, clock, durations } = this.#deps;
+    for (const { modelKey, containerId } of containers) {
+      await models.change(modelKey, (record) => {
+        const { [containerId]: _, ...others } = record.containers;
+        return archiveOrReturn({ ...record, containers: others }, durations, clock.now());
+      });
+    }
+  }
+}

@@ -1,0 +1,173 @@
+import { create } from "@bufbuild/protobuf";
+import type { ConnectRouter } from "@connectrpc/connect";
+import type { LifeEvent, LifecycleDurations } from "#core/model/lifecycle.ts";
+import { modelKey } from "#core/model/key.ts";
+import {
+  FleetService,
+  GetNodeResponseSchema,
+  ListContainersResponseSchema,
+  ListNodesResponseSchema,
+} from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
+import { ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import {
+  EnsureModelResponseSchema,
+  GetModelResponseSchema,
+  ListModelsResponseSchema,
+  ModelService,
+  type WatchModelsResponse,
+  WatchModelsResponseSchema,
+} from "#gen/gabion/model/v1/model_service_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import type { FanOut } from "#lib/flow/fan-out.ts";
+import { invalidRequest, notFound } from "#lib/rpc/errors.ts";
+import { readPage } from "#lib/service/page.ts";
+import type { Collection, Condition, Stored } from "#lib/store/port.ts";
+import type { Fleet } from "./fleet.ts";
+import { leastAdvanced, stepSection } from "./life.ts";
+import { toModel } from "./message.ts";
+import type { Models } from "./models.ts";
+import type { Observer } from "./observe.ts";
+import type { ItemRecord, ModelRecord } from "./record.ts";
+
+export interface ModelChange {
+  readonly modelKey: string;
+  readonly model: Stored<ModelRecord> | undefined;
+}
+
+export interface ModelServiceDependencies {
+  readonly collection: Collection<ModelRecord>;
+  readonly models: Models;
+  readonly fleet: Fleet;
+  readonly observer: Observer;
+  readonly changes: FanOut<ModelChange>;
+  readonly durations: LifecycleDurations;
+  readonly clock: Clock;
+}
+
+/** Models that one watcher gets at the beginning. */
+const SNAPSHOT_MAX = 10_000;
+
+function stepAll(record: ModelRecord, event: LifeEvent, durations: LifecycleDurations, nowMs: number): ModelRecord {
+  return record.sections.reduce((model, { section }) => stepSection(model, section, event, durations, nowMs), record);
+}
+
+function changeItems(record: ModelRecord, ids: readonly string[], change: (item: ItemRecord) => ItemRecord): ModelRecord {
+  const known = new Set(record.sections.flatMap(({ items }) => Object.keys(items)));
+  const missing = ids.filter((id) => !known.has(id));
+  if (missing.length > 0) throw invalidRequest(missing.map((id) => ({ field: "item_id", message: `there is no item \`${id}\`` })));
+  const sections = record.sections.map((section) => {
+    const changed = ids.flatMap((id) => (section.items[id] ? [[id, change(section.items[id])] as const] : []));
+    return { ...section, items: { ...section.items, ...Object.fromEntries(changed) } };
+  });
+  return { ...record, sections };
+}
+
+/** Handlers of model-service. */
+export function registerModelService(router: ConnectRouter, deps: ModelServiceDependencies): void {
+  const { collection, models, observer, durations, clock, changes } = deps;
+  const step = async (key: string, etag: string, event: LifeEvent) => {
+    const changed = await models.changeExisting(key, (r) => stepAll(r, event, durations, clock.now()), etag);
+    return { model: toModel(changed, durations) };
+  };
+  router.service(ModelService, {
+    observe: (requests, context) => observer.observe(requests, context),
+
+    async ensureModel({ container, sections }) {
+      if (!container?.modelScope || container.modelKey !== modelKey(container.modelScope)) {
+        throw invalidRequest([{ field: "container.model_key", message: "is not the key of `container.model_scope`" }]);
+      }
+      const { value } = await models.ensure(container, sections);
+      return create(EnsureModelResponseSchema, { modelPolicy: Buffer.from(value.policy, "base64") });
+    },
+
+    async listModels({ pageSize, pageToken, state, imageNameContains, omitItems }) {
+      const query = { orderBy: "updateMs", isDescending: true, positionOf: (r: ModelRecord) => r.updateMs };
+      const { documents, nextPageToken } = await readPage(collection, { pageSize, pageToken }, query);
+      const found = documents.filter(
+        ({ value }) =>
+          (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
+          value.imageName.includes(imageNameContains),
+      );
+      const shown = found.map((document) => toModel(document, durations, { hasItems: !omitItems }));
+      return create(ListModelsResponseSchema, { models: shown, nextPageToken });
+    },
+
+    async getModel({ modelKey: key }) {
+      const stored = await collection.get(key);
+      if (!stored) throw notFound("model", key);
+      return create(GetModelResponseSchema, { model: toModel(stored, durations) });
+    },
+
+    watchModels: ({ modelKey: key }, { signal }) => watch(deps, changes, key, signal),
+
+    relearnModel: ({ modelKey: key, etag }) => step(key, etag, { kind: "relearn" }),
+    startManualLearning: ({ modelKey: key, etag }) => step(key, etag, { kind: "start_manual" }),
+    stopManualLearning: ({ modelKey: key, etag }) => step(key, etag, { kind: "stop_manual" }),
+
+    async removeModelItem({ modelKey: key, itemId, etag }) {
+      const remove = (item: ItemRecord) => ({ ...item, status: ItemStatus.REMOVED, reason: "removed by a person" });
+      const changed = await models.changeExisting(key, (r) => changeItems(r, [itemId], remove), etag);
+      return { model: toModel(changed, durations) };
+    },
+
+    async acceptModelItems({ modelKey: key, itemIds, etag }) {
+      const accept = (item: ItemRecord) =>
+        item.status === ItemStatus.HELD
+          ? { ...item, status: ItemStatus.ALLOWED, source: ItemSource.PERSON, reason: "accepted by a person" }
+          : item;
+      const changed = await models.changeExisting(key, (r) => changeItems(r, itemIds, accept), etag);
+      return { model: toModel(changed, durations) };
+    },
+  });
+}
+
+async function* watch(
+  { collection, durations }: ModelServiceDependencies,
+  changes: FanOut<ModelChange>,
+  key: string,
+  signal: AbortSignal,
+): AsyncIterable<WatchModelsResponse> {
+  const live = changes.watch(signal);
+  for (const document of await collection.find({ limit: SNAPSHOT_MAX })) {
+    if (key === "" || key === document.id) yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
+  }
+  for await (const { items, skippedCount } of live) {
+    for (const { modelKey: changed, model } of items) {
+      if (key !== "" && key !== changed) continue;
+      const shown = model ? toModel(model, durations) : { modelKey: changed };
+      yield create(WatchModelsResponseSchema, {
+        model: shown,
+        isRemoved: model === undefined,
+        skippedCount: BigInt(skippedCount),
+      });
+    }
+  }
+}
+
+/** Handlers of the fleet. */
+export function registerFleetService(router: ConnectRouter, { fleet }: ModelServiceDependencies): void {
+  const withCount = async (stored: Stored<Parameters<typeof toNode>[0]>) =>
+    toNode(stored.value, await fleet.containers.count([{ field: "nodeId", is: "eq", value: stored.id }]));
+  router.service(FleetService, {
+    async listNodes(request) {
+      const { documents, nextPageToken } = await readPage(fleet.nodes, request, {});
+      return create(ListNodesResponseSchema, { nodes: await Promise.all(documents.map(withCount)), nextPageToken });
+    },
+    async getNode({ nodeId }) {
+      const stored = await fleet.nodes.get(nodeId);
+      if (!stored) throw notFound("node", nodeId);
+      return create(GetNodeResponseSchema, { node: await withCount(stored) });
+    },
+    async listContainers(request) {
+      const where: Condition[] = [];
+      if (request.nodeId !== "") where.push({ field: "nodeId", is: "eq", value: request.nodeId });
+      if (request.modelKey !== "") where.push({ field: "modelKey", is: "eq", value: request.modelKey });
+      const { documents, nextPageToken } = await readPage(fleet.containers, request, { where });
+      return create(ListContainersResponseSchema, { containers: documents.map(({ value }) => value), nextPageToken });
+    },
+  });
+}
+
+function toNode(node: import("#gen/gabion/fleet/v1/fleet_pb.ts").Node, containerCount: number) {
+  return { ...node, containerCount };
+}

@@ -1,0 +1,52 @@
+import { parseArgs } from "node:util";
+import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
+import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
+import { type ConfigOf, loadConfig } from "#lib/config/config.ts";
+import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
+import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
+import { runUntilSignal } from "#lib/service/run.ts";
+import { openRuntime } from "#lib/service/runtime.ts";
+import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
+import { publishedRuleset } from "./ruleset.ts";
+import { RULE_CHANGES, RULESETS, Rules } from "./rules.ts";
+import { registerRuleService } from "./service.ts";
+
+/** Settings of rule-service. */
+export const RULE_SETTINGS = serviceSettings(SERVICE_PORTS.rule);
+
+/** Starts rule-service; the stack closes it. */
+export async function startRuleService(
+  config: ConfigOf<typeof RULE_SETTINGS>,
+  stack: AsyncDisposableStack,
+): Promise<RpcServer> {
+  const runtime = await openRuntime("rule", config, [], stack);
+  const { store, clock, bus, signer, logger } = runtime;
+  const rulesets = await store.collection(RULESETS);
+  const changes = await store.collection(RULE_CHANGES);
+  async function* all(): AsyncIterable<PublishedBody> {
+    yield publishedRuleset((await rules.current()).value);
+  }
+  const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
+  const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(body) });
+  void publisher.reconcile();
+  return stack.use(
+    await listenRpc({
+      host: config["listen.host"],
+      port: config["listen.port"],
+      credentials: runtime.credentials,
+      roles: ROLE_TABLE,
+      services: [RuleService],
+      logger,
+      routes: (router) => registerRuleService(router, { rules, changes, clock }),
+    }),
+  );
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
+  await runUntilSignal("rule-service", async (stack) => {
+    const file = values.config === undefined ? {} : { file: values.config };
+    return startRuleService(loadConfig(RULE_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] }), stack);
+  });
+}
