@@ -5,8 +5,8 @@ import type { Logger } from "../telemetry/log.ts";
 /** A NATS server that this process started, for an installation on one machine and for tests. */
 export interface BusServer extends AsyncDisposable {
   readonly pid: number;
-  /** Resolves when the process is gone. */
-  readonly ended: Promise<void>;
+  /** Resolves with the reason when the process is gone. */
+  readonly ended: Promise<string>;
 }
 
 const READY_TIMEOUT_MS = 15_000;
@@ -21,16 +21,15 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-async function ready(process: ChildProcess, lines: string[]): Promise<void> {
+async function ready(process: ChildProcess, gone: Promise<string>): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const timer = setTimeout(() => reject(new Error(`nats-server is not ready after 15 s: ${lines.join("\n")}`)), READY_TIMEOUT_MS);
+  const timer = setTimeout(() => reject(new Error("nats-server is not ready after 15 s")), READY_TIMEOUT_MS);
+  let said = "";
   process.stderr?.on("data", (chunk: Buffer) => {
-    lines.push(chunk.toString("utf8"));
-    if (lines.length > 50) lines.shift();
-    if (lines.join("").includes("Server is ready")) resolve();
+    said = (said + chunk.toString("utf8")).slice(-8192);
+    if (said.includes("Server is ready")) resolve();
   });
-  process.once("error", (error) => reject(new Error(`cannot start nats-server: ${error.message}`)));
-  process.once("exit", (code) => reject(new Error(`nats-server ended with status ${code}: ${lines.join("")}`)));
+  void gone.then((reason) => reject(new Error(`nats-server ended: ${reason} ${said}`.trim())));
   try {
     await promise;
   } finally {
@@ -41,19 +40,15 @@ async function ready(process: ChildProcess, lines: string[]): Promise<void> {
 /** Starts nats-server with a configuration file and waits until it is ready. */
 export async function startBusServer(binary: string, configFile: string, logger: Logger): Promise<BusServer> {
   const process = spawn(binary, ["-c", configFile], { stdio: ["ignore", "ignore", "pipe"] });
-  const ended = new Promise<void>((resolve) => {
-    process.once("exit", () => resolve());
-    process.once("error", () => resolve());
-  });
-  await ready(process, []);
-  process.removeAllListeners("exit");
-  process.once("exit", (code) => logger.info({ code }, "nats-server ended"));
-  const gone = new Promise<void>((resolve) => process.once("exit", () => resolve()));
+  const { promise: gone, resolve } = Promise.withResolvers<string>();
+  process.once("exit", (code, signal) => resolve(signal ?? `exit status ${code}`));
+  process.once("error", (error) => resolve(error.message));
+  await ready(process, gone);
+  void gone.then((reason) => logger.info({ reason }, "nats-server ended"));
   return {
     pid: process.pid ?? 0,
-    ended: Promise.race([ended, gone]),
+    ended: gone,
     async [Symbol.asyncDispose]() {
-      if (process.exitCode !== null || process.signalCode !== null) return;
       process.kill("SIGTERM");
       const timer = setTimeout(() => process.kill("SIGKILL"), STOP_TIMEOUT_MS);
       await gone;

@@ -1,3 +1,4 @@
+import "reflect-metadata";
 import { createHash, randomBytes, webcrypto } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { createUser, fromSeed } from "@nats-io/nkeys";
 import { type BusServerFiles, type BusUser, busServerConfig } from "../bus/server-config.ts";
 import { Authority } from "../pki/authority.ts";
+import { MissingCredentialsError } from "../pki/credentials.ts";
 import { openSigner, type TrustBundle } from "../pki/signing.ts";
 
 /** Services that speak on the bus, and whose signatures agents trust. */
@@ -12,18 +13,17 @@ function seedFile(directory: string, identity: string): string {
   return join(directory, `${identity.replaceAll("/", "-")}.nkey`);
 }
 
-/** Nkey seed of an identity, made at first use. */
-export function busSeed(directory: string, identity: string): string {
+/** Nkey seed with which an identity signs in to the bus. */
+export function readBusSeed(directory: string, identity: string): string {
   const file = seedFile(directory, identity);
-  if (!existsSync(file)) {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    writeFileSync(file, createUser().getSeed(), { mode: 0o600 });
-  }
+  if (!existsSync(file)) throw new MissingCredentialsError(`no bus key for ${identity}: missing ${file}`);
   return readFileSync(file, "utf8").trim();
 }
 
-function busUser(directory: string, identity: string): BusUser {
-  return { identity, publicKey: fromSeed(Buffer.from(busSeed(directory, identity))).getPublicKey() };
+function ensureBusUser(directory: string, identity: string): BusUser {
+  const file = seedFile(directory, identity);
+  if (!existsSync(file)) writeFileSync(file, createUser().getSeed(), { mode: 0o600 });
+  return { identity, publicKey: fromSeed(Buffer.from(readBusSeed(directory, identity))).getPublicKey() };
 }
 
 const TRUST_FILE = "trust.json";
@@ -39,6 +39,12 @@ export interface InstallationOptions {
   readonly natsHost: string;
   readonly natsPort: number;
   readonly nodeIds: readonly string[];
+  /** Names and addresses that the servers are reached by, besides this machine's own. */
+  readonly hosts?: readonly string[];
+}
+
+function serverNames(hosts: readonly string[]): string[] {
+  return [...new Set(["localhost", "127.0.0.1", ...hosts])];
 }
 
 /**
@@ -48,7 +54,7 @@ export interface InstallationOptions {
 export async function prepareInstallation(options: InstallationOptions): Promise<string> {
   const { pkiDirectory, natsDirectory, natsHost, natsPort, nodeIds } = options;
   const authority = await Authority.open(pkiDirectory);
-  await authority.credentials("service/nats", ["localhost", "127.0.0.1"]);
+  for (const name of [...SERVICES, "service/nats"]) await authority.credentials(name, serverNames(options.hosts ?? []));
   for (const id of nodeIds) await authority.credentials(`node/${id}`);
   await authority.credentials("operator/local/admin");
   const trust = Object.fromEntries(SERVICES.map((name) => [name, [openSigner(pkiDirectory, name).publicKey]]));
@@ -63,7 +69,7 @@ export async function prepareInstallation(options: InstallationOptions): Promise
     keyFile: at("service-nats.key.pem"),
     authorityFile: at("ca.cert.pem"),
   };
-  const users = [...SERVICES, ...nodeIds.map((id) => `node/${id}`)].map((name) => busUser(pkiDirectory, name));
+  const users = [...SERVICES, ...nodeIds.map((id) => `node/${id}`)].map((name) => ensureBusUser(pkiDirectory, name));
   const configFile = resolve(natsDirectory, "nats.conf");
   writeFileSync(configFile, busServerConfig(files, users), { mode: 0o600 });
   return configFile;

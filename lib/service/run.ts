@@ -1,5 +1,6 @@
 import { ConfigError } from "../config/config.ts";
 import type { RpcServer } from "../rpc/server.ts";
+import { MissingCredentialsError } from "../pki/credentials.ts";
 import { NewerSchemaError } from "../store/port.ts";
 import { startTelemetry } from "../telemetry/tracing.ts";
 
@@ -10,7 +11,7 @@ const CLOSE_MS = 15_000;
 export const EXIT_USAGE = 2;
 
 function isForPeople(error: unknown): error is Error {
-  const known = error instanceof ConfigError || error instanceof NewerSchemaError;
+  const known = [ConfigError, NewerSchemaError, MissingCredentialsError].some((kind) => error instanceof kind);
   return known || (error as NodeJS.ErrnoException | undefined)?.code === "EADDRINUSE";
 }
 

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { TimestampSchema, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { type Audit, AuditKind, AuditSchema, SystemEventSchema } from "#gen/gabion/audit/v1/audit_pb.ts";
 import type { AuditFilter } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -111,7 +111,8 @@ export class Audits {
   #stamp(audit: Audit): Audit {
     this.#lastUs = Math.max(this.#lastUs + 1, this.#clock.now() * 1_000);
     const seconds = Math.floor(this.#lastUs / 1_000_000);
-    const receiveTime = { seconds: BigInt(seconds), nanos: (this.#lastUs - seconds * 1_000_000) * 1_000 };
+    const nanos = (this.#lastUs - seconds * 1_000_000) * 1_000;
+    const receiveTime = create(TimestampSchema, { seconds: BigInt(seconds), nanos });
     return create(AuditSchema, { ...audit, auditId: auditId(audit), receiveTime });
   }
 }

@@ -98,7 +98,8 @@ export class Models {
       updateMs: now,
       transitions: [],
       applied: {},
-      policyRevision: 0,
+      // From the clock: a model that is made anew after its removal must not look older to agents than the one before.
+      policyRevision: now,
       policy: "",
     };
     const record = withNewPolicy(container.modelKey, use(empty));

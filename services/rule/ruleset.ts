@@ -43,10 +43,13 @@ function stamp(rule: Rule, before: Rule | undefined, author: Author): Rule {
   });
 }
 
-/** The set of a new installation: the default rule alone. */
+/**
+ * The set of a new installation: the default rule alone. Its revision comes from the clock, so that after a loss of the
+ * store agents do not take the new set for an old one.
+ */
 export function firstRuleset(author: Author): Ruleset {
   const rules = [stamp(defaultRule(), undefined, author)];
-  return create(RulesetSchema, { revision: 1n, rules, updateTime: timestampFromMs(author.nowMs) });
+  return create(RulesetSchema, { revision: BigInt(author.nowMs), rules, updateTime: timestampFromMs(author.nowMs) });
 }
 
 function next(ruleset: Ruleset, rules: readonly Rule[], author: Author, action: string, before?: Rule, after?: Rule): RulesetChange {

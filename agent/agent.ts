@@ -1,0 +1,361 @@
+import { uptime } from "node:os";
+import { create } from "@bufbuild/protobuf";
+import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
+import { type Verdict, VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import { LearningState, type ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { compileProcessPolicy } from "#core/policy/process-policy.ts";
+import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
+import { DEFAULT_TREATMENT, type TreatmentSettings } from "#core/policy/treatment.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import type { Logger } from "#lib/telemetry/log.ts";
+import { ContainerWatch } from "./containers/container-watch.ts";
+import type { WatchedContainer } from "./containers/watched-container.ts";
+import { HashCache } from "./content/hash-cache.ts";
+import { type PolicyInForce, SlotTable } from "./enforce/slot-table.ts";
+import { type StopResult, stopContainer } from "./enforce/stop.ts";
+import { AuditWriter } from "./pipeline/audit-writer.ts";
+import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
+import { Learner, type Observation } from "./pipeline/learner.ts";
+import { ProcessTable } from "./pipeline/process-table.ts";
+import { SensorSupervisor } from "./sensor-supervisor.ts";
+import type { HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
+import type { Sensor } from "./wire/sensor.ts";
+
+export interface AgentOptions {
+  readonly nodeId: string;
+  readonly runId: string;
+  readonly bootId: string;
+  readonly scope: string;
+  readonly cgroupMount: string;
+  readonly holdMs: number;
+  readonly holdsAll: boolean;
+  readonly isMeasuring: boolean;
+  readonly runcRoots: readonly string[];
+  readonly runcBinary: string;
+  readonly sensorBinary: string;
+  /** How often presence and what was seen are reported. */
+  readonly spanMs: number;
+  readonly treatment?: TreatmentSettings;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly modelFor: (container: WatchedContainer["message"], signal?: AbortSignal) => Promise<ModelPolicy | undefined>;
+  readonly sendAudit: (audit: Audit) => void;
+  readonly sendObservation: (observation: Observation) => void;
+}
+
+/** Sections that this agent observes. */
+export const OBSERVED_SECTIONS: readonly Section[] = [Section.PROCESS];
+
+const SCAN_MS = 30_000;
+
+/** What a frame of the sensor is worth where nobody waits for it. */
+type Unsolicited = Exclude<SensorFrame, { kind: "ack" | "hello" }>;
+
+/** The node's part of Gabion: containers, their policies in the kernel, and what comes of their events. */
+export class Agent implements AsyncDisposable {
+  readonly audits: AuditWriter;
+  readonly containers: ContainerWatch;
+  readonly #options: AgentOptions;
+  readonly #cache = new HashCache();
+  readonly #slots = new SlotTable();
+  readonly #learner: Learner;
+  readonly #processes: ProcessTable;
+  readonly #pipeline: ExecPipeline;
+  readonly #supervisor: SensorSupervisor;
+  readonly #timers: Disposable[] = [];
+  #choose: RuleChooser | undefined;
+  #rulesetRevision = 0n;
+  #hello: HelloFrame | undefined;
+  #stats: StatsFrame | undefined;
+  readonly #bootOffsetMs: number;
+
+  constructor(options: AgentOptions) {
+    this.#options = options;
+    const { nodeId, runId, clock, logger, bootId } = options;
+    this.#bootOffsetMs = clock.now() - uptime() * 1_000;
+    this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
+    this.#learner = new Learner(clock, options.sendObservation);
+    this.#processes = new ProcessTable(bootId);
+    this.#pipeline = new ExecPipeline({
+      bootId,
+      cache: this.#cache,
+      processes: this.#processes,
+      slots: this.#slots,
+      learner: this.#learner,
+      audits: this.audits,
+      wallClock: { toMs: (ktimeNs) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) },
+      intelVersion: () => "",
+      putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
+      stop: (container) => this.stop(container),
+    });
+    this.containers = new ContainerWatch({
+      nodeId,
+      scope: options.scope,
+      cgroupMount: options.cgroupMount,
+      runcRoots: options.runcRoots,
+      cache: this.#cache,
+      holdMs: options.holdMs,
+      logger,
+      onAppear: (container, signal) => this.#appear(container, signal),
+      onExec: (container, frame) => {
+        const isTaken = container.events.add(() => this.#pipeline.handle(container, frame), (err) => logger.error({ err }, "exec not handled"));
+        if (!isTaken) container.lostSinceSpan += 1n;
+      },
+      onGone: (container) => this.#gone(container),
+      onLost: (count) => logger.warn({ count }, "execs lost before their container was known"),
+    });
+    this.#supervisor = new SensorSupervisor({
+      sensor: {
+        binary: options.sensorBinary,
+        scope: options.scope,
+        mount: options.cgroupMount,
+        holdMs: options.holdMs,
+        holdsAll: options.holdsAll,
+        isMeasuring: options.isMeasuring,
+        onFrame: (frame) => this.#take(frame),
+      },
+      logger,
+      onUp: (sensor, hello, isFirst) => this.#sensorUp(sensor, hello, isFirst),
+      onDown: (reason) => this.#sensorDown(reason),
+    });
+  }
+
+  /** Hello of the running sensor; undefined without one. */
+  get sensorHello(): HelloFrame | undefined {
+    return this.#supervisor.sensor ? this.#hello : undefined;
+  }
+
+  get sensorPid(): number | undefined {
+    return this.#supervisor.sensor?.pid;
+  }
+
+  /** Counters of the sensor as last reported. */
+  get stats(): StatsFrame | undefined {
+    return this.#stats;
+  }
+
+  /** Starts sensing. Fails with the reason where no sensor can run here. */
+  async start(): Promise<void> {
+    await this.#supervisor.start();
+    await this.containers.scan();
+    const { clock, spanMs } = this.#options;
+    this.#timers.push(
+      clock.every(spanMs, () => this.#flushSpans()),
+      clock.every(SCAN_MS, () => this.containers.scan()),
+    );
+  }
+
+  /** Brings a rule set into force for every container. */
+  async applyRuleset(ruleset: Ruleset): Promise<void> {
+    this.#choose = compileRuleChoice(ruleset.rules);
+    this.#rulesetRevision = ruleset.revision;
+    await Promise.all(this.containers.all().map((container) => this.#enforce(container)));
+    this.#reportEnforced();
+  }
+
+  /** Brings a model into force for the containers that run it. */
+  async applyModel(model: ModelPolicy): Promise<void> {
+    this.#learner.takeModel(model);
+    const users = this.containers.all().filter((container) => container.message.modelKey === model.modelKey);
+    for (const container of users) container.model = model;
+    await Promise.all(users.map((container) => this.#enforce(container)));
+    this.#reportEnforced();
+  }
+
+  /** Carries out an order of the control plane; the result returns as an audit. */
+  async carryOut(verdict: Verdict): Promise<void> {
+    const { verdictId, containerId, action, reason } = verdict;
+    const container = this.containers.byId(containerId);
+    let result: StopResult = { isStopped: false, note: `container \`${containerId}\` does not run on this node` };
+    if (action !== VerdictAction.STOP_CONTAINER) result = { isStopped: false, note: "this agent cannot carry out such a verdict" };
+    else if (container) result = await this.stop(container);
+    this.audits.writeSystem({
+      name: "verdict_result",
+      message: `verdict ${verdictId} by ${verdict.issuedBy} (${reason}): ${result.note}`,
+      isSuccess: result.isStopped,
+      verdictId,
+      ...(container ? { container: container.message } : {}),
+    });
+  }
+
+  /** Stops a container. A second order while it is being stopped is answered by the first one's result. */
+  async stop(container: WatchedContainer): Promise<StopResult> {
+    if (container.isStopping) return { isStopped: true, note: "container is being stopped already" };
+    container.isStopping = true;
+    return stopContainer(this.#supervisor.sensor, this.#options.runcBinary, container);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const timer of this.#timers) timer[Symbol.dispose]();
+    await Promise.all(this.containers.all().map((container) => container.events.idle()));
+    await this.#flushSpans();
+    await this.#supervisor[Symbol.asyncDispose]();
+    this.audits.flush();
+    this.audits[Symbol.dispose]();
+  }
+
+  #take(frame: Unsolicited): void {
+    switch (frame.kind) {
+      case "exec":
+        this.containers.takeExec(frame);
+        break;
+      case "exit":
+        this.#processes.remove(frame.pid);
+        break;
+      case "stats":
+        this.#takeStats(frame);
+        break;
+      case "hold_expired":
+        this.#takeHoldExpired(frame.cgroupId);
+        break;
+      default:
+        this.containers.takeGroup(frame);
+    }
+  }
+
+  #takeStats(frame: StatsFrame): void {
+    this.#stats = frame;
+    for (const row of frame.rows) {
+      const container = this.containers.byGroup(row.cgroupId);
+      if (!container) continue;
+      container.lostSinceSpan += row.lost - container.kernelLost;
+      container.kernelLost = row.lost;
+    }
+  }
+
+  #takeHoldExpired(cgroupId: bigint): void {
+    const container = this.containers.byGroup(cgroupId);
+    this.audits.writeSystem({
+      name: "hold_expired",
+      message: `a new container went on before its policy was in place: it was held for ${this.#options.holdMs} ms`,
+      isSuccess: false,
+      ...(container ? { container: container.message } : {}),
+    });
+  }
+
+  async #appear(container: WatchedContainer, signal: AbortSignal): Promise<void> {
+    container.model = await this.#options.modelFor(container.message, signal);
+    if (container.model) this.#learner.takeModel(container.model);
+    const executables = [...container.identified.manifest.executables.values()];
+    await this.#withSensor(
+      (sensor) => sensor.putFiles(executables.map((file) => ({ ...file, content: "image" }))),
+      container.id,
+    );
+    await this.#enforce(container);
+    container.spanBeginMs = this.#options.clock.now();
+    this.#learner.presence(container, true);
+    this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
+  }
+
+  #gone(container: WatchedContainer): void {
+    container.events.add(async () => {
+      this.#learner.flush(container);
+      this.#learner.forget(container);
+      this.#learner.presence(container, false);
+      await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
+      await this.#dropFiles(container);
+      if (container.use) this.#slots.release(container.use);
+    }, (err) => this.#options.logger.error({ err }, "container not closed"));
+  }
+
+  /** Files that another container of the same root file system still needs stay known. */
+  async #dropFiles(container: WatchedContainer): Promise<void> {
+    const { rootfs } = container.identified.bundle;
+    const isShared = this.containers.all().some((other) => other.identified.bundle.rootfs === rootfs);
+    if (isShared) return;
+    const ofImage = [...container.identified.manifest.executables.values()].map((file) => ({ ...file, content: "image" }));
+    await this.#withSensor((sensor) => sensor.dropFiles([...ofImage, ...container.files.values()]), container.id);
+  }
+
+  /** The policy that a container is to have now. */
+  #policyFor(container: WatchedContainer): PolicyInForce {
+    const { treatment = DEFAULT_TREATMENT } = this.#options;
+    const rule: Rule | undefined = this.#choose?.(container.message).rule;
+    const section = container.model?.sections.find((s) => s.section === Section.PROCESS);
+    const items = (section?.facts ?? []).flatMap(({ kind }) => (kind.case === "process" ? [kind.value] : []));
+    const state = section?.state ?? LearningState.LEARNING;
+    const modelRevision = container.model?.revision ?? 0n;
+    const modelKey = container.message.modelKey;
+    return {
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision}`,
+      policy: compileProcessPolicy({ section: rule?.process, hasRule: rule !== undefined, items, state, settings: treatment }),
+      rule,
+      rulesetRevision: this.#rulesetRevision,
+      modelKey,
+      modelRevision,
+      modelState: state,
+      completeness: section?.completeness,
+    };
+  }
+
+  /** Loads and binds a container's policy; the kernel changes from one to the other at once. */
+  #enforce(container: WatchedContainer): Promise<void> {
+    const done = Promise.withResolvers<void>();
+    const run = async () => {
+      const before = container.use;
+      const policy = this.#policyFor(container);
+      if (container.isGone || (before && before.fingerprint === policy.fingerprint)) return;
+      const use = await this.#slots.acquire(policy);
+      await this.#supervisor.sensor?.bind(container.cgroup, use.slot, container.flags);
+      container.use = use;
+      if (before) this.#slots.release(before);
+    };
+    const onError = (err: unknown) => this.#options.logger.error({ err, container: container.id }, "policy not in force");
+    const isTaken = container.policyTurns.add(() => run().finally(done.resolve), onError);
+    if (!isTaken) done.resolve();
+    return done.promise;
+  }
+
+  #reportEnforced(): void {
+    const models = this.containers.all().flatMap(({ use }) => (use ? [[use.modelKey, use.modelRevision] as const] : []));
+    const value = create(EnforcedSchema, {
+      rulesetRevision: this.#rulesetRevision,
+      modelRevisions: Object.fromEntries(models),
+    });
+    this.#options.sendObservation({ kind: "enforced", value });
+  }
+
+  async #sensorUp(sensor: Sensor, hello: HelloFrame, isFirst: boolean): Promise<void> {
+    this.#hello = hello;
+    this.#slots.attach(sensor);
+    this.containers.attach(sensor);
+    if (isFirst) return;
+    for (const container of this.containers.all()) {
+      container.use = undefined;
+      container.kernelLost = 0n;
+      const ofImage = [...container.identified.manifest.executables.values()].map((file) => ({ ...file, content: "image" }));
+      await sensor.putFiles([...ofImage, ...container.files.values()]);
+      await this.#enforce(container);
+      container.spanBeginMs = this.#options.clock.now();
+    }
+    await this.containers.scan();
+    const message = "the sensor runs again; policies are in force in the kernel";
+    this.audits.writeSystem({ name: "sensor_restarted", message });
+  }
+
+  /** Time without a sensor is not observed: spans end here and begin anew when the next one is up. */
+  #sensorDown(reason: string): void {
+    this.containers.attach(undefined);
+    this.#slots.attach(undefined);
+    for (const container of this.containers.all()) {
+      this.#learner.flush(container);
+      container.spanBeginMs = 0;
+    }
+    const message = `the sensor ended (${reason}): until it runs again nothing is seen or enforced in the kernel`;
+    this.audits.writeSystem({ name: "sensor_lost", message, isSuccess: false });
+    this.#options.logger.error({ reason }, "the sensor ended");
+  }
+
+  async #flushSpans(): Promise<void> {
+    for (const container of this.containers.all()) this.#learner.flush(container);
+  }
+
+  async #withSensor(call: (sensor: Sensor) => Promise<void>, container: string): Promise<void> {
+    const sensor = this.#supervisor.sensor;
+    if (!sensor) return;
+    await call(sensor).catch((err: unknown) => this.#options.logger.warn({ err, container }, "the sensor refused an order"));
+  }
+}

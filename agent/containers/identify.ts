@@ -1,0 +1,75 @@
+import { createHash } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
+import { timestampNow } from "@bufbuild/protobuf/wkt";
+import { modelKey } from "#core/model/key.ts";
+import {
+  type Container,
+  ContainerSchema,
+  DigestSource,
+  ImageSchema,
+  ModelScopeSchema,
+} from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { HashCache } from "../content/hash-cache.ts";
+import { type Manifest, readManifest } from "../content/manifest.ts";
+import { type OciBundle, readBundle } from "./oci-bundle.ts";
+import type { RuncContainer } from "./runc.ts";
+
+/** A container with everything that is known of it before it runs. */
+export interface IdentifiedContainer {
+  readonly message: Container;
+  readonly runc: RuncContainer;
+  readonly bundle: OciBundle;
+  readonly manifest: Manifest;
+}
+
+/** Annotations in which tools leave the image, in the order of trust. */
+const IMAGE_NAME = ["org.opencontainers.image.ref.name", "io.kubernetes.cri.image-name", "io.containers.image.name"];
+const IMAGE_DIGEST = ["org.opencontainers.image.digest", "io.kubernetes.cri.image-digest"];
+const CONTAINER_NAME = ["io.kubernetes.cri.container-name", "org.gabion.container.name"];
+const LABELS_MAX = 128;
+const DIGEST = /^sha256:[0-9a-f]{64}$/;
+
+function annotation(bundle: OciBundle, names: readonly string[]): string {
+  return names.map((name) => bundle.annotations[name] ?? "").find((value) => value !== "") ?? "";
+}
+
+/**
+ * Digest of a container without an image: over what it runs, as whom and where, and the manifest of its root file
+ * system. The environment is left out: it differs from run to run.
+ */
+export function contentDigest(bundle: OciBundle, manifest: Manifest): string {
+  const { args, cwd, uid, gid } = bundle.process;
+  const text = JSON.stringify([args, cwd, uid, gid, manifest.digest]);
+  return `sha256:${createHash("sha256").update(text).digest("hex")}`;
+}
+
+/** Finds out what a container is, from its bundle and root file system. Throws where the bundle cannot be read. */
+export async function identifyContainer(
+  runc: RuncContainer,
+  context: { nodeId: string; cgroupPath: string; isPartlySeen: boolean; cache: HashCache; signal: AbortSignal },
+): Promise<IdentifiedContainer> {
+  const bundle = readBundle(runc.bundle);
+  const manifest = await readManifest(bundle.rootfs, context.cache, context.signal);
+  const given = annotation(bundle, IMAGE_DIGEST);
+  const isGiven = DIGEST.test(given);
+  const digest = isGiven ? given : contentDigest(bundle, manifest);
+  const scope = create(ModelScopeSchema, { imageDigest: digest });
+  const message = create(ContainerSchema, {
+    containerId: runc.id,
+    name: annotation(bundle, CONTAINER_NAME) || runc.id,
+    image: create(ImageSchema, {
+      name: annotation(bundle, IMAGE_NAME),
+      digest,
+      digestSource: isGiven ? DigestSource.RUNTIME : DigestSource.CONTENT,
+    }),
+    modelKey: modelKey(scope),
+    modelScope: scope,
+    labels: Object.fromEntries(Object.entries(bundle.annotations).slice(0, LABELS_MAX)),
+    runtime: "runc",
+    cgroupPath: context.cgroupPath,
+    startTime: timestampNow(),
+    partlySeen: context.isPartlySeen,
+    nodeId: context.nodeId,
+  });
+  return { message, runc, bundle, manifest };
+}

@@ -1,0 +1,82 @@
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { SlotUse } from "../enforce/slot-table.ts";
+import type { KnownFile } from "../wire/encode.ts";
+import type { IdentifiedContainer } from "./identify.ts";
+
+/** A control group as the kernel and the file system name it. */
+export interface ControlGroup {
+  readonly id: bigint;
+  readonly path: string;
+}
+
+/** Work for one container done one after another, bounded. */
+export class Turns {
+  readonly #capacity: number;
+  #length = 0;
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  /** Runs after everything before it; false where too much waits already. */
+  add(run: () => Promise<void>, onError: (error: unknown) => void): boolean {
+    if (this.#length >= this.#capacity) return false;
+    this.#length += 1;
+    this.#last = this.#last.then(run).catch(onError).finally(() => {
+      this.#length -= 1;
+    });
+    return true;
+  }
+
+  idle(): Promise<void> {
+    return this.#last;
+  }
+}
+
+/** Events of one container that may wait for their turn. */
+const EVENTS_MAX = 20_000;
+
+/** A container under watch, with the policy in force for it. */
+export class WatchedContainer {
+  readonly identified: IdentifiedContainer;
+  readonly cgroup: ControlGroup;
+  #flags: number;
+  readonly events = new Turns(EVENTS_MAX);
+  readonly policyTurns = new Turns(1_000);
+  /** Files that were made known to the kernel for this container. */
+  readonly files = new Map<string, KnownFile>();
+  model: ModelPolicy | undefined;
+  use: SlotUse | undefined;
+  isGone = false;
+  isStopping = false;
+  /** Events lost since the last presence span, by kernel, pipe and queue together. */
+  lostSinceSpan = 0n;
+  kernelLost = 0n;
+  spanBeginMs = 0;
+
+  constructor(identified: IdentifiedContainer, cgroup: ControlGroup, flags: number) {
+    this.identified = identified;
+    this.cgroup = cgroup;
+    this.#flags = flags;
+  }
+
+  /** Flags for the kernel: values of `CgroupFlag`. */
+  get flags(): number {
+    return this.#flags;
+  }
+
+  /** Takes a flag away; it counts from the next time the container is bound. */
+  dropFlag(flag: number): void {
+    this.#flags &= ~flag;
+  }
+
+  get message(): Container {
+    return this.identified.message;
+  }
+
+  get id(): string {
+    return this.message.containerId;
+  }
+}

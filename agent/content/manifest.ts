@@ -1,0 +1,78 @@
+import { createHash } from "node:crypto";
+import { lstat, readdir, readlink } from "node:fs/promises";
+import { join } from "node:path";
+import { escapeBytes } from "#core/text/escape.ts";
+import { type FileIdentity, identityOf } from "./file-identity.ts";
+import type { HashCache } from "./hash-cache.ts";
+
+/** An executable file of an image. */
+export interface ImageFile extends FileIdentity {
+  readonly sha256: string;
+}
+
+/** What a root file system held when the container was made. */
+export interface Manifest {
+  /** SHA-256 over path, mode, size and, for executables, content of everything in it. */
+  readonly digest: string;
+  /** Executables by path inside the container, in escaped form. */
+  readonly executables: ReadonlyMap<string, ImageFile>;
+  /** False if there was more than the limits let in: then nothing follows from a file not being listed. */
+  readonly isComplete: boolean;
+}
+
+const ENTRIES_MAX = 300_000;
+const EXECUTABLES_MAX = 50_000;
+const ANY_EXECUTE = 0o111n;
+
+interface Entry {
+  readonly path: string;
+  readonly line: string;
+}
+
+/** Paths are kept as bytes in latin1, so that names which are not UTF-8 survive. */
+async function* walk(root: string, signal: AbortSignal): AsyncIterable<string> {
+  const pending = [""];
+  while (pending.length > 0) {
+    signal.throwIfAborted();
+    const directory = pending.pop() as string;
+    const entries = await readdir(Buffer.from(join(root, directory), "latin1"), { withFileTypes: true, encoding: "buffer" });
+    for (const entry of entries) {
+      const path = `${directory}/${entry.name.toString("latin1")}`;
+      yield path;
+      if (entry.isDirectory()) pending.push(path);
+    }
+  }
+}
+
+/**
+ * Reads a root file system. Executables are hashed, everything else counts by its metadata; ownership and times do not
+ * count, so that two unpackings of one image agree.
+ */
+export async function readManifest(rootfs: string, cache: HashCache, signal: AbortSignal): Promise<Manifest> {
+  const root = Buffer.from(rootfs, "utf8").toString("latin1");
+  const executables = new Map<string, ImageFile>();
+  const entries: Entry[] = [];
+  let isComplete = true;
+  for await (const path of walk(root, signal)) {
+    if (entries.length >= ENTRIES_MAX) {
+      isComplete = false;
+      break;
+    }
+    const full = Buffer.from(join(root, path), "latin1");
+    const status = await lstat(full, { bigint: true });
+    let content = "";
+    if (status.isFile() && (status.mode & ANY_EXECUTE) !== 0n && executables.size < EXECUTABLES_MAX) {
+      const hashed = await cache.hash(full, identityOf(status));
+      content = hashed?.sha256 ?? "";
+      if (hashed) executables.set(escapeBytes(Buffer.from(path, "latin1")), { ...hashed.identity, sha256: hashed.sha256 });
+    } else if (status.isSymbolicLink()) {
+      content = (await readlink(full, { encoding: "buffer" })).toString("latin1");
+    }
+    const size = status.isFile() ? status.size : 0n;
+    entries.push({ path, line: `${path}\0${status.mode.toString(8)}\0${size}\0${content}\n` });
+  }
+  entries.sort((a, b) => (a.path < b.path ? -1 : 1));
+  const hash = createHash("sha256");
+  for (const { line } of entries) hash.update(line, "latin1");
+  return { digest: hash.digest("hex"), executables, isComplete: isComplete && executables.size < EXECUTABLES_MAX };
+}

@@ -1,0 +1,102 @@
+import type { CompiledProcessPolicy } from "#core/policy/process-policy.ts";
+import { toKernelSlot } from "#core/policy/kernel-slot.ts";
+import type { Completeness, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Sensor } from "../wire/sensor.ts";
+
+/** A policy in force, with all that an audit says about where it came from. */
+export interface PolicyInForce {
+  /** Equal texts mean equal policies. */
+  readonly fingerprint: string;
+  readonly policy: CompiledProcessPolicy;
+  readonly rule: Rule | undefined;
+  readonly rulesetRevision: bigint;
+  readonly modelKey: string;
+  readonly modelRevision: bigint;
+  readonly modelState: LearningState;
+  readonly completeness: Completeness | undefined;
+}
+
+/** A policy with the kernel slot that holds it. */
+export interface SlotUse extends PolicyInForce {
+  readonly slot: number;
+}
+
+interface Loaded {
+  readonly use: SlotUse;
+  readonly ready: Promise<void>;
+  users: number;
+}
+
+/** Slots that the kernel side has. */
+const SLOTS_MAX = 16_000;
+/** How long a slot that nobody uses is kept: events decided by it are still on their way. */
+const GRACE_MS = 5_000;
+
+/** Policies in the kernel: equal ones share a slot; a slot is one version and never changes. */
+export class SlotTable {
+  readonly #byFingerprint = new Map<string, Loaded>();
+  readonly #bySlot = new Map<number, Loaded>();
+  #sensor: Sensor | undefined;
+  #next = 1;
+
+  /** A new sensor knows nothing yet: everything is loaded into it again when it is used. */
+  attach(sensor: Sensor | undefined): void {
+    this.#sensor = sensor;
+    this.#byFingerprint.clear();
+  }
+
+  /** The slot that holds a policy, loaded where it is not there yet. */
+  async acquire(policy: PolicyInForce): Promise<SlotUse> {
+    const loaded = this.#byFingerprint.get(policy.fingerprint) ?? this.#load(policy);
+    loaded.users += 1;
+    try {
+      await loaded.ready;
+    } catch (error) {
+      this.#forget(loaded);
+      throw error;
+    }
+    return loaded.use;
+  }
+
+  /** Gives a slot back. */
+  release({ slot }: SlotUse): void {
+    const loaded = this.#bySlot.get(slot);
+    if (!loaded) return;
+    loaded.users -= 1;
+    if (loaded.users > 0) return;
+    setTimeout(() => {
+      if (loaded.users > 0) return;
+      this.#forget(loaded);
+      this.#sensor?.dropSlot(slot).catch(() => {});
+    }, GRACE_MS).unref();
+  }
+
+  /** What a slot held, for events that it decided. */
+  of(slot: number): SlotUse | undefined {
+    return this.#bySlot.get(slot)?.use;
+  }
+
+  #load(policy: PolicyInForce): Loaded {
+    const slot = this.#freeSlot();
+    const ready = this.#sensor?.loadSlot(slot, toKernelSlot(policy.policy)) ?? Promise.resolve();
+    const loaded: Loaded = { use: { ...policy, slot }, ready, users: 0 };
+    this.#byFingerprint.set(policy.fingerprint, loaded);
+    this.#bySlot.set(slot, loaded);
+    return loaded;
+  }
+
+  #freeSlot(): number {
+    for (let tries = 0; tries < SLOTS_MAX; tries += 1) {
+      const slot = this.#next;
+      this.#next = (this.#next % SLOTS_MAX) + 1;
+      if (!this.#bySlot.has(slot)) return slot;
+    }
+    throw new Error(`all ${SLOTS_MAX} policy slots are in use`);
+  }
+
+  #forget(loaded: Loaded): void {
+    this.#bySlot.delete(loaded.use.slot);
+    if (this.#byFingerprint.get(loaded.use.fingerprint) === loaded) this.#byFingerprint.delete(loaded.use.fingerprint);
+  }
+}

@@ -1,0 +1,69 @@
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { promisify } from "node:util";
+import type { WatchedContainer } from "../containers/watched-container.ts";
+import type { Sensor } from "../wire/sensor.ts";
+
+const run = promisify(execFile);
+const RUNTIME_TIMEOUT_MS = 10_000;
+/** Clock ticks of /proc are 100 a second on all supported systems. */
+const TICK_NS = 10_000_000n;
+
+/** What came of an order to stop. */
+export interface StopResult {
+  readonly isStopped: boolean;
+  readonly note: string;
+}
+
+async function killByGroup(sensor: Sensor | undefined, container: WatchedContainer): Promise<string> {
+  if (!sensor) return "no sensor";
+  return sensor.kill(container.cgroup).then(
+    () => "",
+    (error: Error) => error.message,
+  );
+}
+
+/** The runtime is told too, so that it knows that the container was ended on purpose. */
+async function killByRuntime(runcBinary: string, container: WatchedContainer): Promise<string> {
+  const { root, id } = container.identified.runc;
+  return run(runcBinary, ["--root", root, "kill", id, "KILL"], { timeout: RUNTIME_TIMEOUT_MS }).then(
+    () => "",
+    (error: Error & { stderr?: string }) => (error.stderr ?? error.message).trim(),
+  );
+}
+
+/** Stops a container: every process in its control group, then through its runtime. */
+export async function stopContainer(
+  sensor: Sensor | undefined,
+  runcBinary: string,
+  container: WatchedContainer,
+): Promise<StopResult> {
+  const byGroup = await killByGroup(sensor, container);
+  const byRuntime = await killByRuntime(runcBinary, container);
+  const isGoneAlready = /not running|does not exist|no such process/.test(byRuntime);
+  const isStopped = byGroup === "" || byRuntime === "";
+  if (!isStopped) return { isStopped, note: `container not stopped: ${byGroup}; ${byRuntime}` };
+  const ways = [byGroup === "" ? "its control group" : "", byRuntime === "" || isGoneAlready ? "runc" : ""];
+  return { isStopped, note: `container stopped through ${ways.filter(Boolean).join(" and ")}` };
+}
+
+/** Start of a process in nanoseconds since boot, cut to clock ticks; undefined where it is gone. */
+function startTicks(pid: number): bigint | undefined {
+  try {
+    const status = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return BigInt(status.slice(status.lastIndexOf(")") + 2).split(" ")[19] ?? "0");
+  } catch {
+    return undefined;
+  }
+}
+
+/** Kills a process, if the pid still is that process. False where it is gone. */
+export function killProcess(pid: number, startNs: bigint): boolean {
+  if (startTicks(pid) !== startNs / TICK_NS) return false;
+  try {
+    process.kill(pid, "SIGKILL");
+    return true;
+  } catch {
+    return false;
+  }
+}

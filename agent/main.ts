@@ -1,0 +1,151 @@
+import { randomUUID } from "node:crypto";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { createClient } from "@connectrpc/connect";
+import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
+import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
+import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
+import { openBus } from "#lib/bus/connection.ts";
+import { ConfigError, loadConfig } from "#lib/config/config.ts";
+import { systemClock } from "#lib/flow/clock.ts";
+import { MissingCredentialsError, readCredentials } from "#lib/pki/credentials.ts";
+import { createSignatureCheck } from "#lib/pki/signing.ts";
+import { createRpcClient } from "#lib/rpc/client.ts";
+import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
+import { readBusSeed, readTrust } from "#lib/service/installation.ts";
+import { gabionVersion } from "#lib/service/runtime.ts";
+import { createLogger } from "#lib/telemetry/log.ts";
+import { startTelemetry } from "#lib/telemetry/tracing.ts";
+import { Agent, OBSERVED_SECTIONS } from "./agent.ts";
+import { toCapabilities } from "./capabilities.ts";
+import { bootId, cgroupMount, defaultNodeId } from "./node-identity.ts";
+import { AppliedRevisions } from "./policy/applied-revisions.ts";
+import { PolicyCache } from "./policy/policy-cache.ts";
+import { PolicySource } from "./policy/policy-source.ts";
+import { VerdictSource } from "./policy/verdict-source.ts";
+import { AGENT_SETTINGS, type AgentConfig } from "./settings.ts";
+import { openAuditUplink, openObservationUplink, type Speaker } from "./uplink/streams.ts";
+
+/** How long what is still to be sent may take at the end. */
+const DRAIN_MS = 3_000;
+
+/** A running agent, for those who started it. */
+export interface RunningAgent {
+  readonly nodeId: string;
+  readonly agent: Agent;
+  /** Why there is no sensor; empty where one runs. */
+  readonly sensorFault: string;
+}
+
+/** Starts the agent; the stack closes it. Without a sensor it goes on and says so. */
+export async function startAgent(config: AgentConfig, stack: AsyncDisposableStack): Promise<RunningAgent> {
+  const logger = createLogger("agent", config["log.level"]);
+  const nodeId = config["node.id"] || defaultNodeId();
+  const pki = config["pki.directory"];
+  const identity = `node/${nodeId}`;
+  const credentials = readCredentials(pki, identity);
+  const connect = (url: string, expects: string) => stack.use(createRpcClient({ url, credentials, expects })).transport;
+  const models = createClient(ModelService, connect(config["model.url"], "service/model"));
+  const rules = createClient(RuleService, connect(config["rule.url"], "service/rule"));
+  const auditClient = createClient(AuditService, connect(config["audit.url"], "service/audit"));
+  const bus = stack.use(
+    await openBus({ servers: config["nats.servers"].split(","), credentials, seed: readBusSeed(pki, identity), name: identity, logger }),
+  );
+  let sensorFault = "";
+  const speaker: Speaker = {
+    nodeId,
+    bootId: bootId(),
+    runId: randomUUID(),
+    version: gabionVersion(),
+    capabilities: () => toCapabilities(agent.sensorHello, sensorFault),
+    hasSensor: () => agent.sensorHello !== undefined,
+  };
+  const audits = stack.use(openAuditUplink(auditClient, speaker, logger));
+  const observations = stack.use(openObservationUplink(models, speaker, logger));
+  const applied = new AppliedRevisions(join(config["agent.dataDirectory"], "applied.json"));
+  const check = createSignatureCheck(readTrust(pki));
+  const agent = new Agent({
+    nodeId,
+    runId: speaker.runId,
+    bootId: speaker.bootId,
+    scope: config["agent.scope"],
+    cgroupMount: cgroupMount() ?? "/sys/fs/cgroup",
+    holdMs: config["agent.hold"],
+    holdsAll: config["agent.holdAll"],
+    isMeasuring: config["agent.measure"],
+    runcRoots: config["agent.runcRoots"].split(","),
+    runcBinary: config["agent.runcBinary"],
+    sensorBinary: config["agent.sensorBinary"],
+    spanMs: config["agent.span"],
+    treatment: { ...DEFAULT_TREATMENT, liftsDryRunCap: config["agent.liftDryRunCap"] },
+    clock: systemClock,
+    logger,
+    modelFor: (container, signal) => source.modelFor(container, signal),
+    sendAudit: (audit) => audits.push(audit),
+    sendObservation: (observation) => observations.push(observation),
+  });
+  const source = new PolicySource({
+    bus,
+    check,
+    models,
+    rules,
+    applied,
+    cache: new PolicyCache(join(config["agent.dataDirectory"], "policy")),
+    clock: systemClock,
+    logger,
+    sections: OBSERVED_SECTIONS,
+    containerOf: (modelKey) => agent.containers.all().find((c) => c.message.modelKey === modelKey)?.message,
+    onRuleset: (ruleset) => agent.applyRuleset(ruleset),
+    onModel: (model) => agent.applyModel(model),
+  });
+  stack.defer(() => end(agent, audits, observations));
+  const cached = source.cachedRuleset();
+  if (cached) await agent.applyRuleset(cached);
+  await source.fetchRuleset().catch((err: unknown) => logger.warn({ err }, "rule set not fetched yet"));
+  stack.use(source);
+  try {
+    await agent.start();
+  } catch (error) {
+    sensorFault = (error as Error).message;
+    logger.error({ reason: sensorFault }, "no sensor: nothing is seen or enforced on this node");
+  }
+  agent.audits.writeSystem({
+    name: "agent_started",
+    message: sensorFault === "" ? "the agent started" : `the agent started without a sensor: ${sensorFault}`,
+    isSuccess: sensorFault === "",
+  });
+  stack.use(
+    new VerdictSource({ bus, nodeId, check, applied, clock: systemClock, logger, onVerdict: (verdict) => agent.carryOut(verdict) }),
+  );
+  return { nodeId, agent, sensorFault };
+}
+
+/** Ends in order: what was seen is sent, and the last audit says that nothing after it is missing. */
+async function end(
+  agent: Agent,
+  audits: { drain: (ms: number) => Promise<boolean> },
+  observations: { drain: (ms: number) => Promise<boolean> },
+): Promise<void> {
+  await agent[Symbol.asyncDispose]();
+  agent.audits.writeSystem({ name: "agent_stopped", message: "the agent stopped in order" });
+  await Promise.all([audits.drain(DRAIN_MS), observations.drain(DRAIN_MS)]);
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
+  await using stack = new AsyncDisposableStack();
+  stack.use(startTelemetry("agent", process.env));
+  try {
+    const file = values.config === undefined ? {} : { file: values.config };
+    const config = loadConfig(AGENT_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] });
+    const { nodeId, sensorFault } = await startAgent(config, stack);
+    const what = sensorFault === "" ? `watches ${config["agent.scope"]}` : `has no sensor: ${sensorFault}`;
+    process.stderr.write(`agent of node ${nodeId} ${what}\n`);
+    await untilSignal();
+  } catch (error) {
+    if (!(error instanceof ConfigError) && !(error instanceof MissingCredentialsError)) throw error;
+    process.stderr.write(`agent: ${error.message}\n`);
+    process.exitCode = EXIT_USAGE;
+  }
+}

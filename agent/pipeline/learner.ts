@@ -1,0 +1,134 @@
+import { create } from "@bufbuild/protobuf";
+import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { UNIT_SECONDS } from "#core/model/completeness.ts";
+import { factId } from "#core/model/fact.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Enforced } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import {
+  type ContainerPresence,
+  ContainerPresenceSchema,
+  type Fact,
+  type ModelPolicy,
+  type ObservedFact,
+  ObservedFactSchema,
+  type PresenceSpan,
+  PresenceSpanSchema,
+  type SeenUnit,
+  SeenUnitSchema,
+} from "#gen/gabion/model/v1/model_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import type { WatchedContainer } from "../containers/watched-container.ts";
+
+/** One thing for model-service. */
+export type Observation =
+  | { readonly kind: "fact"; readonly value: ObservedFact }
+  | { readonly kind: "seen"; readonly value: SeenUnit }
+  | { readonly kind: "span"; readonly value: PresenceSpan }
+  | { readonly kind: "presence"; readonly value: ContainerPresence }
+  | { readonly kind: "enforced"; readonly value: Enforced };
+
+interface Unit {
+  index: bigint;
+  isReported: boolean;
+  readonly seen: Set<string>;
+  counts: Map<string, number>;
+}
+
+/** Facts that one model may have sent; more is a flood, which the model's own limit cuts anyway. */
+const SENT_MAX = 20_000;
+/** Distinct items that one unit counts. */
+const UNIT_ITEMS_MAX = 10_000;
+
+export interface ObservedNote {
+  readonly isDeviation: boolean;
+  readonly isHeld: boolean;
+  readonly detector: string;
+}
+
+/** Turns what containers do into what model-service learns from: each fact sent once, then only counted. */
+export class Learner {
+  readonly #clock: Clock;
+  readonly #send: (observation: Observation) => void;
+  readonly #known = new Map<string, Set<string>>();
+  readonly #units = new Map<WatchedContainer, Unit>();
+
+  constructor(clock: Clock, send: (observation: Observation) => void) {
+    this.#clock = clock;
+    this.#send = send;
+  }
+
+  /** The model changed: what it has need not be sent again, what it has not may be. */
+  takeModel(model: ModelPolicy): void {
+    const facts = model.sections.flatMap((section) => section.facts);
+    this.#known.set(model.modelKey, new Set(facts.map(factId)));
+  }
+
+  /** A fact that a learning section takes in. */
+  observe(container: WatchedContainer, fact: Fact, note: ObservedNote): void {
+    const id = factId(fact);
+    this.#count(container, id);
+    const modelKey = container.message.modelKey;
+    const known = this.#known.get(modelKey) ?? new Set();
+    this.#known.set(modelKey, known);
+    const key = note.isDeviation ? `${id} deviation` : id;
+    if (known.has(id) && !note.isDeviation) return;
+    if (known.has(key) || known.size >= SENT_MAX) return;
+    known.add(key);
+    const seenTime = timestampFromMs(this.#clock.now());
+    const value = create(ObservedFactSchema, { modelKey, fact, containerId: container.id, seenTime, ...note });
+    this.#send({ kind: "fact", value });
+  }
+
+  presence(container: WatchedContainer, isRunning: boolean): void {
+    this.#send({ kind: "presence", value: create(ContainerPresenceSchema, { container: container.message, isRunning }) });
+  }
+
+  /** Reports the time since the last span and what was seen in it. */
+  flush(container: WatchedContainer): void {
+    const now = this.#clock.now();
+    const attachedMs = now - container.spanBeginMs;
+    const base = { modelKey: container.message.modelKey, containerId: container.id, section: Section.PROCESS };
+    this.#flushUnit(container, base);
+    if (container.spanBeginMs === 0 || attachedMs <= 0) return;
+    const span = { ...base, attached: durationFromMs(attachedMs), lostEventCount: container.lostSinceSpan };
+    container.lostSinceSpan = 0n;
+    container.spanBeginMs = now;
+    this.#send({ kind: "span", value: create(PresenceSpanSchema, span) });
+  }
+
+  forget(container: WatchedContainer): void {
+    this.#units.delete(container);
+  }
+
+  #unitOf(container: WatchedContainer): Unit {
+    const index = BigInt(Math.floor(this.#clock.now() / 1_000 / UNIT_SECONDS));
+    const unit = this.#units.get(container);
+    if (unit?.index === index) return unit;
+    const fresh: Unit = { index, isReported: false, seen: new Set(), counts: new Map() };
+    this.#units.set(container, fresh);
+    return fresh;
+  }
+
+  #count(container: WatchedContainer, id: string): void {
+    const { counts } = this.#unitOf(container);
+    if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
+  }
+
+  #flushUnit(container: WatchedContainer, base: { modelKey: string; containerId: string; section: Section }): void {
+    const unit = this.#unitOf(container);
+    if (unit.isReported && unit.counts.size === 0) return;
+    const itemIds = [...unit.counts.keys()];
+    const value = create(SeenUnitSchema, {
+      ...base,
+      unitIndex: unit.index,
+      itemIds,
+      counts: [...unit.counts.values()],
+      isFirst: itemIds.map((id) => !unit.seen.has(id)),
+      isFirstPart: !unit.isReported,
+    });
+    for (const id of itemIds) unit.seen.add(id);
+    unit.counts = new Map();
+    unit.isReported = true;
+    this.#send({ kind: "seen", value });
+  }
+}

@@ -1,0 +1,148 @@
+import { createHash } from "node:crypto";
+import { fromBinary } from "@bufbuild/protobuf";
+import type { Client } from "@connectrpc/connect";
+import { type BodyHead, BodyHeadSchema } from "#gen/gabion/bus/v1/envelope_pb.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
+import type { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
+import { type Ruleset, RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { Bus } from "#lib/bus/connection.ts";
+import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
+import { openPolicyBucket } from "#lib/bus/policy-bucket.ts";
+import { modelKeyOnBus, RULESET_KEY } from "#lib/bus/topology.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import { repeatUntilAborted } from "#lib/flow/retry.ts";
+import type { SignatureCheck } from "#lib/pki/signing.ts";
+import type { Logger } from "#lib/telemetry/log.ts";
+import type { AppliedRevisions } from "./applied-revisions.ts";
+import type { PolicyCache } from "./policy-cache.ts";
+
+export interface PolicySourceOptions {
+  readonly bus: Bus;
+  readonly check: SignatureCheck;
+  readonly models: Client<typeof ModelService>;
+  readonly rules: Client<typeof RuleService>;
+  readonly applied: AppliedRevisions;
+  readonly cache: PolicyCache;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly sections: readonly Section[];
+  /** A container that runs the model, or undefined: then the model is nobody's business here. */
+  readonly containerOf: (modelKey: string) => Container | undefined;
+  readonly onRuleset: (ruleset: Ruleset) => Promise<void>;
+  readonly onModel: (model: ModelPolicy) => Promise<void>;
+}
+
+/** Heads are compared with what is applied this often: a watch on a bucket that was made anew ends without a word. */
+const RECONCILE_MS = 30_000;
+
+/** Brings rule set and models to the node: told by signed heads on the bus, fetched by RPC, checked by digest. */
+export class PolicySource implements AsyncDisposable {
+  readonly #options: PolicySourceOptions;
+  readonly #abort = new AbortController();
+  readonly #watching: Promise<void>;
+  readonly #timer: Disposable;
+
+  constructor(options: PolicySourceOptions) {
+    this.#options = options;
+    const onFailure = (err: unknown) => options.logger.warn({ err }, "the policy watch ended; trying again");
+    this.#watching = repeatUntilAborted((signal) => this.#watch(signal), { signal: this.#abort.signal, onFailure });
+    this.#timer = options.clock.every(RECONCILE_MS, () => this.#reconcile());
+  }
+
+  /** The rule set last verified on this node, if there is one. */
+  cachedRuleset(): Ruleset | undefined {
+    const body = this.#options.cache.read(RULESET_KEY);
+    return body && fromBinary(RulesetSchema, body);
+  }
+
+  /** Fetches the rule set now. */
+  async fetchRuleset(head?: BodyHead): Promise<void> {
+    const { ruleset: body } = await this.#options.rules.getRuleset({});
+    const ruleset = fromBinary(RulesetSchema, body);
+    this.#checkBody(RULESET_KEY, ruleset.revision, body, head);
+    this.#options.cache.write(RULESET_KEY, body);
+    this.#options.applied.apply(RULESET_KEY, ruleset.revision);
+    await this.#options.onRuleset(ruleset);
+  }
+
+  /** The model of a container: from model-service, else the last one verified here; undefined where there is neither. */
+  async modelFor(container: Container, signal?: AbortSignal): Promise<ModelPolicy | undefined> {
+    try {
+      return await this.#fetchModel(container, undefined, signal);
+    } catch (err) {
+      this.#options.logger.warn({ err, modelKey: container.modelKey }, "model not fetched; using the last one known");
+      const body = this.#options.cache.read(modelKeyOnBus(container.modelKey));
+      return body && fromBinary(ModelPolicySchema, body);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#timer[Symbol.dispose]();
+    this.#abort.abort(new Error("the agent is ending"));
+    await this.#watching;
+  }
+
+  async #fetchModel(container: Container, head?: BodyHead, signal?: AbortSignal): Promise<ModelPolicy> {
+    const { models, sections, cache, applied } = this.#options;
+    const request = { container, sections: [...sections] };
+    const { modelPolicy: body } = await models.ensureModel(request, signal ? { signal } : {});
+    const model = fromBinary(ModelPolicySchema, body);
+    const key = modelKeyOnBus(container.modelKey);
+    if (model.modelKey !== container.modelKey) throw new EnvelopeError(`the model is \`${model.modelKey}\``);
+    this.#checkBody(key, model.revision, body, head);
+    cache.write(key, body);
+    applied.apply(key, model.revision);
+    return model;
+  }
+
+  /** A body may be newer than the head that told of it, never older than what was applied. */
+  #checkBody(key: string, revision: bigint, body: Uint8Array, head: BodyHead | undefined): void {
+    const applied = this.#options.applied.of(key);
+    if (revision < applied) throw new EnvelopeError(`${key} has revision ${revision}, ${applied} was applied already`);
+    const digest = createHash("sha256").update(body).digest("hex");
+    if (head && head.revision === revision && head.digest !== digest) {
+      throw new EnvelopeError(`${key} at revision ${revision} does not have the published digest`);
+    }
+  }
+
+  async #watch(signal: AbortSignal): Promise<void> {
+    const bucket = await openPolicyBucket(this.#options.bus);
+    for await (const { key, envelope } of bucket.watch(">", signal)) await this.#takeHead(key, envelope);
+  }
+
+  async #reconcile(): Promise<void> {
+    try {
+      const bucket = await openPolicyBucket(this.#options.bus);
+      const envelope = await bucket.get(RULESET_KEY);
+      if (envelope) await this.#takeHead(RULESET_KEY, envelope);
+    } catch (err) {
+      this.#options.logger.debug({ err }, "policy not compared with the bus");
+    }
+  }
+
+  /** What cannot be verified is logged and left; the policy in force stays. */
+  async #takeHead(key: string, envelope: Uint8Array): Promise<void> {
+    const { check, applied, clock, logger } = this.#options;
+    try {
+      const issuer = key === RULESET_KEY ? "service/rule" : "service/model";
+      const appliedRevision = applied.of(key);
+      const opened = unseal(envelope, BodyHeadSchema, { check, issuer, subject: key, appliedRevision, nowMs: clock.now() });
+      if (opened.message.revision <= appliedRevision) return;
+      await this.#fetchFor(key, opened.message);
+    } catch (err) {
+      logger.warn({ err, key }, "policy message refused");
+    }
+  }
+
+  async #fetchFor(key: string, head: BodyHead): Promise<void> {
+    if (key === RULESET_KEY) {
+      await this.fetchRuleset(head);
+      return;
+    }
+    const container = this.#options.containerOf(key.slice(modelKeyOnBus("").length));
+    if (container) await this.#options.onModel(await this.#fetchModel(container, head));
+  }
+}

@@ -1,0 +1,40 @@
+import { z } from "zod";
+import { type ConfigOf, durationMs, type Settings } from "#lib/config/config.ts";
+import { SERVICE_PORTS } from "#lib/service/settings.ts";
+
+const text = (fallback: string, description: string) => ({ type: z.string().default(fallback), description });
+const flag = (fallback: boolean, description: string) => ({ type: z.boolean().default(fallback), description });
+const duration = (fallback: number, description: string) => ({ type: durationMs.default(fallback), description });
+const local = (port: number) => `https://127.0.0.1:${port}`;
+
+/** Settings of the node agent. */
+export const AGENT_SETTINGS = {
+  "node.id": {
+    type: z.string().regex(/^([A-Za-z0-9][A-Za-z0-9-]{0,126})?$/, "must be letters, digits and hyphens").default(""),
+    description: "identity of this node; empty for one made from the host's name and machine id",
+  },
+  "agent.scope": {
+    type: z.string().regex(/^\/[^\s]*$/, "must begin with a slash").default("/"),
+    description: "part of the control group tree that is watched; what is outside does not exist for the agent",
+  },
+  "agent.dataDirectory": text("data/agent", "folder of the agent's state"),
+  "agent.hold": duration(2_000, "longest time that a new container is held until its policy is in place; 0 for never"),
+  "agent.holdAll": flag(false, "hold every new control group, not only those that a container runtime makes"),
+  "agent.measure": flag(false, "measure the time that the kernel side takes for each exec"),
+  "agent.runcRoots": text("/run/runc", "folders of runc's state, separated by commas"),
+  "agent.runcBinary": text("runc", "runc, for stopping containers"),
+  "agent.sensorBinary": text(".cache/sensor/gabion-sensor", "the sensor"),
+  "agent.span": duration(15_000, "how often presence and what was seen are reported"),
+  "agent.liftDryRunCap": flag(false, "let effects above alert through during a dry run"),
+  "model.url": text(local(SERVICE_PORTS.model), "model-service"),
+  "rule.url": text(local(SERVICE_PORTS.rule), "rule-service"),
+  "audit.url": text(local(SERVICE_PORTS.audit), "audit-service"),
+  "nats.servers": text("127.0.0.1:4222", "NATS servers, separated by commas"),
+  "pki.directory": text("data/pki", "folder of certificates and keys"),
+  "log.level": {
+    type: z.enum(["trace", "debug", "info", "warn", "error"]).default("info"),
+    description: "trace, debug, info, warn or error",
+  },
+} satisfies Settings;
+
+export type AgentConfig = ConfigOf<typeof AGENT_SETTINGS>;

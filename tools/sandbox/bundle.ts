@@ -1,0 +1,75 @@
+import { chmodSync, copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+
+/** What a container for demonstrations and tests is made of. */
+export interface BundleOptions {
+  readonly directory: string;
+  /** Arguments of the first process. */
+  readonly args: readonly string[];
+  /** Programs that each get a file of their own, copied from busybox, for example `/bin/sh`. */
+  readonly programs: readonly string[];
+  /** Programs that are links to one busybox, as in many images. */
+  readonly applets?: readonly string[];
+  /** Further files: path inside the container to content and mode. */
+  readonly files?: Readonly<Record<string, { readonly content: string | Buffer; readonly mode: number }>>;
+  /** Control group, for example `/gabion-demo/web`. */
+  readonly cgroupsPath: string;
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly busybox?: string;
+  /** False: the host's pid namespace is shared. */
+  readonly ownsPidNamespace?: boolean;
+}
+
+const CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_NET_BIND_SERVICE"];
+const MOUNTS = [
+  { destination: "/proc", type: "proc", source: "proc" },
+  { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=64k"] },
+  { destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=1777", "size=16m"] },
+];
+
+function configuration(options: BundleOptions): object {
+  const namespaces = ["ipc", "uts", "mount", "network", ...(options.ownsPidNamespace === false ? [] : ["pid"])];
+  const sets = Object.fromEntries(["bounding", "effective", "permitted"].map((set) => [set, CAPABILITIES]));
+  return {
+    ociVersion: "1.0.2",
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      args: options.args,
+      env: ["PATH=/bin:/usr/bin"],
+      cwd: "/",
+      capabilities: sets,
+      noNewPrivileges: true,
+    },
+    root: { path: "rootfs", readonly: false },
+    hostname: "sandbox",
+    mounts: MOUNTS,
+    annotations: options.annotations ?? {},
+    linux: { namespaces: namespaces.map((type) => ({ type })), cgroupsPath: options.cgroupsPath },
+  };
+}
+
+function putFile(rootfs: string, path: string, write: (target: string) => void): string {
+  const target = join(rootfs, path);
+  mkdirSync(dirname(target), { recursive: true });
+  write(target);
+  return target;
+}
+
+/** Writes an OCI bundle with a root file system made from busybox. */
+export function writeBundle(options: BundleOptions): void {
+  const busybox = options.busybox ?? "/bin/busybox";
+  const rootfs = join(options.directory, "rootfs");
+  for (const directory of ["proc", "dev", "tmp", "bin", "etc"]) mkdirSync(join(rootfs, directory), { recursive: true });
+  for (const program of options.programs) {
+    chmodSync(putFile(rootfs, program, (target) => copyFileSync(busybox, target)), 0o755);
+  }
+  if (options.applets) {
+    chmodSync(putFile(rootfs, "/bin/busybox", (target) => copyFileSync(busybox, target)), 0o755);
+    for (const applet of options.applets) putFile(rootfs, applet, (target) => symlinkSync("/bin/busybox", target));
+  }
+  for (const [path, { content, mode }] of Object.entries(options.files ?? {})) {
+    chmodSync(putFile(rootfs, path, (target) => writeFileSync(target, content)), mode);
+  }
+  writeFileSync(join(options.directory, "config.json"), JSON.stringify(configuration(options), null, 2));
+}

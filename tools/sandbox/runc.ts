@@ -1,0 +1,126 @@
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { mkdir, readdir, rm, rmdir } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { type BundleOptions, writeBundle } from "./bundle.ts";
+
+const run = promisify(execFile);
+const STOP_MS = 10_000;
+
+/** What a command in a container came to. */
+export interface CommandResult {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly output: string;
+}
+
+function collect(child: ChildProcess): Promise<CommandResult> {
+  let output = "";
+  child.stdout?.on("data", (chunk: Buffer) => (output += chunk.toString("utf8")));
+  child.stderr?.on("data", (chunk: Buffer) => (output += chunk.toString("utf8")));
+  return new Promise((resolve) => child.once("close", (status, signal) => resolve({ status, signal, output })));
+}
+
+/** A container that runs in the foreground of a runc process. Disposing ends and removes it. */
+export class SandboxContainer implements AsyncDisposable {
+  readonly id: string;
+  readonly rootfs: string;
+  readonly ended: Promise<CommandResult>;
+  readonly #root: string;
+
+  constructor(id: string, directory: string, root: string, child: ChildProcess) {
+    this.id = id;
+    this.rootfs = join(directory, "rootfs");
+    this.#root = root;
+    this.ended = collect(child);
+  }
+
+  /** Runs a command in the container. */
+  async exec(...args: string[]): Promise<CommandResult> {
+    return collect(spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["ignore", "pipe", "pipe"] }));
+  }
+
+  /** True while runc says that it runs. */
+  async isRunning(): Promise<boolean> {
+    const state = await run("runc", ["--root", this.#root, "state", this.id]).catch(() => undefined);
+    return state !== undefined && (JSON.parse(state.stdout) as { status: string }).status === "running";
+  }
+
+  /** Host pid of its first process. */
+  async initPid(): Promise<number> {
+    const { stdout } = await run("runc", ["--root", this.#root, "state", this.id]);
+    return (JSON.parse(stdout) as { pid: number }).pid;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await run("runc", ["--root", this.#root, "delete", "--force", this.id]).catch(() => {});
+    const timeout = new Promise<void>((resolve) => setTimeout(resolve, STOP_MS).unref());
+    await Promise.race([this.ended, timeout]);
+  }
+}
+
+/** Where cgroup v2 is mounted on this machine. */
+export function unifiedMount(): string {
+  const lines = readFileSync("/proc/self/mounts", "utf8").split("\n");
+  return lines.map((line) => line.split(" ")).find(([, , type]) => type === "cgroup2")?.[1] ?? "/sys/fs/cgroup";
+}
+
+/** A place for containers of one run: a control group of their own, a state folder, all removed at the end. */
+export class Sandbox implements AsyncDisposable {
+  /** Control group path, the scope for an agent. */
+  readonly scope: string;
+  readonly directory: string;
+  readonly #containers: SandboxContainer[] = [];
+
+  private constructor(scope: string, directory: string) {
+    this.scope = scope;
+    this.directory = directory;
+  }
+
+  static async open(name: string, directory: string): Promise<Sandbox> {
+    const sandbox = new Sandbox(`/${name}`, directory);
+    await mkdir(directory, { recursive: true });
+    await mkdir(join(unifiedMount(), name), { recursive: true });
+    return sandbox;
+  }
+
+  get runcRoot(): string {
+    return join(this.directory, "runc");
+  }
+
+  /** Starts a container made for the occasion. */
+  start(id: string, options: Omit<BundleOptions, "directory" | "cgroupsPath">): SandboxContainer {
+    const directory = join(this.directory, "bundles", id);
+    writeBundle({ ...options, directory, cgroupsPath: `${this.scope}/${id}` });
+    return this.restart(id, directory);
+  }
+
+  /** Starts a container from a bundle that is there, under the same or another name. */
+  restart(id: string, directory = join(this.directory, "bundles", id)): SandboxContainer {
+    const child = spawn("runc", ["--root", this.runcRoot, "run", "--bundle", directory, id], {
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const container = new SandboxContainer(id, directory, this.runcRoot, child);
+    this.#containers.push(container);
+    return container;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const container of this.#containers) await container[Symbol.asyncDispose]();
+    await removeGroups(join(unifiedMount(), this.scope));
+    for (const controller of ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"]) {
+      await removeGroups(join("/sys/fs/cgroup", controller, this.scope));
+    }
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** Removes a control group that is empty, and those below it. */
+async function removeGroups(directory: string): Promise<void> {
+  if (!existsSync(directory)) return;
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    if (entry.isDirectory()) await removeGroups(join(directory, entry.name));
+  }
+  await rmdir(directory).catch(() => {});
+}
