@@ -13,6 +13,7 @@
 
 #define OVERLAY_MAGIC 0x794c7630
 #define SIGKILL 9
+#define CTIME_NSEC_MASK 0x3fffffff /* I_CTIME_QUERIED lies above */
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -38,9 +39,10 @@ static __always_inline __u64 change_time(struct inode *inode)
 	struct inode___6_6 *since_6_6 = (void *)inode;
 	struct inode___old *old = (void *)inode;
 
-	/* split into two fields in 6.11, renamed in 6.6 */
+	/* split into two fields in 6.11, renamed in 6.6; since 6.13 the top bit of the nanoseconds is a flag */
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ULL + BPF_CORE_READ(inode, i_ctime_nsec);
+		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ULL +
+		       (BPF_CORE_READ(inode, i_ctime_nsec) & CTIME_NSEC_MASK);
 	if (bpf_core_field_exists(since_6_6->__i_ctime))
 		return BPF_CORE_READ(since_6_6, __i_ctime.tv_sec) * 1000000000ULL +
 		       BPF_CORE_READ(since_6_6, __i_ctime.tv_nsec);

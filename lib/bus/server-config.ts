@@ -25,6 +25,7 @@ function policyPublisher(keys: string): Permissions {
       `$JS.API.STREAM.INFO.${stream}`,
       `$JS.API.DIRECT.GET.${stream}.>`,
       `$JS.API.DIRECT.GET.${stream}`,
+      `$JS.API.STREAM.MSG.GET.${stream}`,
     ],
     subscribe: [],
   };
@@ -58,6 +59,7 @@ function nodePermissions(nodeId: string): Permissions {
       `$JS.API.STREAM.INFO.${bucket}`,
       `$JS.API.DIRECT.GET.${bucket}.>`,
       `$JS.API.DIRECT.GET.${bucket}`,
+      `$JS.API.STREAM.MSG.GET.${bucket}`,
       `$JS.API.CONSUMER.CREATE.${bucket}`,
       `$JS.API.CONSUMER.CREATE.${bucket}.>`,
       `$JS.API.CONSUMER.DELETE.${bucket}.>`,

@@ -69,14 +69,14 @@ export class Models {
     });
   }
 
-  /** Moves every model on for which the clock has something to do. */
+  /** Moves every model on for which the clock has something to do: a change that changes nothing counts the time. */
   async tick(): Promise<void> {
-    const { collection, clock, durations } = this.#options;
+    const { collection, clock } = this.#options;
     const now = clock.now();
     const where = [{ field: "dueMs", is: "lte", value: now } as const];
     for (const { id, revision, value } of await collection.find({ where, orderBy: "dueMs", limit: 1_000 })) {
       if (value.archivedMs !== null) await this.#remove(id, revision);
-      else await this.change(id, (record) => countTime(record, durations, now));
+      else await this.change(id, (record) => ({ ...record }));
     }
   }
 
@@ -118,8 +118,10 @@ export class Models {
       const stored = await this.#options.collection.get(modelKey);
       if (!stored) return undefined;
       if (etag !== "" && etag !== String(stored.revision)) throw staleEtag("model");
-      const changed = change(stored.value);
-      if (changed === stored.value) return stored;
+      // Time is counted up to now before anything else, so that a state that begins now is not given time gone by.
+      const counted = countTime(stored.value, this.#options.durations, this.#options.clock.now());
+      const changed = change(counted);
+      if (changed === counted && !isPolicyChange(stored.value, counted)) return stored;
       const isPolicy = isPolicyChange(stored.value, changed);
       const next = { ...(isPolicy ? withNewPolicy(modelKey, changed) : changed), updateMs: this.#options.clock.now() };
       try {

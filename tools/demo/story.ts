@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
-import { LearningState, type Model } from "#gen/gabion/model/v1/model_pb.ts";
+import { ItemStatus, LearningState, type Model } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { AUDIT_COLUMNS, effectText } from "../cli/audits.ts";
 import { factText } from "../cli/models.ts";
@@ -29,7 +29,8 @@ const WEB_SCRIPT = "while true; do /bin/date > /tmp/now; /bin/sleep 0.2; done";
 const WEB_PROGRAMS = ["/bin/sh", "/bin/date", "/bin/sleep", "/bin/id", "/bin/nc", "/bin/wget", "/bin/touch"];
 
 function learned(model: Model): string[] {
-  return model.sections.flatMap((section) => section.items).map((item) => factText(item.fact)).sort();
+  const items = model.sections.flatMap((section) => section.items);
+  return items.filter((item) => item.status === ItemStatus.ALLOWED).map((item) => factText(item.fact)).sort();
 }
 
 async function learn({ sandbox, observer, tell }: StoryParts): Promise<{ web: SandboxContainer; modelKey: string }> {
