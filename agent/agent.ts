@@ -1,20 +1,19 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
+import { DEFAULT_TREATMENT, type TreatmentSettings } from "#core/policy/treatment.ts";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { type Verdict, VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import { LearningState, type ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
-import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { compileProcessPolicy } from "#core/policy/process-policy.ts";
-import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
-import { DEFAULT_TREATMENT, type TreatmentSettings } from "#core/policy/treatment.ts";
+import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import { ContainerWatch } from "./containers/container-watch.ts";
 import type { WatchedContainer } from "./containers/watched-container.ts";
 import { HashCache } from "./content/hash-cache.ts";
-import { type PolicyInForce, SlotTable } from "./enforce/slot-table.ts";
+import { imageFiles } from "./content/manifest.ts";
+import { Enforcer } from "./enforce/enforcer.ts";
 import { type StopResult, stopContainer } from "./enforce/stop.ts";
 import { AuditWriter } from "./pipeline/audit-writer.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
@@ -60,14 +59,12 @@ export class Agent implements AsyncDisposable {
   readonly containers: ContainerWatch;
   readonly #options: AgentOptions;
   readonly #cache = new HashCache();
-  readonly #slots = new SlotTable();
+  readonly #enforcer: Enforcer;
   readonly #learner: Learner;
   readonly #processes: ProcessTable;
   readonly #pipeline: ExecPipeline;
   readonly #supervisor: SensorSupervisor;
   readonly #timers: Disposable[] = [];
-  #choose: RuleChooser | undefined;
-  #rulesetRevision = 0n;
   #hello: HelloFrame | undefined;
   #stats: StatsFrame | undefined;
   readonly #bootOffsetMs: number;
@@ -77,13 +74,14 @@ export class Agent implements AsyncDisposable {
     const { nodeId, runId, clock, logger, bootId } = options;
     this.#bootOffsetMs = clock.now() - uptime() * 1_000;
     this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
+    this.#enforcer = new Enforcer(options.treatment ?? DEFAULT_TREATMENT, logger);
     this.#learner = new Learner(clock, options.sendObservation);
     this.#processes = new ProcessTable(bootId);
     this.#pipeline = new ExecPipeline({
       bootId,
       cache: this.#cache,
       processes: this.#processes,
-      slots: this.#slots,
+      slots: this.#enforcer.slots,
       learner: this.#learner,
       audits: this.audits,
       wallClock: { toMs: (ktimeNs) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) },
@@ -101,7 +99,10 @@ export class Agent implements AsyncDisposable {
       logger,
       onAppear: (container, signal) => this.#appear(container, signal),
       onExec: (container, frame) => {
-        const isTaken = container.events.add(() => this.#pipeline.handle(container, frame), (err) => logger.error({ err }, "exec not handled"));
+        const isTaken = container.events.add(
+          () => this.#pipeline.handle(container, frame),
+          (err) => logger.error({ err }, "exec not handled"),
+        );
         if (!isTaken) container.lostSinceSpan += 1n;
       },
       onGone: (container) => this.#gone(container),
@@ -150,9 +151,8 @@ export class Agent implements AsyncDisposable {
 
   /** Brings a rule set into force for every container. */
   async applyRuleset(ruleset: Ruleset): Promise<void> {
-    this.#choose = compileRuleChoice(ruleset.rules);
-    this.#rulesetRevision = ruleset.revision;
-    await Promise.all(this.containers.all().map((container) => this.#enforce(container)));
+    this.#enforcer.takeRuleset(ruleset);
+    await Promise.all(this.containers.all().map((container) => this.#enforcer.enforce(container)));
     this.#reportEnforced();
   }
 
@@ -161,7 +161,7 @@ export class Agent implements AsyncDisposable {
     this.#learner.takeModel(model);
     const users = this.containers.all().filter((container) => container.message.modelKey === model.modelKey);
     for (const container of users) container.model = model;
-    await Promise.all(users.map((container) => this.#enforce(container)));
+    await Promise.all(users.map((container) => this.#enforcer.enforce(container)));
     this.#reportEnforced();
   }
 
@@ -170,7 +170,8 @@ export class Agent implements AsyncDisposable {
     const { verdictId, containerId, action, reason } = verdict;
     const container = this.containers.byId(containerId);
     let result: StopResult = { isStopped: false, note: `container \`${containerId}\` does not run on this node` };
-    if (action !== VerdictAction.STOP_CONTAINER) result = { isStopped: false, note: "this agent cannot carry out such a verdict" };
+    if (action !== VerdictAction.STOP_CONTAINER)
+      result = { isStopped: false, note: "this agent cannot carry out such a verdict" };
     else if (container) result = await this.stop(container);
     this.audits.writeSystem({
       name: "verdict_result",
@@ -239,26 +240,25 @@ export class Agent implements AsyncDisposable {
   async #appear(container: WatchedContainer, signal: AbortSignal): Promise<void> {
     container.model = await this.#options.modelFor(container.message, signal);
     if (container.model) this.#learner.takeModel(container.model);
-    const executables = [...container.identified.manifest.executables.values()];
-    await this.#withSensor(
-      (sensor) => sensor.putFiles(executables.map((file) => ({ ...file, content: "image" }))),
-      container.id,
-    );
-    await this.#enforce(container);
+    await this.#withSensor((sensor) => sensor.putFiles(imageFiles(container.identified.manifest)), container.id);
+    await this.#enforcer.enforce(container);
     container.spanBeginMs = this.#options.clock.now();
     this.#learner.presence(container, true);
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
   }
 
   #gone(container: WatchedContainer): void {
-    container.events.add(async () => {
-      this.#learner.flush(container);
-      this.#learner.forget(container);
-      this.#learner.presence(container, false);
-      await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
-      await this.#dropFiles(container);
-      if (container.use) this.#slots.release(container.use);
-    }, (err) => this.#options.logger.error({ err }, "container not closed"));
+    container.events.add(
+      async () => {
+        this.#learner.flush(container);
+        this.#learner.forget(container);
+        this.#learner.presence(container, false);
+        await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
+        await this.#dropFiles(container);
+        this.#enforcer.release(container);
+      },
+      (err) => this.#options.logger.error({ err }, "container not closed"),
+    );
   }
 
   /** Files that another container of the same root file system still needs stay known. */
@@ -266,53 +266,16 @@ export class Agent implements AsyncDisposable {
     const { rootfs } = container.identified.bundle;
     const isShared = this.containers.all().some((other) => other.identified.bundle.rootfs === rootfs);
     if (isShared) return;
-    const ofImage = [...container.identified.manifest.executables.values()].map((file) => ({ ...file, content: "image" }));
+    const ofImage = imageFiles(container.identified.manifest);
     await this.#withSensor((sensor) => sensor.dropFiles([...ofImage, ...container.files.values()]), container.id);
   }
 
-  /** The policy that a container is to have now. */
-  #policyFor(container: WatchedContainer): PolicyInForce {
-    const { treatment = DEFAULT_TREATMENT } = this.#options;
-    const rule: Rule | undefined = this.#choose?.(container.message).rule;
-    const section = container.model?.sections.find((s) => s.section === Section.PROCESS);
-    const items = (section?.facts ?? []).flatMap(({ kind }) => (kind.case === "process" ? [kind.value] : []));
-    const state = section?.state ?? LearningState.LEARNING;
-    const modelRevision = container.model?.revision ?? 0n;
-    const modelKey = container.message.modelKey;
-    return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision}`,
-      policy: compileProcessPolicy({ section: rule?.process, hasRule: rule !== undefined, items, state, settings: treatment }),
-      rule,
-      rulesetRevision: this.#rulesetRevision,
-      modelKey,
-      modelRevision,
-      modelState: state,
-      completeness: section?.completeness,
-    };
-  }
-
-  /** Loads and binds a container's policy; the kernel changes from one to the other at once. */
-  #enforce(container: WatchedContainer): Promise<void> {
-    const done = Promise.withResolvers<void>();
-    const run = async () => {
-      const before = container.use;
-      const policy = this.#policyFor(container);
-      if (container.isGone || (before && before.fingerprint === policy.fingerprint)) return;
-      const use = await this.#slots.acquire(policy);
-      await this.#supervisor.sensor?.bind(container.cgroup, use.slot, container.flags);
-      container.use = use;
-      if (before) this.#slots.release(before);
-    };
-    const onError = (err: unknown) => this.#options.logger.error({ err, container: container.id }, "policy not in force");
-    const isTaken = container.policyTurns.add(() => run().finally(done.resolve), onError);
-    if (!isTaken) done.resolve();
-    return done.promise;
-  }
-
   #reportEnforced(): void {
-    const models = this.containers.all().flatMap(({ use }) => (use ? [[use.modelKey, use.modelRevision] as const] : []));
+    const models = this.containers
+      .all()
+      .flatMap(({ use }) => (use ? [[use.modelKey, use.modelRevision] as const] : []));
     const value = create(EnforcedSchema, {
-      rulesetRevision: this.#rulesetRevision,
+      rulesetRevision: this.#enforcer.rulesetRevision,
       modelRevisions: Object.fromEntries(models),
     });
     this.#options.sendObservation({ kind: "enforced", value });
@@ -320,15 +283,15 @@ export class Agent implements AsyncDisposable {
 
   async #sensorUp(sensor: Sensor, hello: HelloFrame, isFirst: boolean): Promise<void> {
     this.#hello = hello;
-    this.#slots.attach(sensor);
+    this.#enforcer.attach(sensor);
     this.containers.attach(sensor);
     if (isFirst) return;
     for (const container of this.containers.all()) {
       container.use = undefined;
       container.kernelLost = 0n;
-      const ofImage = [...container.identified.manifest.executables.values()].map((file) => ({ ...file, content: "image" }));
+      const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);
-      await this.#enforce(container);
+      await this.#enforcer.enforce(container);
       container.spanBeginMs = this.#options.clock.now();
     }
     await this.containers.scan();
@@ -339,7 +302,7 @@ export class Agent implements AsyncDisposable {
   /** Time without a sensor is not observed: spans end here and begin anew when the next one is up. */
   #sensorDown(reason: string): void {
     this.containers.attach(undefined);
-    this.#slots.attach(undefined);
+    this.#enforcer.attach(undefined);
     for (const container of this.containers.all()) {
       this.#learner.flush(container);
       container.spanBeginMs = 0;
@@ -356,6 +319,8 @@ export class Agent implements AsyncDisposable {
   async #withSensor(call: (sensor: Sensor) => Promise<void>, container: string): Promise<void> {
     const sensor = this.#supervisor.sensor;
     if (!sensor) return;
-    await call(sensor).catch((err: unknown) => this.#options.logger.warn({ err, container }, "the sensor refused an order"));
+    await call(sensor).catch((err: unknown) =>
+      this.#options.logger.warn({ err, container }, "the sensor refused an order"),
+    );
   }
 }

@@ -1,7 +1,12 @@
 import { arch } from "node:os";
 import { create } from "@bufbuild/protobuf";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { type Capabilities, CapabilitiesSchema, type EffectCapability, EffectCapabilitySchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import {
+  type Capabilities,
+  CapabilitiesSchema,
+  type EffectCapability,
+  EffectCapabilitySchema,
+} from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { HelloFrame } from "./wire/frames.ts";
 import { Group } from "./wire/layout.ts";

@@ -2,18 +2,18 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createClient } from "@connectrpc/connect";
+import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
-import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { openBus } from "#lib/bus/connection.ts";
 import { ConfigError, loadConfig } from "#lib/config/config.ts";
 import { systemClock } from "#lib/flow/clock.ts";
 import { MissingCredentialsError, readCredentials } from "#lib/pki/credentials.ts";
 import { createSignatureCheck } from "#lib/pki/signing.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
-import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
 import { readBusSeed, readTrust } from "#lib/service/installation.ts";
+import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
 import { gabionVersion } from "#lib/service/runtime.ts";
 import { createLogger } from "#lib/telemetry/log.ts";
 import { startTelemetry } from "#lib/telemetry/tracing.ts";
@@ -50,7 +50,13 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
   const rules = createClient(RuleService, connect(config["rule.url"], "service/rule"));
   const auditClient = createClient(AuditService, connect(config["audit.url"], "service/audit"));
   const bus = stack.use(
-    await openBus({ servers: config["nats.servers"].split(","), credentials, seed: readBusSeed(pki, identity), name: identity, logger }),
+    await openBus({
+      servers: config["nats.servers"].split(","),
+      credentials,
+      seed: readBusSeed(pki, identity),
+      name: identity,
+      logger,
+    }),
   );
   let sensorFault = "";
   const speaker: Speaker = {
@@ -116,7 +122,15 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     isSuccess: sensorFault === "",
   });
   stack.use(
-    new VerdictSource({ bus, nodeId, check, applied, clock: systemClock, logger, onVerdict: (verdict) => agent.carryOut(verdict) }),
+    new VerdictSource({
+      bus,
+      nodeId,
+      check,
+      applied,
+      clock: systemClock,
+      logger,
+      onVerdict: (verdict) => agent.carryOut(verdict),
+    }),
   );
   return { nodeId, agent, sensorFault };
 }

@@ -4,14 +4,20 @@ import { hostname } from "node:os";
 
 /** Identity of this node where none is configured: the host's name and a digest of its machine id. */
 export function defaultNodeId(): string {
-  const name = hostname().replace(/[^A-Za-z0-9-]/g, "-").replace(/^-+/, "").slice(0, 64) || "node";
+  const name =
+    hostname()
+      .replace(/[^A-Za-z0-9-]/g, "-")
+      .replace(/^-+/, "")
+      .slice(0, 64) || "node";
   let machine = "";
   try {
     machine = readFileSync("/etc/machine-id", "utf8").trim();
   } catch {
     // A machine without an id is told apart by its name alone.
   }
-  return machine === "" ? name : `${name}-${createHash("sha256").update(`gabion ${machine}`).digest("hex").slice(0, 8)}`;
+  return machine === ""
+    ? name
+    : `${name}-${createHash("sha256").update(`gabion ${machine}`).digest("hex").slice(0, 8)}`;
 }
 
 /** The kernel's boot id. */

@@ -10,11 +10,17 @@ const local = (port: number) => `https://127.0.0.1:${port}`;
 /** Settings of the node agent. */
 export const AGENT_SETTINGS = {
   "node.id": {
-    type: z.string().regex(/^([A-Za-z0-9][A-Za-z0-9-]{0,126})?$/, "must be letters, digits and hyphens").default(""),
+    type: z
+      .string()
+      .regex(/^([A-Za-z0-9][A-Za-z0-9-]{0,126})?$/, "must be letters, digits and hyphens")
+      .default(""),
     description: "identity of this node; empty for one made from the host's name and machine id",
   },
   "agent.scope": {
-    type: z.string().regex(/^\/[^\s]*$/, "must begin with a slash").default("/"),
+    type: z
+      .string()
+      .regex(/^\/[^\s]*$/, "must begin with a slash")
+      .default("/"),
     description: "part of the control group tree that is watched; what is outside does not exist for the agent",
   },
   "agent.dataDirectory": text("data/agent", "folder of the agent's state"),

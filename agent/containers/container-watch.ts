@@ -177,7 +177,8 @@ export class ContainerWatch {
     if (joined === undefined) return;
     for (const container of this.all()) {
       const initPid = listRuncContainers([container.identified.runc.root]).find((c) => c.id === container.id)?.initPid;
-      const isShared = container !== joiner && initPid !== undefined && pidNamespaceAt(`/proc/${initPid}/ns/pid`) === joined;
+      const isShared =
+        container !== joiner && initPid !== undefined && pidNamespaceAt(`/proc/${initPid}/ns/pid`) === joined;
       if (isShared) container.dropFlag(CgroupFlag.OWN_PIDNS);
     }
   }

@@ -21,7 +21,12 @@ const CONFIG = z.object({
 export interface OciBundle {
   readonly directory: string;
   readonly rootfs: string;
-  readonly process: { readonly args: readonly string[]; readonly cwd: string; readonly uid: number; readonly gid: number };
+  readonly process: {
+    readonly args: readonly string[];
+    readonly cwd: string;
+    readonly uid: number;
+    readonly gid: number;
+  };
   readonly annotations: Readonly<Record<string, string>>;
   /** True if the pid namespace is made for this container and not joined. */
   readonly ownsPidNamespace: boolean;

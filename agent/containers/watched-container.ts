@@ -1,5 +1,5 @@
-import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { KnownFile } from "../wire/encode.ts";
 import type { IdentifiedContainer } from "./identify.ts";
@@ -24,9 +24,12 @@ export class Turns {
   add(run: () => Promise<void>, onError: (error: unknown) => void): boolean {
     if (this.#length >= this.#capacity) return false;
     this.#length += 1;
-    this.#last = this.#last.then(run).catch(onError).finally(() => {
-      this.#length -= 1;
-    });
+    this.#last = this.#last
+      .then(run)
+      .catch(onError)
+      .finally(() => {
+        this.#length -= 1;
+      });
     return true;
   }
 

@@ -1,6 +1,6 @@
 import { readlinkSync } from "node:fs";
-import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import { escapeBytes, unescapeText } from "#core/text/escape.ts";
+import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Content } from "../pipeline/exec-event.ts";
 import type { ExecFrame } from "../wire/frames.ts";
 import { CONTENT_IMAGE, ExecFlag } from "../wire/layout.ts";
@@ -43,7 +43,8 @@ function stateOf(frame: ExecFrame, path: string, sha256: string, { manifest }: C
   if (frame.content === CONTENT_IMAGE) return ContentState.UNCHANGED;
   if (sha256 === "") return ContentState.UNKNOWN;
   if (listed) return listed.sha256 === sha256 ? ContentState.UNCHANGED : ContentState.CHANGED;
-  if ((frame.flags & ExecFlag.OVERLAY_UPPER) !== 0 && (frame.flags & ExecFlag.OVERLAY_NEW) === 0) return ContentState.CHANGED;
+  if ((frame.flags & ExecFlag.OVERLAY_UPPER) !== 0 && (frame.flags & ExecFlag.OVERLAY_NEW) === 0)
+    return ContentState.CHANGED;
   return manifest.isComplete ? ContentState.FOREIGN : ContentState.UNKNOWN;
 }
 

@@ -23,7 +23,10 @@ export class HashCache {
    * Hash of the file at a path. With `expected` only if it still is that very file; undefined where it is gone, another
    * one, too large, or not a regular file.
    */
-  async hash(path: string | Buffer, expected?: FileIdentity): Promise<{ sha256: string; identity: FileIdentity } | undefined> {
+  async hash(
+    path: string | Buffer,
+    expected?: FileIdentity,
+  ): Promise<{ sha256: string; identity: FileIdentity } | undefined> {
     const cached = expected && this.known(expected);
     if (cached && expected) return { sha256: cached, identity: expected };
     try {

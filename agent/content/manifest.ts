@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { lstat, readdir, readlink } from "node:fs/promises";
 import { join } from "node:path";
 import { escapeBytes } from "#core/text/escape.ts";
+import type { KnownFile } from "../wire/encode.ts";
 import { type FileIdentity, identityOf } from "./file-identity.ts";
 import type { HashCache } from "./hash-cache.ts";
 
@@ -35,13 +36,35 @@ async function* walk(root: string, signal: AbortSignal): AsyncIterable<string> {
   while (pending.length > 0) {
     signal.throwIfAborted();
     const directory = pending.pop() as string;
-    const entries = await readdir(Buffer.from(join(root, directory), "latin1"), { withFileTypes: true, encoding: "buffer" });
+    const entries = await readdir(Buffer.from(join(root, directory), "latin1"), {
+      withFileTypes: true,
+      encoding: "buffer",
+    });
     for (const entry of entries) {
       const path = `${directory}/${entry.name.toString("latin1")}`;
       yield path;
       if (entry.isDirectory()) pending.push(path);
     }
   }
+}
+
+/** What the digest of a root file system covers of one entry; undefined where it vanished meanwhile. */
+async function describe(
+  root: string,
+  path: string,
+  executables: Map<string, ImageFile>,
+  cache: HashCache,
+): Promise<string | undefined> {
+  const full = Buffer.from(join(root, path), "latin1");
+  const status = await lstat(full, { bigint: true }).catch(() => undefined);
+  if (!status) return undefined;
+  const head = `${path}\0${status.mode.toString(8)}\0`;
+  if (status.isSymbolicLink()) return `${head}${(await readlink(full, { encoding: "buffer" })).toString("latin1")}\n`;
+  if (!status.isFile()) return `${head}\n`;
+  const isRead = (status.mode & ANY_EXECUTE) !== 0n && executables.size < EXECUTABLES_MAX;
+  const hashed = isRead ? await cache.hash(full, identityOf(status)) : undefined;
+  if (hashed) executables.set(escapeBytes(Buffer.from(path, "latin1")), { ...hashed.identity, sha256: hashed.sha256 });
+  return `${head}${status.size}\0${hashed?.sha256 ?? ""}\n`;
 }
 
 /**
@@ -54,25 +77,18 @@ export async function readManifest(rootfs: string, cache: HashCache, signal: Abo
   const entries: Entry[] = [];
   let isComplete = true;
   for await (const path of walk(root, signal)) {
-    if (entries.length >= ENTRIES_MAX) {
-      isComplete = false;
-      break;
-    }
-    const full = Buffer.from(join(root, path), "latin1");
-    const status = await lstat(full, { bigint: true });
-    let content = "";
-    if (status.isFile() && (status.mode & ANY_EXECUTE) !== 0n && executables.size < EXECUTABLES_MAX) {
-      const hashed = await cache.hash(full, identityOf(status));
-      content = hashed?.sha256 ?? "";
-      if (hashed) executables.set(escapeBytes(Buffer.from(path, "latin1")), { ...hashed.identity, sha256: hashed.sha256 });
-    } else if (status.isSymbolicLink()) {
-      content = (await readlink(full, { encoding: "buffer" })).toString("latin1");
-    }
-    const size = status.isFile() ? status.size : 0n;
-    entries.push({ path, line: `${path}\0${status.mode.toString(8)}\0${size}\0${content}\n` });
+    isComplete = entries.length < ENTRIES_MAX && executables.size < EXECUTABLES_MAX;
+    if (!isComplete) break;
+    const line = await describe(root, path, executables, cache);
+    if (line !== undefined) entries.push({ path, line });
   }
   entries.sort((a, b) => (a.path < b.path ? -1 : 1));
   const hash = createHash("sha256");
   for (const { line } of entries) hash.update(line, "latin1");
-  return { digest: hash.digest("hex"), executables, isComplete: isComplete && executables.size < EXECUTABLES_MAX };
+  return { digest: hash.digest("hex"), executables, isComplete };
+}
+
+/** Executables of an image as the kernel is told of them. */
+export function imageFiles({ executables }: Manifest): KnownFile[] {
+  return [...executables.values()].map(({ inode, device, ctimeNs }) => ({ inode, device, ctimeNs, content: "image" }));
 }

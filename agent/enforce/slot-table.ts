@@ -1,5 +1,5 @@
-import type { CompiledProcessPolicy } from "#core/policy/process-policy.ts";
 import { toKernelSlot } from "#core/policy/kernel-slot.ts";
+import type { CompiledProcessPolicy } from "#core/policy/process-policy.ts";
 import type { Completeness, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Sensor } from "../wire/sensor.ts";

@@ -6,7 +6,19 @@ import { Delivery } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 
 /** An audit before it takes its place in the chain. */
-export type AuditDraft = Omit<Audit, "$typeName" | "$unknown" | "auditId" | "nodeId" | "agentRunId" | "chainSequence" | "previousDigest" | "count" | "lastTime" | "receiveTime">;
+export type AuditDraft = Omit<
+  Audit,
+  | "$typeName"
+  | "$unknown"
+  | "auditId"
+  | "nodeId"
+  | "agentRunId"
+  | "chainSequence"
+  | "previousDigest"
+  | "count"
+  | "lastTime"
+  | "receiveTime"
+>;
 
 /** Repeats within this time are told as one, with their count. */
 const FOLD_MS = 10_000;

@@ -1,5 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { escapeBytes } from "#core/text/escape.ts";
+import { scrubArguments } from "#core/text/scrub.ts";
 import {
   ContentState,
   type Event,
@@ -8,8 +10,6 @@ import {
   ProcessExecSchema,
   ProcessSchema,
 } from "#gen/gabion/event/v1/event_pb.ts";
-import { scrubArguments } from "#core/text/scrub.ts";
-import { escapeBytes } from "#core/text/escape.ts";
 import type { ExecFrame } from "../wire/frames.ts";
 import { ExecFlag } from "../wire/layout.ts";
 import { execId } from "./process-table.ts";

@@ -1,22 +1,22 @@
 import { create } from "@bufbuild/protobuf";
+import { toProcessEvent } from "#core/policy/process-event.ts";
+import { evaluateProcess } from "#core/policy/process-policy.ts";
+import { escapeBytes } from "#core/text/escape.ts";
 import { type Audit, AuditKind, AuditSchema } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { ContentState, type Event, type ProcessExec, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema, LearningState, ProcessFactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Delivery, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
-import { toProcessEvent } from "#core/policy/process-event.ts";
-import { evaluateProcess } from "#core/policy/process-policy.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import { contentOf, fullPathOf, scriptContentOf } from "../content/content-state.ts";
 import { identityKey } from "../content/file-identity.ts";
 import type { HashCache } from "../content/hash-cache.ts";
-import { killProcess, type StopResult } from "../enforce/stop.ts";
 import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
+import { killProcess, type StopResult } from "../enforce/stop.ts";
 import type { KnownFile } from "../wire/encode.ts";
 import type { ExecFrame } from "../wire/frames.ts";
 import { ExecFlag, Outcome } from "../wire/layout.ts";
 import type { AuditDraft, AuditWriter } from "./audit-writer.ts";
 import { type Content, invokedName, toExecEvent, type WallClock } from "./exec-event.ts";
-import { escapeBytes } from "#core/text/escape.ts";
 import type { Learner } from "./learner.ts";
 import type { ProcessTable } from "./process-table.ts";
 

@@ -80,7 +80,10 @@ export class Learner {
   }
 
   presence(container: WatchedContainer, isRunning: boolean): void {
-    this.#send({ kind: "presence", value: create(ContainerPresenceSchema, { container: container.message, isRunning }) });
+    this.#send({
+      kind: "presence",
+      value: create(ContainerPresenceSchema, { container: container.message, isRunning }),
+    });
   }
 
   /** Reports the time since the last span and what was seen in it. */

@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { create } from "@bufbuild/protobuf";
-import { type Process, ProcessSchema } from "#gen/gabion/event/v1/event_pb.ts";
 import { escapeBytes } from "#core/text/escape.ts";
+import { type Process, ProcessSchema } from "#gen/gabion/event/v1/event_pb.ts";
 
 /** Processes remembered; the oldest go first. */
 const CAPACITY = 50_000;

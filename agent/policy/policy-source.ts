@@ -129,7 +129,13 @@ export class PolicySource implements AsyncDisposable {
     try {
       const issuer = key === RULESET_KEY ? "service/rule" : "service/model";
       const appliedRevision = applied.of(key);
-      const opened = unseal(envelope, BodyHeadSchema, { check, issuer, subject: key, appliedRevision, nowMs: clock.now() });
+      const opened = unseal(envelope, BodyHeadSchema, {
+        check,
+        issuer,
+        subject: key,
+        appliedRevision,
+        nowMs: clock.now(),
+      });
       if (opened.message.revision <= appliedRevision) return;
       await this.#fetchFor(key, opened.message);
     } catch (err) {

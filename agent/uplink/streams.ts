@@ -2,7 +2,11 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Client } from "@connectrpc/connect";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
-import { type AuditService, type SubmitAuditsRequest, SubmitAuditsRequestSchema } from "#gen/gabion/audit/v1/audit_service_pb.ts";
+import {
+  type AuditService,
+  type SubmitAuditsRequest,
+  SubmitAuditsRequestSchema,
+} from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { type AgentHello, AgentHelloSchema, type Capabilities, type Enforced } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { type ModelService, type ObserveRequest, ObserveRequestSchema } from "#gen/gabion/model/v1/model_service_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
@@ -41,7 +45,11 @@ function makeHello(speaker: Speaker): AgentHello {
 }
 
 /** The stream of audits. */
-export function openAuditUplink(client: Client<typeof AuditService>, speaker: Speaker, logger: Logger): Uplink<Audit, SubmitAuditsRequest> {
+export function openAuditUplink(
+  client: Client<typeof AuditService>,
+  speaker: Speaker,
+  logger: Logger,
+): Uplink<Audit, SubmitAuditsRequest> {
   return new Uplink<Audit, SubmitAuditsRequest>({
     ...AUDITS,
     name: "audit-service",

@@ -1,6 +1,6 @@
+import type { ServiceHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
-import type { ServiceHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 
 /** What a service answers on a stream. */
 export interface UplinkAnswer {
@@ -136,7 +136,11 @@ export class Uplink<Item, Request> implements AsyncDisposable {
     const own = new AbortController();
     const signal = AbortSignal.any([outer, own.signal]);
     const greeted = Promise.withResolvers<void>();
-    signal.addEventListener("abort", () => (greeted.resolve(), this.#wakeUp()), { once: true });
+    const release = () => {
+      greeted.resolve();
+      this.#wakeUp();
+    };
+    signal.addEventListener("abort", release, { once: true });
     try {
       for await (const answer of this.#options.open(this.#requests(greeted.promise, signal), signal)) {
         if (answer.hello) {

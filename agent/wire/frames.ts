@@ -86,14 +86,7 @@ export interface HoldExpiredFrame {
   readonly cgroupId: bigint;
 }
 
-export type SensorFrame =
-  | HelloFrame
-  | ExecFrame
-  | ExitFrame
-  | CgroupFrame
-  | StatsFrame
-  | AckFrame
-  | HoldExpiredFrame;
+export type SensorFrame = HelloFrame | ExecFrame | ExitFrame | CgroupFrame | StatsFrame | AckFrame | HoldExpiredFrame;
 
 /** A frame that says what it cannot mean. After one the stream is not to be trusted any further. */
 export interface DecodeFault {

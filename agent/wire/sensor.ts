@@ -161,7 +161,9 @@ export class Sensor implements AsyncDisposable {
       this.#stderr = (this.#stderr + chunk.toString("utf8")).slice(-STDERR_MAX);
     });
     this.#process.on("error", (error) => this.#finish(error.message));
-    this.#process.on("close", (code, signal) => this.#finish(`${signal ?? `exit status ${code}`} ${this.#stderr.trim()}`.trim()));
+    this.#process.on("close", (code, signal) =>
+      this.#finish(`${signal ?? `exit status ${code}`} ${this.#stderr.trim()}`.trim()),
+    );
   }
 
   #take(frame: SensorFrame): void {

@@ -49,5 +49,8 @@ function identityParts(fact: Fact): readonly (string | number | boolean)[] {
 
 /** Stable identity of a fact within a model: what it says, not who started it. */
 export function factId(fact: Fact): string {
-  return createHash("sha256").update(JSON.stringify(identityParts(fact))).digest("hex").slice(0, 24);
+  return createHash("sha256")
+    .update(JSON.stringify(identityParts(fact)))
+    .digest("hex")
+    .slice(0, 24);
 }

@@ -1,9 +1,9 @@
 import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { ProcessEvent } from "./process-event.ts";
-import { isLearning } from "../model/lifecycle.ts";
 import { isPattern } from "../matching/pattern.ts";
+import { isLearning } from "../model/lifecycle.ts";
+import type { ProcessEvent } from "./process-event.ts";
 import type { CompiledEntry } from "./process-list.ts";
 import type { CompiledProcessPolicy } from "./process-policy.ts";
 

@@ -21,7 +21,8 @@ function closeness(item: ProcessFact, event: ProcessEvent): number {
 }
 
 function difference(item: ProcessFact, event: ProcessEvent): string {
-  if (item.path !== event.path) return baseName(item.path) === baseName(event.path) ? "another directory" : "another path";
+  if (item.path !== event.path)
+    return baseName(item.path) === baseName(event.path) ? "another directory" : "another path";
   return item.name === event.name ? "other content" : `run as \`${item.name}\``;
 }
 

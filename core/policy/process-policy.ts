@@ -87,7 +87,9 @@ interface Finding {
 }
 
 function shown(event: ProcessEvent): string {
-  return event.name === "" || event.path.endsWith(`/${event.name}`) ? `\`${event.path}\`` : `\`${event.path}\` as \`${event.name}\``;
+  return event.name === "" || event.path.endsWith(`/${event.name}`)
+    ? `\`${event.path}\``
+    : `\`${event.path}\` as \`${event.name}\``;
 }
 
 function findDenial(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
@@ -108,7 +110,8 @@ function findDenial(policy: CompiledProcessPolicy, event: ProcessEvent): Finding
 function findDrift(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const isDrift = event.contentState === ContentState.CHANGED || event.contentState === ContentState.FOREIGN;
   if (!isDrift || policy.driftEffect === Effect.DISABLE || policy.isDriftException(event)) return undefined;
-  const what = event.contentState === ContentState.CHANGED ? "was changed since the image was made" : "is not in the image";
+  const what =
+    event.contentState === ContentState.CHANGED ? "was changed since the image was made" : "is not in the image";
   return {
     outcome: Outcome.DETECTION,
     eventClass: "other_detection",
@@ -157,7 +160,10 @@ function disabled(reason: Reason, message: string): Finding {
   return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: Effect.DISABLE, reason, matched: "", message };
 }
 
-const CONSIDERATIONS: readonly (readonly [string, (p: CompiledProcessPolicy, e: ProcessEvent) => Finding | undefined])[] = [
+const CONSIDERATIONS: readonly (readonly [
+  string,
+  (p: CompiledProcessPolicy, e: ProcessEvent) => Finding | undefined,
+])[] = [
   ["denied list", findDenial],
   ["drift detector", findDrift],
   ["allowed list", findAllowed],
@@ -181,7 +187,8 @@ function capUndecided(finding: Finding): Finding {
 }
 
 function findWithin(policy: CompiledProcessPolicy, event: ProcessEvent): { finding: Finding; passedOver: string[] } {
-  if (!policy.hasRule) return { finding: disabled(Reason.NO_RULE, "no rule applies to this container"), passedOver: [] };
+  if (!policy.hasRule)
+    return { finding: disabled(Reason.NO_RULE, "no rule applies to this container"), passedOver: [] };
   if (policy.effect === Effect.DISABLE) {
     return { finding: disabled(Reason.SECTION_DISABLED, "the rule disables the process section"), passedOver: [] };
   }

@@ -23,7 +23,8 @@ function entryFaults(place: string, entries: readonly ProcessEntry[]): RuleFault
     const field = `${place}[${index}].process`;
     const isRelative = process.includes("/") && !process.startsWith("/") && !process.startsWith("*");
     const faults: RuleFault[] = [];
-    if (isRelative) faults.push({ field, message: `\`${process}\` must begin with \`/\` or \`*\`, or be a name without a slash` });
+    if (isRelative)
+      faults.push({ field, message: `\`${process}\` must begin with \`/\` or \`*\`, or be a name without a slash` });
     if (/\/\.{0,2}(\/|$)/.test(process) && process !== "/") {
       faults.push({ field, message: `\`${process}\` is not a real path: leave out \`//\`, \`/./\` and \`/../\`` });
     }
@@ -64,12 +65,18 @@ export function warnOfRule(rule: Rule): RuleFault[] {
     warnings.push({ field: "scope", message: "applies to every container, so what it allows is allowed everywhere" });
   }
   if (isBroad && (process?.effect === Effect.PREVENT || process?.effect === Effect.BLOCK)) {
-    warnings.push({ field: "process.effect", message: "stops processes in every container: a narrower scope is safer" });
+    warnings.push({
+      field: "process.effect",
+      message: "stops processes in every container: a narrower scope is safer",
+    });
   }
   const denied = new Set((process?.denied ?? []).map((entry) => entry.process));
   (process?.allowed ?? []).forEach((entry, index) => {
     if (denied.has(entry.process)) {
-      warnings.push({ field: `process.allowed[${index}]`, message: `\`${entry.process}\` is denied too, and denied wins` });
+      warnings.push({
+        field: `process.allowed[${index}]`,
+        message: `\`${entry.process}\` is denied too, and denied wins`,
+      });
     }
   });
   return warnings;

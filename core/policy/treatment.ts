@@ -24,7 +24,13 @@ export interface Treatment {
   readonly effect: Effect;
 }
 
-const NOTHING: Treatment = { isLearned: false, isHeld: false, isAudited: false, isDryRun: false, effect: Effect.DISABLE };
+const NOTHING: Treatment = {
+  isLearned: false,
+  isHeld: false,
+  isAudited: false,
+  isDryRun: false,
+  effect: Effect.DISABLE,
+};
 
 function inLearning(eventClass: EventClass, effect: Effect, settings: TreatmentSettings): Treatment {
   switch (eventClass) {

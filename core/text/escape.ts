@@ -9,11 +9,19 @@ const utf8 = new TextDecoder("utf-8", { fatal: true });
 const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\\]/u;
 const PLAIN_ASCII = /^[\x20-\x5b\x5d-\x7e]*$/;
 
+/** First bytes of UTF-8 sequences and the length that they announce (RFC 3629). */
+const LEAD_BYTES = [
+  { from: 0x00, to: 0x7f, length: 1 },
+  { from: 0xc2, to: 0xdf, length: 2 },
+  { from: 0xe0, to: 0xef, length: 3 },
+  { from: 0xf0, to: 0xf4, length: 4 },
+];
+
 /** Length in bytes of the UTF-8 sequence that begins at `at`, or 0 if none does. */
 function sequenceLength(bytes: Uint8Array, at: number): number {
   const first = bytes[at] ?? 0;
-  const length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
-  if (length === 0 || (first >= 0x80 && first < 0xc2) || at + length > bytes.length) return 0;
+  const length = LEAD_BYTES.find(({ from, to }) => first >= from && first <= to)?.length ?? 0;
+  if (length === 0 || at + length > bytes.length) return 0;
   try {
     utf8.decode(bytes.subarray(at, at + length));
     return length;
@@ -37,7 +45,8 @@ function escapeSlow(bytes: Uint8Array): string {
     }
     const character = utf8.decode(bytes.subarray(at, at + length));
     if (character === "\\") text += "\\\\";
-    else if (UNSAFE.test(character) || character === "") for (const b of bytes.subarray(at, at + length)) text += hex(b);
+    else if (UNSAFE.test(character) || character === "")
+      for (const b of bytes.subarray(at, at + length)) text += hex(b);
     else text += character;
     at += length;
   }
@@ -63,5 +72,7 @@ export function unescapeText(text: string): Uint8Array {
 
 /** Text of any origin made safe to print: for what does not come in escaped form already. */
 export function printable(text: string): string {
-  return UNSAFE.test(text) ? text.replace(new RegExp(UNSAFE, "gu"), (c) => (c === "\\" ? c : escapeBytes(Buffer.from(c)))) : text;
+  return UNSAFE.test(text)
+    ? text.replace(new RegExp(UNSAFE, "gu"), (c) => (c === "\\" ? c : escapeBytes(Buffer.from(c))))
+    : text;
 }

@@ -1,8 +1,8 @@
+import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, headers, type MsgHdrs, type NatsConnection, nkeyAuthenticator } from "@nats-io/transport-node";
-import { jetstream, type JetStreamClient, type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import type { Credentials } from "../pki/authority.ts";
-import { injectTrace } from "../telemetry/propagation.ts";
 import type { Logger } from "../telemetry/log.ts";
+import { injectTrace } from "../telemetry/propagation.ts";
 
 export interface BusOptions {
   readonly servers: readonly string[];

@@ -1,4 +1,4 @@
-import { Kvm, type KV } from "@nats-io/kv";
+import { type KV, Kvm } from "@nats-io/kv";
 import type { Bus } from "./connection.ts";
 import { POLICY_BUCKET } from "./topology.ts";
 

@@ -32,7 +32,10 @@ export interface ConfigSources {
 
 /** Environment variable of a setting: `listen.port` is `GABION_LISTEN_PORT`. */
 export function environmentName(setting: string): string {
-  return `GABION_${setting.replace(/[.-]/g, "_").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase()}`;
+  return `GABION_${setting
+    .replace(/[.-]/g, "_")
+    .replace(/([a-z])([A-Z])/g, "$1_$2")
+    .toUpperCase()}`;
 }
 
 function flatten(value: unknown, prefix: string, into: Map<string, unknown>): void {
@@ -46,6 +49,8 @@ function flatten(value: unknown, prefix: string, into: Map<string, unknown>): vo
 interface Given {
   readonly value: unknown;
   readonly place: string;
+  /** True for environment and flags, whose values are texts that stand for something. */
+  readonly isText: boolean;
 }
 
 function fromFile(file: string, given: Map<string, Given>, faults: string[]): void {
@@ -56,14 +61,14 @@ function fromFile(file: string, given: Map<string, Given>, faults: string[]): vo
     faults.push(`${file}: ${(error as Error).message}`);
     return;
   }
-  for (const [name, value] of flat) given.set(name, { value, place: `${file}: ${name}` });
+  for (const [name, value] of flat) given.set(name, { value, place: `${file}: ${name}`, isText: false });
 }
 
 function fromEnvironment(settings: Settings, env: NonNullable<ConfigSources["env"]>, given: Map<string, Given>): void {
   for (const name of Object.keys(settings)) {
     const variable = environmentName(name);
     const value = env[variable];
-    if (value !== undefined) given.set(name, { value, place: `environment: ${variable}` });
+    if (value !== undefined) given.set(name, { value, place: `environment: ${variable}`, isText: true });
   }
 }
 
@@ -71,17 +76,34 @@ function fromFlags(flags: readonly string[], given: Map<string, Given>, faults: 
   for (const flag of flags) {
     const at = flag.indexOf("=");
     if (at <= 0) faults.push(`flag \`${flag}\`: write it as name=value`);
-    else given.set(flag.slice(0, at), { value: flag.slice(at + 1), place: `flag: ${flag.slice(0, at)}` });
+    else given.set(flag.slice(0, at), { value: flag.slice(at + 1), place: `flag: ${flag.slice(0, at)}`, isText: true });
   }
 }
 
 /** Texts from environment and flags are read as YAML scalars, so that numbers and truth values come out as such. */
-function readScalar({ value, place }: Given): unknown {
-  return typeof value === "string" && !/: .*\.ya?ml/.test(place) ? parse(value) : value;
+function readScalar({ value, isText }: Given): unknown {
+  return isText ? parse(String(value)) : value;
 }
 
 function problem(error: z.ZodError): string {
   return error.issues.map((issue) => issue.message.toLowerCase()).join(", ");
+}
+
+function gather(settings: Settings, sources: ConfigSources, faults: string[]): Map<string, Given> {
+  const given = new Map<string, Given>();
+  if (sources.file !== undefined) fromFile(sources.file, given, faults);
+  fromEnvironment(settings, sources.env ?? {}, given);
+  fromFlags(sources.flags ?? [], given, faults);
+  for (const [name, { place }] of given) {
+    if (!Object.hasOwn(settings, name)) faults.push(`${place}: no such setting`);
+  }
+  return given;
+}
+
+/** A text that looks like a number is still a text where one is asked for. */
+function check(setting: Setting<unknown>, found: Given | undefined) {
+  const result = setting.type.safeParse(found === undefined ? undefined : readScalar(found));
+  return result.success || typeof found?.value !== "string" ? result : setting.type.safeParse(found.value);
 }
 
 /**
@@ -90,18 +112,11 @@ function problem(error: z.ZodError): string {
  */
 export function loadConfig<S extends Settings>(settings: S, sources: ConfigSources): ConfigOf<S> {
   const faults: string[] = [];
-  const given = new Map<string, Given>();
-  if (sources.file !== undefined) fromFile(sources.file, given, faults);
-  fromEnvironment(settings, sources.env ?? {}, given);
-  fromFlags(sources.flags ?? [], given, faults);
-  const known = new Set(Object.keys(settings));
-  for (const [name, { place }] of given) if (!known.has(name)) faults.push(`${place}: no such setting`);
+  const given = gather(settings, sources, faults);
   const config: Record<string, unknown> = {};
   for (const [name, setting] of Object.entries(settings)) {
     const found = given.get(name);
-    let result = setting.type.safeParse(found === undefined ? undefined : readScalar(found));
-    // A text that looks like a number is still a text where one is asked for.
-    if (!result.success && typeof found?.value === "string") result = setting.type.safeParse(found.value);
+    const result = check(setting, found);
     if (result.success) config[name] = result.data;
     else faults.push(`${found?.place ?? `setting ${name}`}: ${problem(result.error)} (${setting.description})`);
   }

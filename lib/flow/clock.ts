@@ -27,7 +27,11 @@ export const systemClock: Clock = {
 /** A clock that stands still until it is moved. */
 export class ManualClock implements Clock {
   #now: number;
-  readonly #timers = new Set<{ next: number; readonly intervalMs: number; readonly call: () => Promise<void> | void }>();
+  readonly #timers = new Set<{
+    next: number;
+    readonly intervalMs: number;
+    readonly call: () => Promise<void> | void;
+  }>();
 
   constructor(now = 1_700_000_000_000) {
     this.#now = now;

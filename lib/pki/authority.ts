@@ -20,7 +20,10 @@ export interface Credentials {
 }
 
 function toPem(label: string, der: ArrayBuffer): string {
-  const lines = Buffer.from(der).toString("base64").match(/.{1,64}/g) ?? [];
+  const lines =
+    Buffer.from(der)
+      .toString("base64")
+      .match(/.{1,64}/g) ?? [];
   return `-----BEGIN ${label}-----\n${lines.join("\n")}\n-----END ${label}-----\n`;
 }
 
@@ -68,7 +71,11 @@ export class Authority {
       false,
       ["sign"],
     );
-    return new Authority(directory, new x509.X509Certificate(readFileSync(join(directory, "ca.cert.pem"), "utf8")), key);
+    return new Authority(
+      directory,
+      new x509.X509Certificate(readFileSync(join(directory, "ca.cert.pem"), "utf8")),
+      key,
+    );
   }
 
   static async #make(directory: string): Promise<void> {
@@ -113,7 +120,9 @@ export class Authority {
   #isUsable(path: string): boolean {
     if (!existsSync(path)) return false;
     const certificate = new x509.X509Certificate(readFileSync(path, "utf8"));
-    return certificate.issuer === this.#certificate.subject && certificate.notAfter.getTime() > Date.now() + 30 * DAY_MS;
+    return (
+      certificate.issuer === this.#certificate.subject && certificate.notAfter.getTime() > Date.now() + 30 * DAY_MS
+    );
   }
 
   async #issue(identity: string, hosts: readonly string[], stem: string): Promise<void> {

@@ -1,7 +1,7 @@
-import { context, SpanKind, trace } from "@opentelemetry/api";
 import type { PeerCertificate } from "node:tls";
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { context, SpanKind, trace } from "@opentelemetry/api";
 import type { Credentials } from "../pki/authority.ts";
 import { identityOfSubjectAltName, identityText } from "../pki/identity.ts";
 import { injectTrace } from "../telemetry/propagation.ts";

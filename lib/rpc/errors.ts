@@ -32,7 +32,11 @@ export function notFound(what: string, name: string): RpcFault {
 
 /** The caller's copy is old: it must read again and decide anew. */
 export function staleEtag(what: string): RpcFault {
-  return new RpcFault(Code.Aborted, "STALE_ETAG", `the ${what} was changed since it was read: read it again and repeat`);
+  return new RpcFault(
+    Code.Aborted,
+    "STALE_ETAG",
+    `the ${what} was changed since it was read: read it again and repeat`,
+  );
 }
 
 /** The request is refused whole, with every fault. */
@@ -44,7 +48,8 @@ export function invalidRequest(fields: readonly FieldFault[]): RpcFault {
 /** Brings whatever was thrown into the form that leaves the server. */
 export function toConnectError(error: unknown): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (!(error instanceof RpcFault)) return new ConnectError("internal error", Code.Internal, undefined, undefined, error);
+  if (!(error instanceof RpcFault))
+    return new ConnectError("internal error", Code.Internal, undefined, undefined, error);
   const { reason, fields } = error;
   const info = { desc: ErrorInfoSchema, value: create(ErrorInfoSchema, { reason, domain: "gabion" }) };
   const fieldViolations = fields.map(({ field, message }) => ({ field, description: message }));

@@ -1,10 +1,11 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import {
   Health,
   type HealthCheckResponse,
-  HealthCheckResponse_ServingStatus as Status,
   HealthCheckResponseSchema,
+  HealthCheckResponse_ServingStatus as Status,
 } from "#gen/grpc/health/v1/health_pb.ts";
 
 /** Says whether a service answers; waits for a change. */
@@ -37,10 +38,7 @@ export function registerHealth(router: ConnectRouter, names: readonly string[], 
         const now = status();
         if (now.status !== last) yield now;
         last = now.status;
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, WATCH_INTERVAL_MS);
-          signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-        });
+        await sleep(WATCH_INTERVAL_MS, undefined, { signal }).catch(() => {});
       }
     },
   });

@@ -1,10 +1,10 @@
-import { SpanKind, SpanStatusCode, context, trace } from "@opentelemetry/api";
-import { createValidator, type Validator } from "@bufbuild/protovalidate";
 import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { createValidator, type Validator } from "@bufbuild/protovalidate";
 import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
-import { extractTrace } from "../telemetry/propagation.ts";
-import type { Logger } from "../telemetry/log.ts";
+import { context, SpanKind, SpanStatusCode, trace } from "@opentelemetry/api";
 import { identityText } from "../pki/identity.ts";
+import type { Logger } from "../telemetry/log.ts";
+import { extractTrace } from "../telemetry/propagation.ts";
 import { invalidRequest, toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
 
@@ -18,7 +18,11 @@ function methodName(request: Request): string {
 /** One span for each call, joined to the caller's trace. A stream's span covers its opening. */
 export const traceInterceptor: Interceptor = (next) => (request) => {
   const tracer = trace.getTracer("gabion/rpc");
-  const attributes = { "rpc.system": "grpc", "rpc.service": request.service.typeName, "rpc.method": request.method.name };
+  const attributes = {
+    "rpc.system": "grpc",
+    "rpc.service": request.service.typeName,
+    "rpc.method": request.method.name,
+  };
   const parent = extractTrace(request.header);
   return tracer.startActiveSpan(methodName(request), { kind: SpanKind.SERVER, attributes }, parent, async (span) => {
     try {
@@ -39,8 +43,13 @@ export function createLogInterceptor(logger: Logger): Interceptor {
       return await next(request);
     } catch (error) {
       const known = toConnectError(error);
-      const fields = { method: methodName(request), peer: identityText(request.contextValues.get(peerKey)), code: Code[known.code] };
-      if (known.code === Code.Internal || known.code === Code.Unknown) logger.error({ ...fields, err: known.cause ?? known }, "call failed");
+      const fields = {
+        method: methodName(request),
+        peer: identityText(request.contextValues.get(peerKey)),
+        code: Code[known.code],
+      };
+      if (known.code === Code.Internal || known.code === Code.Unknown)
+        logger.error({ ...fields, err: known.cause ?? known }, "call failed");
       else logger.debug({ ...fields, reason: known.rawMessage }, "call refused");
       throw known;
     }
@@ -82,7 +91,11 @@ function pathText(path: readonly { kind: string }[]): string {
   return text;
 }
 
-async function* checked(validator: Validator, schema: DescMessage, messages: AsyncIterable<Message>): AsyncIterable<Message> {
+async function* checked(
+  validator: Validator,
+  schema: DescMessage,
+  messages: AsyncIterable<Message>,
+): AsyncIterable<Message> {
   for await (const message of messages) {
     check(validator, schema, message);
     yield message;
@@ -97,6 +110,9 @@ export function createValidationInterceptor(): Interceptor {
       check(validator, request.method.input, request.message);
       return next(request);
     }
-    return next({ ...request, message: checked(validator, request.method.input, request.message) as typeof request.message });
+    return next({
+      ...request,
+      message: checked(validator, request.method.input, request.message) as typeof request.message,
+    });
   };
 }

@@ -81,7 +81,11 @@ export async function listenRpc(options: ServerOptions): Promise<RpcServer> {
     shutdownSignal: shutdown.signal,
     routes(router) {
       options.routes(router);
-      registerHealth(router, options.services.map((s) => s.typeName), state);
+      registerHealth(
+        router,
+        options.services.map((s) => s.typeName),
+        state,
+      );
       registerReflection(router, [...options.services, Health]);
     },
   });

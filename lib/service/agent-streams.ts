@@ -1,6 +1,6 @@
-import { Code, ConnectError } from "@connectrpc/connect";
 import { create } from "@bufbuild/protobuf";
 import { durationFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { type AgentHello, type ServiceHello, ServiceHelloSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { Identity } from "../pki/identity.ts";
 import { gabionVersion } from "./runtime.ts";
@@ -21,7 +21,10 @@ export class AgentStreams {
   admit(hello: AgentHello, peer: Identity): Disposable {
     if (peer.kind !== "node" || peer.name !== hello.nodeId) {
       const who = peer.kind === "anonymous" ? "nobody" : peer.name;
-      throw new ConnectError(`the certificate is for node \`${who}\`, the hello for \`${hello.nodeId}\``, Code.PermissionDenied);
+      throw new ConnectError(
+        `the certificate is for node \`${who}\`, the hello for \`${hello.nodeId}\``,
+        Code.PermissionDenied,
+      );
     }
     const { nodeId, agentRunId } = hello;
     const run = this.#live.get(nodeId);

@@ -21,7 +21,11 @@ function decode(token: string): Position {
     return { value, id };
   } catch (cause) {
     throw Object.assign(
-      new RpcFault(Code.InvalidArgument, "BAD_PAGE_TOKEN", "`page_token` is not one of this service: begin without one"),
+      new RpcFault(
+        Code.InvalidArgument,
+        "BAD_PAGE_TOKEN",
+        "`page_token` is not one of this service: begin without one",
+      ),
       { cause },
     );
   }

@@ -1,6 +1,6 @@
 import { ConfigError } from "../config/config.ts";
-import type { RpcServer } from "../rpc/server.ts";
 import { MissingCredentialsError } from "../pki/credentials.ts";
+import type { RpcServer } from "../rpc/server.ts";
 import { NewerSchemaError } from "../store/port.ts";
 import { startTelemetry } from "../telemetry/tracing.ts";
 

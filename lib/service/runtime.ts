@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Bus, openBus } from "../bus/connection.ts";
-import { systemClock, type Clock } from "../flow/clock.ts";
+import { type Clock, systemClock } from "../flow/clock.ts";
 import type { Credentials } from "../pki/authority.ts";
 import { readCredentials } from "../pki/credentials.ts";
 import { openSigner, type Signer } from "../pki/signing.ts";

@@ -1,6 +1,6 @@
 import {
-  type CollectionSpec,
   type Collection,
+  type CollectionSpec,
   type Migration,
   NewerSchemaError,
   StaleRevisionError,

@@ -1,4 +1,11 @@
-import { MongoBulkWriteError, MongoClient, MongoServerError, type Collection as MongoCollection, type Db, type Filter } from "mongodb";
+import {
+  type Db,
+  type Filter,
+  MongoBulkWriteError,
+  MongoClient,
+  type Collection as MongoCollection,
+  MongoServerError,
+} from "mongodb";
 import { applyMigrations } from "./migrations.ts";
 import {
   AlreadyExistsError,
@@ -99,7 +106,9 @@ class MongoCollectionAdapter<T> implements Collection<T> {
   }
 
   async delete(id: string, revision?: number): Promise<boolean> {
-    const { deletedCount } = await this.#documents.deleteOne(revision === undefined ? { _id: id } : { _id: id, revision });
+    const { deletedCount } = await this.#documents.deleteOne(
+      revision === undefined ? { _id: id } : { _id: id, revision },
+    );
     if (deletedCount === 0 && revision !== undefined && (await this.get(id)) !== undefined) {
       throw new StaleRevisionError(`${this.#spec.name} ${id} is not at revision ${revision}`);
     }
@@ -110,7 +119,13 @@ class MongoCollectionAdapter<T> implements Collection<T> {
     const direction = query.isDescending ? -1 : 1;
     const orderBy = path(query.orderBy ?? "id");
     const filter = allOf([...(query.where ?? []).map(conditionFilter), ...afterFilter(query)]);
-    const sort: [string, 1 | -1][] = orderBy === "_id" ? [["_id", direction]] : [[orderBy, direction], ["_id", direction]];
+    const sort: [string, 1 | -1][] =
+      orderBy === "_id"
+        ? [["_id", direction]]
+        : [
+            [orderBy, direction],
+            ["_id", direction],
+          ];
     const found = await this.#documents.find(filter).sort(sort).limit(checkedLimit(query.limit)).toArray();
     return found.map((document) => this.#stored(document));
   }
@@ -121,7 +136,11 @@ class MongoCollectionAdapter<T> implements Collection<T> {
 
   async deleteWhere(where: readonly Condition[], limit: number): Promise<number> {
     const filter = allOf(where.map(conditionFilter));
-    const found = await this.#documents.find(filter).project<{ _id: string }>({ _id: 1 }).limit(checkedLimit(limit)).toArray();
+    const found = await this.#documents
+      .find(filter)
+      .project<{ _id: string }>({ _id: 1 })
+      .limit(checkedLimit(limit))
+      .toArray();
     if (found.length === 0) return 0;
     return (await this.#documents.deleteMany({ _id: { $in: found.map(({ _id }) => _id) } })).deletedCount;
   }

@@ -1,4 +1,4 @@
-import { context, propagation, type Context } from "@opentelemetry/api";
+import { type Context, context, propagation } from "@opentelemetry/api";
 
 /** Headers of any transport: RPC and NATS both fit. */
 export interface HeaderCarrier {

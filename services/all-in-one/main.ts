@@ -44,13 +44,18 @@ function flagsFor(settings: Settings, flags: readonly string[]): string[] {
 
 function unknownFlags(flags: readonly string[]): string[] {
   const parts: Settings[] = [SETTINGS, MODEL_SETTINGS, RULE_SETTINGS, INTEL_SETTINGS, AUDIT_SETTINGS];
-  return flags.filter((flag) => !settingOf(flag).startsWith("agent.") && !parts.some((part) => settingOf(flag) in part));
+  return flags.filter(
+    (flag) => !settingOf(flag).startsWith("agent.") && !parts.some((part) => settingOf(flag) in part),
+  );
 }
 
 /** Starts the agent as a process of its own; disposing ends it and waits. */
 function startAgentProcess(flags: readonly string[]): AsyncDisposable & { ended: Promise<void> } {
   const args = [resolve(import.meta.dirname, "../../agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], cwd: resolve(import.meta.dirname, "../..") });
+  const child = spawn(process.execPath, args, {
+    stdio: ["ignore", "inherit", "inherit"],
+    cwd: resolve(import.meta.dirname, "../.."),
+  });
   const ended = new Promise<void>((done) => child.once("exit", () => done()));
   return {
     ended,
@@ -74,12 +79,23 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack): 
   const logger = createLogger("all-in-one", config["log.level"]);
   const nats = { natsDirectory: join(data, "nats"), natsHost: "127.0.0.1", natsPort: config["nats.port"] };
   const natsConfig = await prepareInstallation({ pkiDirectory: pki, ...nats, nodeIds: [config["node.id"]] });
-  const binary = existsSync("/usr/sbin/nats-server") && config["nats.binary"] === "nats-server" ? "/usr/sbin/nats-server" : config["nats.binary"];
+  const binary =
+    existsSync("/usr/sbin/nats-server") && config["nats.binary"] === "nats-server"
+      ? "/usr/sbin/nats-server"
+      : config["nats.binary"];
   stack.use(await startBusServer(binary, natsConfig, logger));
   const servers = `127.0.0.1:${config["nats.port"]}`;
-  const shared = [`data.directory=${data}`, `pki.directory=${pki}`, `nats.servers=${servers}`, `log.level=${config["log.level"]}`];
+  const shared = [
+    `data.directory=${data}`,
+    `pki.directory=${pki}`,
+    `nats.servers=${servers}`,
+    `log.level=${config["log.level"]}`,
+  ];
   const load = <S extends Settings>(settings: S, listen: number) =>
-    loadConfig(settings, { env: process.env, flags: [...flagsFor(settings, flags), ...shared, `listen.port=${listen}`] });
+    loadConfig(settings, {
+      env: process.env,
+      flags: [...flagsFor(settings, flags), ...shared, `listen.port=${listen}`],
+    });
   const endpoints = {
     model: (await startModelService(load(MODEL_SETTINGS, config["model.port"]), stack)).url,
     rule: (await startRuleService(load(RULE_SETTINGS, config["rule.port"]), stack)).url,
@@ -88,7 +104,12 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack): 
   };
   writeFileSync(join(data, "endpoints.json"), `${JSON.stringify(endpoints, null, 2)}\n`);
   const urls = (["model", "rule", "audit"] as const).map((name) => `${name}.url=${endpoints[name]}`);
-  const own = [`node.id=${config["node.id"]}`, `pki.directory=${pki}`, `nats.servers=${servers}`, `log.level=${config["log.level"]}`];
+  const own = [
+    `node.id=${config["node.id"]}`,
+    `pki.directory=${pki}`,
+    `nats.servers=${servers}`,
+    `log.level=${config["log.level"]}`,
+  ];
   const agentFlags = flags.filter((flag) => flag.startsWith("agent."));
   stack.use(startAgentProcess([`agent.dataDirectory=${join(data, "agent")}`, ...own, ...urls, ...agentFlags]));
   for (const [name, url] of Object.entries(endpoints)) process.stderr.write(`${name}-service listens on ${url}\n`);

@@ -36,7 +36,12 @@ export const auditPosition = receivedUs;
 /** A filter as conditions of the store. */
 export function toConditions(filter: AuditFilter | undefined): Condition[] {
   if (!filter) return [];
-  const texts = { nodeId: filter.nodeId, containerId: filter.containerId, modelKey: filter.modelKey, ruleName: filter.ruleName };
+  const texts = {
+    nodeId: filter.nodeId,
+    containerId: filter.containerId,
+    modelKey: filter.modelKey,
+    ruleName: filter.ruleName,
+  };
   const where: Condition[] = Object.entries(texts).flatMap(([field, value]) =>
     value === "" ? [] : [{ field, is: "eq", value }],
   );

@@ -43,9 +43,11 @@ export async function startAuditService(
   const limits = { maxCount: config["audit.maxCount"], maxAgeMs: config["audit.maxAge"] };
   const logged = (what: string) => (err: unknown) => void logger.warn({ err }, what);
   stack.use(clock.every(RETRY_MS, () => verdicts.retry().catch(logged("verdicts not published yet"))));
-  stack.use(clock.every(SWEEP_MS, async () => {
-    await sweepAudits(collection, limits, clock).catch(logged("retention failed"));
-  }));
+  stack.use(
+    clock.every(SWEEP_MS, async () => {
+      await sweepAudits(collection, limits, clock).catch(logged("retention failed"));
+    }),
+  );
   const onNode = (nodeId: string) => verdicts.prepareNode(nodeId).catch(logged("verdict consumer not made yet"));
   return stack.use(
     await listenRpc({
@@ -56,7 +58,16 @@ export async function startAuditService(
       services: [AuditService],
       logger,
       routes: (router) =>
-        registerAuditService(router, { collection, live, audits, runs, verdicts, clock, streams: new AgentStreams(), onNode }),
+        registerAuditService(router, {
+          collection,
+          live,
+          audits,
+          runs,
+          verdicts,
+          clock,
+          streams: new AgentStreams(),
+          onNode,
+        }),
     }),
   );
 }

@@ -14,7 +14,11 @@ export interface RetentionLimits {
 const SLICE = 2_000;
 
 /** Removes audits that are too old or too many, oldest first. Answers how many went. */
-export async function sweepAudits(collection: Collection<Audit>, limits: RetentionLimits, clock: Clock): Promise<number> {
+export async function sweepAudits(
+  collection: Collection<Audit>,
+  limits: RetentionLimits,
+  clock: Clock,
+): Promise<number> {
   const oldestUs = (clock.now() - limits.maxAgeMs) * 1_000;
   let removed = 0;
   for (;;) {

@@ -38,7 +38,10 @@ export class AgentRuns {
 
   /** Notes that a run is there, and that earlier ones of the node can no longer end in order. */
   async begin(nodeId: string, runId: string): Promise<AgentRun> {
-    const where = [{ field: "nodeId", is: "eq", value: nodeId } as const, { field: "isEnded", is: "eq", value: false } as const];
+    const where = [
+      { field: "nodeId", is: "eq", value: nodeId } as const,
+      { field: "isEnded", is: "eq", value: false } as const,
+    ];
     for (const { id, value, revision } of await this.#collection.find({ where, limit: OPEN_RUNS_MAX })) {
       if (value.runId === runId) continue;
       const message = `agent run ${value.runId} of node ${nodeId} ended without saying so: what it saw after audit ${value.chainSequence} is missing`;

@@ -44,7 +44,12 @@ export function registerAuditService(router: ConnectRouter, deps: AuditServiceDe
   router.service(AuditService, {
     submitAudits: (requests, context) => submitAudits(deps, requests, context),
     async listAudits({ filter, pageSize, pageToken }) {
-      const query = { where: toConditions(filter), orderBy: "receivedUs", isDescending: true, positionOf: auditPosition };
+      const query = {
+        where: toConditions(filter),
+        orderBy: "receivedUs",
+        isDescending: true,
+        positionOf: auditPosition,
+      };
       const { documents, nextPageToken } = await readPage(deps.collection, { pageSize, pageToken }, query);
       return create(ListAuditsResponseSchema, { audits: documents.map(({ value }) => value), nextPageToken });
     },

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { create } from "@bufbuild/protobuf";
+import { create, fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { type Verdict, VerdictAction, VerdictSchema } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { type Bus, traceHeaders } from "#lib/bus/connection.ts";
@@ -11,7 +11,6 @@ import { type FieldFault, invalidRequest } from "#lib/rpc/errors.ts";
 import type { Collection, CollectionSpec } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
-import { fromJson, toJson, type JsonValue } from "@bufbuild/protobuf";
 
 /** A verdict and whether the bus has taken it. */
 interface VerdictRecord {
@@ -46,7 +45,10 @@ function check(verdict: Verdict, nowMs: number): void {
     faults.push({ field: "verdict.container_id", message: "is needed to stop a container" });
   }
   if (verdict.action !== VerdictAction.STOP_CONTAINER) {
-    faults.push({ field: "verdict.action", message: "only stop_container can be carried out by agents of this version" });
+    faults.push({
+      field: "verdict.action",
+      message: "only stop_container can be carried out by agents of this version",
+    });
   }
   const deadline = verdict.deadlineTime ? timestampMs(verdict.deadlineTime) : nowMs + DEFAULT_DEADLINE_MS;
   if (deadline <= nowMs || deadline > nowMs + DEADLINE_MAX_MS) {

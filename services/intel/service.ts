@@ -2,8 +2,18 @@ import { create } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { candidates, guessType, normalForm } from "#core/intel/normal-form.ts";
-import { type Indicator, IndicatorSchema, IndicatorSourceSchema, IndicatorType, Verdict } from "#gen/gabion/intel/v1/intel_pb.ts";
-import { IntelService, ListIndicatorsResponseSchema, LookUpIndicatorResponseSchema } from "#gen/gabion/intel/v1/intel_service_pb.ts";
+import {
+  type Indicator,
+  IndicatorSchema,
+  IndicatorSourceSchema,
+  IndicatorType,
+  Verdict,
+} from "#gen/gabion/intel/v1/intel_pb.ts";
+import {
+  IntelService,
+  ListIndicatorsResponseSchema,
+  LookUpIndicatorResponseSchema,
+} from "#gen/gabion/intel/v1/intel_service_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { invalidRequest, notFound, staleEtag } from "#lib/rpc/errors.ts";
 import { readPage } from "#lib/service/page.ts";
@@ -37,7 +47,9 @@ function shown({ value, revision }: Stored<Indicator>): Indicator {
 /** All indicators in normal form, or every fault of the request. */
 function normalized(indicators: readonly Indicator[]): Indicator[] {
   const forms = indicators.map(({ type, value }) => normalForm(type, value));
-  const faults = forms.flatMap((form, i) => ("fault" in form ? [{ field: `indicators[${i}].value`, message: form.fault }] : []));
+  const faults = forms.flatMap((form, i) =>
+    "fault" in form ? [{ field: `indicators[${i}].value`, message: form.fault }] : [],
+  );
   if (faults.length > 0) throw invalidRequest(faults);
   return indicators.map((indicator, i) => ({ ...indicator, value: (forms[i] as { value: string }).value }));
 }
@@ -62,14 +74,20 @@ function withOwnSource(known: Indicator | undefined, wanted: Indicator, nowMs: n
     ...(given?.expireTime ? { expireTime: given.expireTime } : {}),
   });
   const others = (known?.sources ?? []).filter(({ feed }) => feed !== OWN_FEED);
-  return create(IndicatorSchema, { type: wanted.type, value: wanted.value, verdict: wanted.verdict, sources: [source, ...others] });
+  return create(IndicatorSchema, {
+    type: wanted.type,
+    value: wanted.value,
+    verdict: wanted.verdict,
+    sources: [source, ...others],
+  });
 }
 
 async function put({ indicators, clock }: IntelServiceDependencies, wanted: Indicator): Promise<Indicator> {
   const id = indicatorId(wanted.type, wanted.value);
   for (let attempt = 1; ; attempt += 1) {
     const known = await indicators.get(id);
-    if (known && wanted.etag !== "" && wanted.etag !== String(known.revision)) throw staleEtag(`indicator \`${wanted.value}\``);
+    if (known && wanted.etag !== "" && wanted.etag !== String(known.revision))
+      throw staleEtag(`indicator \`${wanted.value}\``);
     const next = withOwnSource(known?.value, wanted, clock.now());
     try {
       return shown(known ? await indicators.replace(id, next, known.revision) : await indicators.insert(id, next));
@@ -110,7 +128,8 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
       if ("fault" in form) throw invalidRequest([{ field: "value", message: form.fault }]);
       try {
         const revision = etag === "" ? undefined : Number(etag);
-        if (!(await indicators.delete(indicatorId(type, form.value), revision))) throw notFound("indicator", form.value);
+        if (!(await indicators.delete(indicatorId(type, form.value), revision)))
+          throw notFound("indicator", form.value);
       } catch (error) {
         if (error instanceof StaleRevisionError) throw staleEtag(`indicator \`${form.value}\``);
         throw error;

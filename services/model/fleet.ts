@@ -1,8 +1,8 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { type AgentHello, type Enforced, type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
+import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { type Collection, type CollectionSpec, StaleRevisionError } from "#lib/store/port.ts";
 import { protoCodec } from "#lib/store/proto-codec.ts";
@@ -37,7 +37,9 @@ export class Fleet {
   /** Notes a hello. Answers the containers of an earlier agent run, which the new one has to name again. */
   async hello(hello: AgentHello): Promise<Container[]> {
     const before = await this.nodes.get(hello.nodeId);
-    await this.#change(hello.nodeId, (node) => create(NodeSchema, { ...node, hello, isConnected: true, lostEventCount: 0n }));
+    await this.#change(hello.nodeId, (node) =>
+      create(NodeSchema, { ...node, hello, isConnected: true, lostEventCount: 0n }),
+    );
     if (!before || before.value.hello?.agentRunId === hello.agentRunId) return [];
     return this.#takeAll(hello.nodeId);
   }

@@ -13,7 +13,7 @@ import {
   type SeenUnit,
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { archiveOrReturn, stepSection } from "./life.ts";
-import { type ItemRecord, ITEMS_MAX, type ModelRecord, RUNS_MAX, type SectionRecord } from "./record.ts";
+import { ITEMS_MAX, type ItemRecord, type ModelRecord, RUNS_MAX, type SectionRecord } from "./record.ts";
 
 /** What one batch says of one model. */
 export interface ModelBatch {
@@ -94,7 +94,12 @@ function applySpan(record: ModelRecord, span: PresenceSpan, durations: Lifecycle
   return stepSection(record, span.section, { kind: "observed", ms }, durations, nowMs);
 }
 
-function applyFact(record: ModelRecord, observed: ObservedFact, durations: LifecycleDurations, nowMs: number): ModelRecord {
+function applyFact(
+  record: ModelRecord,
+  observed: ObservedFact,
+  durations: LifecycleDurations,
+  nowMs: number,
+): ModelRecord {
   const section = observed.fact ? sectionOfFact(observed.fact) : 0;
   const learned = mapSection(record, section, (s) => learnFact(s, observed, nowMs));
   return observed.isDeviation ? stepSection(learned, section, { kind: "deviation" }, durations, nowMs) : learned;

@@ -1,4 +1,4 @@
-import { type LifeEvent, type LifecycleDurations, newLife, stepLife } from "#core/model/lifecycle.ts";
+import { type LifecycleDurations, type LifeEvent, newLife, stepLife } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type ModelRecord, type SectionRecord, TRANSITIONS_MAX } from "./record.ts";

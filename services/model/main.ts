@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
+import { DEFAULT_DURATIONS, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
-import { DEFAULT_DURATIONS, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
 import { type ConfigOf, durationMs, loadConfig } from "#lib/config/config.ts";
@@ -17,7 +17,7 @@ import { CONTAINERS, Fleet, NODES } from "./fleet.ts";
 import { dueMs } from "./life.ts";
 import { Models, publishedBody } from "./models.ts";
 import { Observer } from "./observe.ts";
-import { modelCollection, type ModelRecord } from "./record.ts";
+import { type ModelRecord, modelCollection } from "./record.ts";
 import { type ModelChange, registerFleetService, registerModelService } from "./service.ts";
 
 const duration = (fallback: number, description: string) => ({ type: durationMs.default(fallback), description });

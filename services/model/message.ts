@@ -47,7 +47,12 @@ function endMs(section: SectionRecord, record: ModelRecord, durations: Lifecycle
   return undefined;
 }
 
-function toSection(section: SectionRecord, record: ModelRecord, durations: LifecycleDurations, hasItems: boolean): ModelSection {
+function toSection(
+  section: SectionRecord,
+  record: ModelRecord,
+  durations: LifecycleDurations,
+  hasItems: boolean,
+): ModelSection {
   const required = requiredMs(section.life.state, durations);
   const end = endMs(section, record, durations);
   return create(ModelSectionSchema, {

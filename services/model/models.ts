@@ -118,18 +118,23 @@ export class Models {
       const stored = await this.#options.collection.get(modelKey);
       if (!stored) return undefined;
       if (etag !== "" && etag !== String(stored.revision)) throw staleEtag("model");
-      // Time is counted up to now before anything else, so that a state that begins now is not given time gone by.
-      const counted = countTime(stored.value, this.#options.durations, this.#options.clock.now());
-      const changed = change(counted);
-      if (changed === counted && !isPolicyChange(stored.value, counted)) return stored;
-      const isPolicy = isPolicyChange(stored.value, changed);
-      const next = { ...(isPolicy ? withNewPolicy(modelKey, changed) : changed), updateMs: this.#options.clock.now() };
       try {
-        return await this.#done(await this.#options.collection.replace(modelKey, next, stored.revision), isPolicy);
+        return await this.#changeStored(stored, change);
       } catch (error) {
         if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
       }
     }
+  }
+
+  /** Time is counted up to now before anything else, so that a state that begins now is not given time gone by. */
+  async #changeStored(stored: Stored<ModelRecord>, change: Change): Promise<Stored<ModelRecord>> {
+    const { collection, clock, durations } = this.#options;
+    const counted = countTime(stored.value, durations, clock.now());
+    const changed = change(counted);
+    const isPolicy = isPolicyChange(stored.value, changed);
+    if (changed === counted && !isPolicy) return stored;
+    const next = { ...(isPolicy ? withNewPolicy(stored.id, changed) : changed), updateMs: clock.now() };
+    return this.#done(await collection.replace(stored.id, next, stored.revision), isPolicy);
   }
 
   async #done(stored: Stored<ModelRecord>, isPolicy: boolean): Promise<Stored<ModelRecord>> {

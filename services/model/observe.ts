@@ -1,13 +1,13 @@
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import type { LifecycleDurations } from "#core/model/lifecycle.ts";
+import type { AgentHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
 import {
   type ObserveRequest,
   type ObserveResponse,
   ObserveResponseSchema,
 } from "#gen/gabion/model/v1/model_service_pb.ts";
-import type { AgentHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
@@ -66,7 +66,10 @@ export class Observer {
           hello = requireHello(request.hello);
           stack.use(streams.admit(hello, context.values.get(peerKey)));
           await this.#forget(await fleet.hello(hello));
-          yield create(ObserveResponseSchema, { hello: serviceHello(hello, 0n, clock.now()), windowItems: WINDOW_ITEMS });
+          yield create(ObserveResponseSchema, {
+            hello: serviceHello(hello, 0n, clock.now()),
+            windowItems: WINDOW_ITEMS,
+          });
           continue;
         }
         await this.#take(request, hello);

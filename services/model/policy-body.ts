@@ -1,5 +1,6 @@
 import { create, fromJson, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { estimateCompleteness } from "#core/model/completeness.ts";
 import {
   type Completeness,
   CompletenessSchema,
@@ -8,7 +9,6 @@ import {
   ModelPolicySchema,
   ModelPolicySectionSchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
-import { estimateCompleteness } from "#core/model/completeness.ts";
 import type { ModelRecord, SectionRecord } from "./record.ts";
 
 /** How sure a section is, from what it has counted. */

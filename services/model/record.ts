@@ -1,10 +1,10 @@
 import type { JsonValue } from "@bufbuild/protobuf";
+import type { SectionLife } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import type { DigestSource } from "#gen/gabion/workload/v1/workload_pb.ts";
-import type { SectionLife } from "#core/model/lifecycle.ts";
-import { jsonCodec } from "#lib/store/proto-codec.ts";
 import type { CollectionSpec } from "#lib/store/port.ts";
+import { jsonCodec } from "#lib/store/proto-codec.ts";
 
 /** One learned item as stored. */
 export interface ItemRecord {

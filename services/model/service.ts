@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
-import type { LifeEvent, LifecycleDurations } from "#core/model/lifecycle.ts";
 import { modelKey } from "#core/model/key.ts";
+import type { LifecycleDurations, LifeEvent } from "#core/model/lifecycle.ts";
 import {
   FleetService,
   GetNodeResponseSchema,
@@ -51,10 +51,15 @@ function stepAll(record: ModelRecord, event: LifeEvent, durations: LifecycleDura
   return record.sections.reduce((model, { section }) => stepSection(model, section, event, durations, nowMs), record);
 }
 
-function changeItems(record: ModelRecord, ids: readonly string[], change: (item: ItemRecord) => ItemRecord): ModelRecord {
+function changeItems(
+  record: ModelRecord,
+  ids: readonly string[],
+  change: (item: ItemRecord) => ItemRecord,
+): ModelRecord {
   const known = new Set(record.sections.flatMap(({ items }) => Object.keys(items)));
   const missing = ids.filter((id) => !known.has(id));
-  if (missing.length > 0) throw invalidRequest(missing.map((id) => ({ field: "item_id", message: `there is no item \`${id}\`` })));
+  if (missing.length > 0)
+    throw invalidRequest(missing.map((id) => ({ field: "item_id", message: `there is no item \`${id}\`` })));
   const sections = record.sections.map((section) => {
     const changed = ids.flatMap((id) => (section.items[id] ? [[id, change(section.items[id])] as const] : []));
     return { ...section, items: { ...section.items, ...Object.fromEntries(changed) } };
@@ -129,7 +134,8 @@ async function* watch(
 ): AsyncIterable<WatchModelsResponse> {
   const live = changes.watch(signal);
   for (const document of await collection.find({ limit: SNAPSHOT_MAX })) {
-    if (key === "" || key === document.id) yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
+    if (key === "" || key === document.id)
+      yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
   }
   for await (const { items, skippedCount } of live) {
     for (const { modelKey: changed, model } of items) {

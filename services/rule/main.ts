@@ -8,8 +8,8 @@ import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { runUntilSignal } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
-import { publishedRuleset } from "./ruleset.ts";
 import { RULE_CHANGES, RULESETS, Rules } from "./rules.ts";
+import { publishedRuleset } from "./ruleset.ts";
 import { registerRuleService } from "./service.ts";
 
 /** Settings of rule-service. */

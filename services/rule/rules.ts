@@ -1,6 +1,6 @@
 import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { PublishedBody } from "#lib/bus/head-publisher.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { type Collection, type CollectionSpec, StaleRevisionError, type Stored } from "#lib/store/port.ts";

@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { checkRule } from "#core/policy/rule-check.ts";
 import { defaultRule } from "#core/policy/default-rule.ts";
+import { checkRule } from "#core/policy/rule-check.ts";
 import { type Rule, RuleSchema, type Ruleset, RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { PublishedBody } from "#lib/bus/head-publisher.ts";
@@ -52,7 +52,14 @@ export function firstRuleset(author: Author): Ruleset {
   return create(RulesetSchema, { revision: BigInt(author.nowMs), rules, updateTime: timestampFromMs(author.nowMs) });
 }
 
-function next(ruleset: Ruleset, rules: readonly Rule[], author: Author, action: string, before?: Rule, after?: Rule): RulesetChange {
+function next(
+  ruleset: Ruleset,
+  rules: readonly Rule[],
+  author: Author,
+  action: string,
+  before?: Rule,
+  after?: Rule,
+): RulesetChange {
   const revision = ruleset.revision + 1n;
   const change = create(RuleChangeSchema, {
     rulesetRevision: revision,
@@ -87,8 +94,10 @@ function findRule(ruleset: Ruleset, ruleId: string, etag: string): Rule {
 /** Adds a rule at a place, by default before all others. */
 export function addRule(ruleset: Ruleset, rule: Rule, position: number, author: Author): RulesetChange {
   const own: FieldFault[] = rule.ruleId === "" ? [] : [{ field: "rule.rule_id", message: "is set by the service" }];
-  const full = ruleset.rules.length >= RULES_MAX ? [{ field: "rule", message: `there are ${RULES_MAX} rules already` }] : [];
-  const far = position > ruleset.rules.length ? [{ field: "position", message: `there are ${ruleset.rules.length} rules` }] : [];
+  const full =
+    ruleset.rules.length >= RULES_MAX ? [{ field: "rule", message: `there are ${RULES_MAX} rules already` }] : [];
+  const far =
+    position > ruleset.rules.length ? [{ field: "position", message: `there are ${ruleset.rules.length} rules` }] : [];
   check(ruleset, rule, [...own, ...full, ...far]);
   const stamped = stamp(rule, undefined, author);
   return next(ruleset, ruleset.rules.toSpliced(position, 0, stamped), author, "create", undefined, stamped);
@@ -99,14 +108,29 @@ export function replaceRule(ruleset: Ruleset, rule: Rule, author: Author): Rules
   const before = findRule(ruleset, rule.ruleId, rule.etag);
   check(ruleset, rule);
   const stamped = stamp(rule, before, author);
-  return next(ruleset, ruleset.rules.map((r) => (r === before ? stamped : r)), author, "update", before, stamped);
+  return next(
+    ruleset,
+    ruleset.rules.map((r) => (r === before ? stamped : r)),
+    author,
+    "update",
+    before,
+    stamped,
+  );
 }
 
 /** Moves a rule; the others keep their order. */
-export function moveRule(ruleset: Ruleset, ruleId: string, position: number, etag: string, author: Author): RulesetChange {
+export function moveRule(
+  ruleset: Ruleset,
+  ruleId: string,
+  position: number,
+  etag: string,
+  author: Author,
+): RulesetChange {
   const before = findRule(ruleset, ruleId, etag);
   if (position >= ruleset.rules.length) {
-    throw invalidRequest([{ field: "position", message: `must be below ${ruleset.rules.length}, the number of rules` }]);
+    throw invalidRequest([
+      { field: "position", message: `must be below ${ruleset.rules.length}, the number of rules` },
+    ]);
   }
   const others = ruleset.rules.filter((r) => r !== before);
   const moved = stamp(before, before, author);
@@ -116,5 +140,11 @@ export function moveRule(ruleset: Ruleset, ruleId: string, position: number, eta
 /** Removes a rule. */
 export function removeRule(ruleset: Ruleset, ruleId: string, etag: string, author: Author): RulesetChange {
   const before = findRule(ruleset, ruleId, etag);
-  return next(ruleset, ruleset.rules.filter((r) => r !== before), author, "delete", before);
+  return next(
+    ruleset,
+    ruleset.rules.filter((r) => r !== before),
+    author,
+    "delete",
+    before,
+  );
 }

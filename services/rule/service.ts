@@ -8,18 +8,18 @@ import { type Rule, RuleSchema, RuleWarningSchema } from "#gen/gabion/rule/v1/ru
 import {
   ListRuleChangesResponseSchema,
   ListRulesResponseSchema,
-  type RuleChange,
   ResolveRuleResponseSchema,
+  type RuleChange,
   RuleService,
 } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
 import { identityText } from "#lib/pki/identity.ts";
 import { notFound, RpcFault } from "#lib/rpc/errors.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
 import { DEFAULT_PAGE_SIZE, readPage } from "#lib/service/page.ts";
 import type { Collection } from "#lib/store/port.ts";
-import type { Clock } from "#lib/flow/clock.ts";
-import { addRule, moveRule, publishedRuleset, removeRule, replaceRule, type RulesetChange } from "./ruleset.ts";
 import type { Rules } from "./rules.ts";
+import { addRule, moveRule, publishedRuleset, type RulesetChange, removeRule, replaceRule } from "./ruleset.ts";
 
 export interface RuleServiceDependencies {
   readonly rules: Rules;
@@ -38,13 +38,21 @@ function warnings(rule: Rule) {
 function offsetOf(token: string): number {
   const offset = token === "" ? 0 : Number(token);
   if (Number.isInteger(offset) && offset >= 0) return offset;
-  throw new RpcFault(Code.InvalidArgument, "BAD_PAGE_TOKEN", "`page_token` is not one of this service: begin without one");
+  throw new RpcFault(
+    Code.InvalidArgument,
+    "BAD_PAGE_TOKEN",
+    "`page_token` is not one of this service: begin without one",
+  );
 }
 
 /** What the rule's lists add to and take from the model. */
 function resultantOf(rule: Rule | undefined, modelKey: string) {
   const process = rule?.process;
-  const entry = (source: Reason, isAllowed: boolean) => (e: { process: string }) => ({ object: e.process, source, isAllowed });
+  const entry = (source: Reason, isAllowed: boolean) => (e: { process: string }) => ({
+    object: e.process,
+    source,
+    isAllowed,
+  });
   return create(ResultantPolicySchema, {
     ruleId: rule?.ruleId ?? "",
     ruleName: rule?.name ?? "",
@@ -65,8 +73,10 @@ function resultantOf(rule: Rule | undefined, modelKey: string) {
 /** Handlers of rule-service. */
 export function registerRuleService(router: ConnectRouter, { rules, changes, clock }: RuleServiceDependencies): void {
   /** A change that is only checked: everything but the writing. */
-  const tryOut = async (context: HandlerContext, make: (change: Parameters<Parameters<Rules["change"]>[1]>[0]) => RulesetChange) =>
-    make((await rules.current()).value).rule ?? create(RuleSchema, { updateBy: author(context) });
+  const tryOut = async (
+    context: HandlerContext,
+    make: (change: Parameters<Parameters<Rules["change"]>[1]>[0]) => RulesetChange,
+  ) => make((await rules.current()).value).rule ?? create(RuleSchema, { updateBy: author(context) });
   const at = (context: HandlerContext) => ({ name: author(context), nowMs: clock.now() });
   router.service(RuleService, {
     async listRules({ pageSize, pageToken }) {

@@ -4,7 +4,7 @@ import { type Audit, AuditKind, AuditSchema } from "#gen/gabion/audit/v1/audit_p
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CommandError } from "./connection.ts";
 import { stateText } from "./models.ts";
-import { type Column, enumText, printOne, printRows, print, timeText, toTable } from "./output.ts";
+import { type Column, enumText, print, printOne, printRows, timeText, toTable } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
 /** What was asked and what came of it. */
@@ -42,7 +42,13 @@ function auditText(audit: Audit): string {
     ["passed over", audit.decision?.explanation?.passedOver.join("; ") || "-"],
     ["nearest", audit.decision?.explanation?.nearest.map((n) => `${n.item} (${n.difference})`).join("; ") || "-"],
   ];
-  return toTable([{ title: "FIELD", of: (r) => r[0] }, { title: "VALUE", of: (r) => r[1], maxWidth: 400 }], rows);
+  return toTable(
+    [
+      { title: "FIELD", of: (r) => r[0] },
+      { title: "VALUE", of: (r) => r[1], maxWidth: 400 },
+    ],
+    rows,
+  );
 }
 
 interface FilterOptions {
@@ -97,7 +103,10 @@ export function addAuditCommands(program: Command): void {
     .action(
       withConnection(async ({ audits: client }, shared) => {
         const options = shared as unknown as FilterOptions;
-        const { audits: found } = await client.listAudits({ filter: filterOf(options), pageSize: Number(options.limit) });
+        const { audits: found } = await client.listAudits({
+          filter: filterOf(options),
+          pageSize: Number(options.limit),
+        });
         printRows(shared.output, AuditSchema, found, AUDIT_COLUMNS);
       }),
     );
@@ -112,7 +121,9 @@ export function addAuditCommands(program: Command): void {
     );
   withFilter(audits.command("watch").description("show audits as they come, until interrupted")).action(
     withConnection(async ({ audits: client }, shared) => {
-      for await (const { audits: found } of client.watchAudits({ filter: filterOf(shared as unknown as FilterOptions) })) {
+      for await (const { audits: found } of client.watchAudits({
+        filter: filterOf(shared as unknown as FilterOptions),
+      })) {
         if (found.length === 0) continue;
         if (shared.output === "json") printRows("json", AuditSchema, found, AUDIT_COLUMNS);
         else print(toTable(AUDIT_COLUMNS, found).split("\n").slice(1).join("\n"));

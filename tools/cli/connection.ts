@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { type Client, createClient } from "@connectrpc/connect";
 import type { DescService } from "@bufbuild/protobuf";
+import { type Client, createClient } from "@connectrpc/connect";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";

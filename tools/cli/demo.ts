@@ -19,7 +19,12 @@ async function play(): Promise<void> {
   stack.defer(() => rmSync(directory, { recursive: true, force: true }));
   const sandbox = stack.use(await Sandbox.open(`gabion-demo-${process.pid}`, join(directory, "sandbox")));
   print("Gabion starts: message bus, four services, and the agent with its sensor in the kernel.");
-  const options = { data: join(directory, "data"), scope: sandbox.scope, runcRoot: sandbox.runcRoot, settings: SETTINGS };
+  const options = {
+    data: join(directory, "data"),
+    scope: sandbox.scope,
+    runcRoot: sandbox.runcRoot,
+    settings: SETTINGS,
+  };
   const local = stack.use(await LocalStack.start(options));
   if (local.log.includes("has no sensor")) throw new CommandError(`no sensor can run here: ${local.log.trim()}`);
   const observer = stack.use(await Observer.open(local.connection));
@@ -31,7 +36,9 @@ async function play(): Promise<void> {
 export function addDemoCommand(program: Command): void {
   program
     .command("demo")
-    .description("tell Gabion's story with real containers: learn, alert, prevent, block; exits 0 only if all was observed")
+    .description(
+      "tell Gabion's story with real containers: learn, alert, prevent, block; exits 0 only if all was observed",
+    )
     .action(async () => {
       if (process.getuid?.() !== 0) throw new CommandError("the demo starts containers and needs root");
       try {

@@ -33,7 +33,12 @@ export function addIntelCommands(program: Command): void {
       withConnection(async ({ intel: client }, shared, objects: string[]) => {
         const { exception, description } = shared as unknown as { exception?: boolean; description: string };
         const verdict = exception ? Verdict.EXCEPTION : Verdict.BAD;
-        const indicators = objects.map((value) => ({ type: guessType(value), value, verdict, sources: [{ description }] }));
+        const indicators = objects.map((value) => ({
+          type: guessType(value),
+          value,
+          verdict,
+          sources: [{ description }],
+        }));
         printRows(shared.output, IndicatorSchema, (await client.putIndicators({ indicators })).indicators, COLUMNS);
       }),
     );

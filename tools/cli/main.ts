@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Command, Option } from "commander";
-import { BadRequestSchema } from "#gen/google/rpc/error_details_pb.ts";
 import { printable } from "#core/text/escape.ts";
+import { BadRequestSchema } from "#gen/google/rpc/error_details_pb.ts";
 import { MissingCredentialsError } from "#lib/pki/credentials.ts";
 import { gabionVersion } from "#lib/service/runtime.ts";
 import { addAuditCommands } from "./audits.ts";
@@ -49,13 +49,16 @@ function createProgram(): Command {
 /** One message for a person, with every fault on a line of its own. */
 function explain(error: ConnectError): string {
   const faults = error.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
-  if (faults.length > 0) return ["the request was refused:", ...faults.map((f) => `  ${f.field}: ${f.description}`)].join("\n");
-  if (error.code === Code.Unavailable) return `the service does not answer: ${error.rawMessage}; is Gabion running (\`npm start\`)?`;
+  if (faults.length > 0)
+    return ["the request was refused:", ...faults.map((f) => `  ${f.field}: ${f.description}`)].join("\n");
+  if (error.code === Code.Unavailable)
+    return `the service does not answer: ${error.rawMessage}; is Gabion running (\`npm start\`)?`;
   return error.rawMessage;
 }
 
 function fail(error: unknown): void {
-  const isCommander = error instanceof Error && "exitCode" in error && "code" in error && String(error.code).startsWith("commander.");
+  const isCommander =
+    error instanceof Error && "exitCode" in error && "code" in error && String(error.code).startsWith("commander.");
   if (isCommander) {
     process.exitCode = (error as unknown as { exitCode: number }).exitCode === 0 ? 0 : EXIT_USAGE;
     return;

@@ -1,4 +1,5 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
+import type { Command } from "commander";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
@@ -11,9 +12,9 @@ import {
   ModelSchema,
   type ModelSection,
 } from "#gen/gabion/model/v1/model_pb.ts";
-import type { Command } from "commander";
+import type { WatchModelsResponse } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
-import { type Column, enumText, print, printOne, printRows, timeText, toTable } from "./output.ts";
+import { type Column, enumText, type OutputFormat, print, printOne, printRows, timeText, toTable } from "./output.ts";
 import { type Shared, withConnection } from "./shared.ts";
 
 /** State as the specification names it; a dry run is shown as active. */
@@ -28,7 +29,12 @@ function percent(value: number): string {
 /** What the model has not seen yet, never without its uncertainty. */
 export function completenessText({ completeness }: ModelSection): string {
   if (completeness?.expectedNewPerDay === undefined) return "not known yet";
-  const { expectedNewPerDay: mean, expectedNewPerDayUpper: upper = 0, unseenProbabilityUpper = 0, unitCount } = completeness;
+  const {
+    expectedNewPerDay: mean,
+    expectedNewPerDayUpper: upper = 0,
+    unseenProbabilityUpper = 0,
+    unitCount,
+  } = completeness;
   return `${mean.toFixed(1)} new a day expected (below ${upper.toFixed(0)} with 95 %; chance of new in 5 min below ${percent(unseenProbabilityUpper)}; ${unitCount} units)`;
 }
 
@@ -70,7 +76,8 @@ function sectionText(section: ModelSection): string {
 
 function modelText(model: Model): string {
   const transitions = model.transitions.map(
-    (t) => `  ${timeText(t.transitionTime)}  ${enumText(Section, t.section)}: ${stateText(t.fromState)} → ${stateText(t.toState)}: ${t.cause}`,
+    (t) =>
+      `  ${timeText(t.transitionTime)}  ${enumText(Section, t.section)}: ${stateText(t.fromState)} → ${stateText(t.toState)}: ${t.cause}`,
   );
   const head = `${model.modelKey}  image ${model.imageName || "without name"}  ${model.scope?.imageDigest ?? ""}`;
   const containers = `${model.containerCount} containers${model.isArchived ? `, archived, removed ${timeText(model.purgeTime)}` : ""}`;
@@ -107,6 +114,12 @@ function changeCommand(
     );
 }
 
+function showChange(output: OutputFormat, { model, isRemoved }: WatchModelsResponse): void {
+  if (!model) return;
+  if (output === "json") printRows("json", ModelSchema, [model], COLUMNS);
+  else print(isRemoved ? `${model.modelKey} removed` : (toTable(COLUMNS, [model]).split("\n")[1] ?? ""));
+}
+
 /** Adds `gabion models`. */
 export function addModelCommands(program: Command): void {
   const models = program.command("models").description("what was learned of each image");
@@ -133,16 +146,18 @@ export function addModelCommands(program: Command): void {
     .action(
       withConnection(async (connection, { output }, wanted?: string) => {
         const modelKey = wanted === undefined ? "" : (await findModel(connection, wanted)).modelKey;
-        for await (const { model, isRemoved } of connection.models.watchModels({ modelKey })) {
-          if (!model) continue;
-          if (output === "json") printRows("json", ModelSchema, [model], COLUMNS);
-          else print(isRemoved ? `${model.modelKey} removed` : toTable(COLUMNS, [model]).split("\n")[1] ?? "");
-        }
+        for await (const change of connection.models.watchModels({ modelKey })) showChange(output, change);
       }),
     );
-  changeCommand(models, "relearn", "learn again; nothing learned is lost", ({ models: c }, { modelKey, etag }) => c.relearnModel({ modelKey, etag }));
-  changeCommand(models, "learn-start", "learn without limit", ({ models: c }, { modelKey, etag }) => c.startManualLearning({ modelKey, etag }));
-  changeCommand(models, "learn-stop", "end manual learning", ({ models: c }, { modelKey, etag }) => c.stopManualLearning({ modelKey, etag }));
+  changeCommand(models, "relearn", "learn again; nothing learned is lost", ({ models: c }, { modelKey, etag }) =>
+    c.relearnModel({ modelKey, etag }),
+  );
+  changeCommand(models, "learn-start", "learn without limit", ({ models: c }, { modelKey, etag }) =>
+    c.startManualLearning({ modelKey, etag }),
+  );
+  changeCommand(models, "learn-stop", "end manual learning", ({ models: c }, { modelKey, etag }) =>
+    c.stopManualLearning({ modelKey, etag }),
+  );
   models
     .command("remove-item <model> <item>")
     .description("remove a learned item so that it stays removed")

@@ -31,7 +31,8 @@ const CONTAINER_COLUMNS: readonly Column<Container>[] = [
 
 function nodeText(node: Node): string {
   const effects = (node.hello?.capabilities?.effects ?? []).map(
-    (e) => `  ${enumText(Section, e.section)} ${enumText(Effect, e.effect)}: ${enumText(Delivery, e.delivery)}${e.note ? ` (${e.note})` : ""}`,
+    (e) =>
+      `  ${enumText(Section, e.section)} ${enumText(Effect, e.effect)}: ${enumText(Delivery, e.delivery)}${e.note ? ` (${e.note})` : ""}`,
   );
   const head = `${node.nodeId}: ${node.isConnected ? "connected" : "away"}, agent ${node.hello?.agentVersion ?? ""}, kernel ${node.hello?.capabilities?.kernelRelease ?? ""}`;
   return [head, "effects as delivered here:", ...effects].join("\n");
@@ -63,7 +64,12 @@ export function addNodeCommands(program: Command): void {
     .description("list running containers")
     .action(
       withConnection(async ({ fleet }, { output }) => {
-        printRows(output, ContainerSchema, (await fleet.listContainers({ pageSize: 1000 })).containers, CONTAINER_COLUMNS);
+        printRows(
+          output,
+          ContainerSchema,
+          (await fleet.listContainers({ pageSize: 1000 })).containers,
+          CONTAINER_COLUMNS,
+        );
       }),
     );
   containers
@@ -77,8 +83,16 @@ export function addNodeCommands(program: Command): void {
         const container = all.find((c) => c.containerId === containerId);
         if (!container) throw new CommandError(`container \`${containerId}\` does not run; see \`gabion containers\``);
         const action = VerdictAction.STOP_CONTAINER;
-        const { verdict } = await audits.issueVerdict({ verdict: { nodeId: container.nodeId, containerId, action, reason } });
-        if (verdict) printOne(shared.output, VerdictSchema, verdict, (v) => `verdict ${v.verdictId} issued to ${v.nodeId}; its result will be an audit`);
+        const { verdict } = await audits.issueVerdict({
+          verdict: { nodeId: container.nodeId, containerId, action, reason },
+        });
+        if (verdict)
+          printOne(
+            shared.output,
+            VerdictSchema,
+            verdict,
+            (v) => `verdict ${v.verdictId} issued to ${v.nodeId}; its result will be an audit`,
+          );
       }),
     );
 }

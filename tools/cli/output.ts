@@ -26,7 +26,14 @@ export function toTable<T>(columns: readonly Column<T>[], rows: readonly T[]): s
   const cells = rows.map((row) => columns.map((column) => cut(printable(column.of(row)), column.maxWidth ?? 200)));
   const lines = [columns.map(({ title }) => title), ...cells];
   const widths = columns.map((_, at) => Math.max(...lines.map((line) => (line[at] as string).length)));
-  return lines.map((line) => line.map((cell, at) => cell.padEnd(widths[at] as number)).join("  ").trimEnd()).join("\n");
+  return lines
+    .map((line) =>
+      line
+        .map((cell, at) => cell.padEnd(widths[at] as number))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 /** Prints messages in the form asked for; JSON is one array of protobuf's JSON form. */
@@ -36,7 +43,14 @@ export function printRows<Desc extends DescMessage>(
   rows: readonly MessageShape<Desc>[],
   columns: readonly Column<MessageShape<Desc>>[],
 ): void {
-  if (format === "json") print(JSON.stringify(rows.map((row) => toJson(schema, row)), null, 2));
+  if (format === "json")
+    print(
+      JSON.stringify(
+        rows.map((row) => toJson(schema, row)),
+        null,
+        2,
+      ),
+    );
   else print(rows.length === 0 ? "nothing" : toTable(columns, rows));
 }
 

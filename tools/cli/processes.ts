@@ -34,15 +34,17 @@ export function addProcessCommands(program: Command): void {
       await runForeground("services/all-in-one/main.ts", [`data.directory=${resolve(data)}`, ...options.set]);
     },
   );
-  withSettings(program.command("service <name>").description(`run one service as a process: ${SERVICES.join(", ")}`)).action(
-    async (name: string, options: { set: string[] }) => {
-      if (!SERVICES.includes(name)) throw new CommandError(`service \`${name}\` must be one of ${SERVICES.join(", ")}`);
-      await runForeground(`services/${name}/main.ts`, options.set);
+  withSettings(
+    program.command("service <name>").description(`run one service as a process: ${SERVICES.join(", ")}`),
+  ).action(async (name: string, options: { set: string[] }) => {
+    if (!SERVICES.includes(name)) throw new CommandError(`service \`${name}\` must be one of ${SERVICES.join(", ")}`);
+    await runForeground(`services/${name}/main.ts`, options.set);
+  });
+  withSettings(program.command("agent").description("run the agent of this node")).action(
+    async (options: { set: string[] }) => {
+      await runForeground("agent/main.ts", options.set);
     },
   );
-  withSettings(program.command("agent").description("run the agent of this node")).action(async (options: { set: string[] }) => {
-    await runForeground("agent/main.ts", options.set);
-  });
   const pki = program.command("pki").description("certificates and keys of an installation");
   pki
     .command("init")
@@ -51,16 +53,18 @@ export function addProcessCommands(program: Command): void {
     .option("--host <name>", "a name or address that servers are reached by, repeatable", collect, [])
     .option("--nats-host <address>", "address that NATS listens on", "127.0.0.1")
     .option("--nats-port <port>", "port that NATS listens on", Number, 4222)
-    .action(async (options: { node: string[]; host: string[]; natsHost: string; natsPort: number }, command: Command) => {
-      const { data } = command.optsWithGlobals<Shared>();
-      const config = await prepareInstallation({
-        pkiDirectory: join(resolve(data), "pki"),
-        natsDirectory: join(resolve(data), "nats"),
-        natsHost: options.natsHost,
-        natsPort: options.natsPort,
-        nodeIds: options.node,
-        hosts: options.host,
-      });
-      print(`keys and certificates are in ${join(resolve(data), "pki")}; start NATS with ${config}`);
-    });
+    .action(
+      async (options: { node: string[]; host: string[]; natsHost: string; natsPort: number }, command: Command) => {
+        const { data } = command.optsWithGlobals<Shared>();
+        const config = await prepareInstallation({
+          pkiDirectory: join(resolve(data), "pki"),
+          natsDirectory: join(resolve(data), "nats"),
+          natsHost: options.natsHost,
+          natsPort: options.natsPort,
+          nodeIds: options.node,
+          hosts: options.host,
+        });
+        print(`keys and certificates are in ${join(resolve(data), "pki")}; start NATS with ${config}`);
+      },
+    );
 }

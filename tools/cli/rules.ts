@@ -104,11 +104,18 @@ function addWriting(rules: Command): void {
     .option("--validate-only", "check, do not save")
     .action(
       withConnection(async ({ rules: client }, shared) => {
-        const { file, position, validateOnly = false } = shared as unknown as { file: string; position?: number; validateOnly?: boolean };
+        const {
+          file,
+          position,
+          validateOnly = false,
+        } = shared as unknown as { file: string; position?: number; validateOnly?: boolean };
         const request = { rule: readRule(file), validateOnly, ...(position === undefined ? {} : { position }) };
         const { rule, warnings } = await client.createRule(request);
         tellWarnings(warnings);
-        if (rule) printOne(shared.output, RuleSchema, rule, (r) => (validateOnly ? `rule \`${r.name}\` is valid` : `rule \`${r.name}\` created`));
+        if (rule)
+          printOne(shared.output, RuleSchema, rule, (r) =>
+            validateOnly ? `rule \`${r.name}\` is valid` : `rule \`${r.name}\` created`,
+          );
       }),
     );
   rules
@@ -127,7 +134,10 @@ function addWriting(rules: Command): void {
 }
 
 function addSwitching(rules: Command): void {
-  for (const [name, isDisabled] of [["enable", false], ["disable", true]] as const) {
+  for (const [name, isDisabled] of [
+    ["enable", false],
+    ["disable", true],
+  ] as const) {
     rules
       .command(`${name} <rule>`)
       .description(isDisabled ? "pass the rule over" : "use the rule again")

@@ -1,6 +1,6 @@
+import type { Command } from "commander";
 import { type Connection, connect } from "./connection.ts";
 import type { OutputFormat } from "./output.ts";
-import type { Command } from "commander";
 
 /** Options that every command has. */
 export interface Shared {

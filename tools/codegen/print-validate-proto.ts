@@ -11,7 +11,9 @@ import { file_buf_validate_validate as file } from "@bufbuild/protovalidate/gen/
 function typeName(field: DescField | DescExtension): string {
   if (field.fieldKind === "map") {
     const value =
-      field.mapKind === "scalar" ? ScalarType[field.scalar].toLowerCase() : `.${(field.message ?? field.enum)?.typeName}`;
+      field.mapKind === "scalar"
+        ? ScalarType[field.scalar].toLowerCase()
+        : `.${(field.message ?? field.enum)?.typeName}`;
     return `map<${ScalarType[field.mapKey].toLowerCase()}, ${value}>`;
   }
   if (field.message) return `.${field.message.typeName}`;

@@ -35,10 +35,14 @@ export class Observer implements AsyncDisposable {
 
   /** Waits until a model has a state, and until the node enforces it. */
   async modelInState(modelKey: string, state: LearningState, timeoutMs = 60_000): Promise<Model> {
-    const model = await until(`model ${modelKey} to be ${LearningState[state as never] ?? state}`, timeoutMs, async () => {
-      const found = await this.#model(modelKey);
-      return found.sections[0]?.state === state ? found : undefined;
-    });
+    const model = await until(
+      `model ${modelKey} to be ${LearningState[state as never] ?? state}`,
+      timeoutMs,
+      async () => {
+        const found = await this.#model(modelKey);
+        return found.sections[0]?.state === state ? found : undefined;
+      },
+    );
     await until(`the node to enforce model ${modelKey}`, timeoutMs, async () => {
       const { nodes } = await this.#connection.fleet.listNodes({});
       return nodes.some((n) => (n.hello?.enforced?.modelRevisions[modelKey] ?? 0n) >= model.revision) || undefined;

@@ -30,7 +30,10 @@ const WEB_PROGRAMS = ["/bin/sh", "/bin/date", "/bin/sleep", "/bin/id", "/bin/nc"
 
 function learned(model: Model): string[] {
   const items = model.sections.flatMap((section) => section.items);
-  return items.filter((item) => item.status === ItemStatus.ALLOWED).map((item) => factText(item.fact)).sort();
+  return items
+    .filter((item) => item.status === ItemStatus.ALLOWED)
+    .map((item) => factText(item.fact))
+    .sort();
 }
 
 async function learn({ sandbox, observer, tell }: StoryParts): Promise<{ web: SandboxContainer; modelKey: string }> {
@@ -60,7 +63,9 @@ async function alert({ observer, tell }: StoryParts, web: SandboxContainer): Pro
 }
 
 async function prevent({ sandbox, observer, tell }: StoryParts, web: SandboxContainer): Promise<void> {
-  tell("3. A rule with effect prevent is added for this container, and `nc` is denied. Then `touch` and `nc` are tried:");
+  tell(
+    "3. A rule with effect prevent is added for this container, and `nc` is denied. Then `touch` and `nc` are tried:",
+  );
   await observer.enforceRule({
     name: "web - prevent",
     scope: { containers: ["web"] },

@@ -6,7 +6,11 @@ export class DeadlineError extends Error {
 const POLL_MS = 50;
 
 /** Asks again and again until there is an answer, or the deadline is over. */
-export async function until<T>(what: string, timeoutMs: number, ask: () => T | undefined | Promise<T | undefined>): Promise<T> {
+export async function until<T>(
+  what: string,
+  timeoutMs: number,
+  ask: () => T | undefined | Promise<T | undefined>,
+): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     const answer = await ask();

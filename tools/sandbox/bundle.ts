@@ -62,14 +62,23 @@ export function writeBundle(options: BundleOptions): void {
   const rootfs = join(options.directory, "rootfs");
   for (const directory of ["proc", "dev", "tmp", "bin", "etc"]) mkdirSync(join(rootfs, directory), { recursive: true });
   for (const program of options.programs) {
-    chmodSync(putFile(rootfs, program, (target) => copyFileSync(busybox, target)), 0o755);
+    chmodSync(
+      putFile(rootfs, program, (target) => copyFileSync(busybox, target)),
+      0o755,
+    );
   }
   if (options.applets) {
-    chmodSync(putFile(rootfs, "/bin/busybox", (target) => copyFileSync(busybox, target)), 0o755);
+    chmodSync(
+      putFile(rootfs, "/bin/busybox", (target) => copyFileSync(busybox, target)),
+      0o755,
+    );
     for (const applet of options.applets) putFile(rootfs, applet, (target) => symlinkSync("/bin/busybox", target));
   }
   for (const [path, { content, mode }] of Object.entries(options.files ?? {})) {
-    chmodSync(putFile(rootfs, path, (target) => writeFileSync(target, content)), mode);
+    chmodSync(
+      putFile(rootfs, path, (target) => writeFileSync(target, content)),
+      mode,
+    );
   }
   writeFileSync(join(options.directory, "config.json"), JSON.stringify(configuration(options), null, 2));
 }

@@ -38,7 +38,9 @@ export class SandboxContainer implements AsyncDisposable {
 
   /** Runs a command in the container. */
   async exec(...args: string[]): Promise<CommandResult> {
-    return collect(spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["ignore", "pipe", "pipe"] }));
+    return collect(
+      spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["ignore", "pipe", "pipe"] }),
+    );
   }
 
   /** True while runc says that it runs. */
