@@ -62,12 +62,17 @@ function eventOf(item: ProcessFact): ProcessEvent {
   };
 }
 
+/** A pattern of names is tried on the link that a program was called by too, which no item tells beforehand. */
+function dependsOnLink({ entry }: CompiledEntry): boolean {
+  return isPattern(entry.process) && !entry.process.includes("/") && entry.process !== "*";
+}
+
 /** What an item of the model is in the kernel: allowed, unless the denied list may name it. */
 function itemAction(policy: CompiledProcessPolicy, item: ProcessFact, denial: KernelAction): KernelAction {
   const event = eventOf(item);
   const naming = policy.denied.entries.filter((entry) => entry.matchesObject(event));
   if (naming.some((entry) => !entry.hasConditions)) return denial;
-  if (naming.length > 0) return "ask";
+  if (naming.length > 0 || policy.denied.entries.some(dependsOnLink)) return "ask";
   const isDrift = item.contentState !== ContentState.UNCHANGED && policy.driftEffect !== Effect.DISABLE;
   return isDrift ? "ask" : "allow";
 }

@@ -13,11 +13,10 @@ const BY_FORM =
   /\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[0-9A-Za-z_-]{35}\b|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*/g;
 
 function scrubOne(argument: string): string {
-  return argument
-    .replace(WITH_VALUE, (_, name: string) => `${name}${MASK}`)
-    .replace(IN_URL, `$1${MASK}$3`)
-    .replace(HEADER, `$1${MASK}`)
-    .replace(BY_FORM, MASK);
+  const withoutHeader = argument.replace(HEADER, `$1${MASK}`);
+  const isHeader = withoutHeader !== argument;
+  const withoutValue = isHeader ? withoutHeader : argument.replace(WITH_VALUE, (_, name: string) => `${name}${MASK}`);
+  return withoutValue.replace(IN_URL, `$1${MASK}$3`).replace(BY_FORM, MASK);
 }
 
 /** Arguments with secrets replaced by a mask. The value after a bare option such as `--password` is masked too. */

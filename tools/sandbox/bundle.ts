@@ -1,5 +1,8 @@
 import { chmodSync, copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
+
+/** Debian's static busybox, unpacked by the set-up. */
+export const BUSYBOX = resolve(import.meta.dirname, "../../.cache/busybox/bin/busybox");
 
 /** What a container for demonstrations and tests is made of. */
 export interface BundleOptions {
@@ -58,7 +61,7 @@ function putFile(rootfs: string, path: string, write: (target: string) => void):
 
 /** Writes an OCI bundle with a root file system made from busybox. */
 export function writeBundle(options: BundleOptions): void {
-  const busybox = options.busybox ?? "/bin/busybox";
+  const busybox = options.busybox ?? BUSYBOX;
   const rootfs = join(options.directory, "rootfs");
   for (const directory of ["proc", "dev", "tmp", "bin", "etc"]) mkdirSync(join(rootfs, directory), { recursive: true });
   for (const program of options.programs) {
