@@ -32,6 +32,10 @@ async function killByRuntime(runcBinary: string, container: WatchedContainer): P
   );
 }
 
+/** A control group that is not there any more held the container's last process: the kernel was faster. */
+const GROUP_GONE = /No such file or directory|Stale file handle/;
+const RUNTIME_GONE = /not running|does not exist|no such process/;
+
 /** Stops a container: every process in its control group, then through its runtime. */
 export async function stopContainer(
   sensor: Sensor | undefined,
@@ -40,11 +44,13 @@ export async function stopContainer(
 ): Promise<StopResult> {
   const byGroup = await killByGroup(sensor, container);
   const byRuntime = await killByRuntime(runcBinary, container);
-  const isGoneAlready = /not running|does not exist|no such process/.test(byRuntime);
-  const isStopped = byGroup === "" || byRuntime === "";
-  if (!isStopped) return { isStopped, note: `container not stopped: ${byGroup}; ${byRuntime}` };
-  const ways = [byGroup === "" ? "its control group" : "", byRuntime === "" || isGoneAlready ? "runc" : ""];
-  return { isStopped, note: `container stopped through ${ways.filter(Boolean).join(" and ")}` };
+  if (GROUP_GONE.test(byGroup)) return { isStopped: true, note: "container stopped by the death of its first process" };
+  if (byGroup === "") {
+    const isToldRuntime = byRuntime === "" || RUNTIME_GONE.test(byRuntime);
+    return { isStopped: true, note: `container stopped through its control group${isToldRuntime ? " and runc" : ""}` };
+  }
+  if (byRuntime === "") return { isStopped: true, note: "container stopped through runc" };
+  return { isStopped: false, note: `container not stopped: ${byGroup}; ${byRuntime}` };
 }
 
 /** Start of a process in nanoseconds since boot, cut to clock ticks; undefined where it is gone. */

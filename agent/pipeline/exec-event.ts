@@ -50,10 +50,10 @@ export function invokedName(frame: Pick<ExecFrame, "flags" | "args" | "filename"
   return escapeBytes(baseBytes(first[0] === 0x2d ? first.subarray(1) : first));
 }
 
-/** The real path; what lives in memory only or was deleted says so by its form. */
+/** The real path; one that was cut begins with an ellipsis, so that its end is not taken for the whole. */
 function realPath(frame: ExecFrame): string {
   const path = escapeBytes(frame.path);
-  return (frame.flags & ExecFlag.PATH_TRUNCATED) !== 0 && !path.startsWith("/") ? `…${path}` : path;
+  return (frame.flags & ExecFlag.PATH_TRUNCATED) === 0 ? path : `…${path}`;
 }
 
 /** Wall-clock time of a kernel timestamp. */

@@ -28,7 +28,7 @@ export type Observation =
   | { readonly kind: "enforced"; readonly value: Enforced };
 
 interface Unit {
-  index: bigint;
+  readonly index: bigint;
   isReported: boolean;
   readonly seen: Set<string>;
   counts: Map<string, number>;
@@ -91,7 +91,7 @@ export class Learner {
     const now = this.#clock.now();
     const attachedMs = now - container.spanBeginMs;
     const base = { modelKey: container.message.modelKey, containerId: container.id, section: Section.PROCESS };
-    this.#flushUnit(container, base);
+    this.#report(container, this.#unitOf(container));
     if (container.spanBeginMs === 0 || attachedMs <= 0) return;
     const span = { ...base, attached: durationFromMs(attachedMs), lostEventCount: container.lostSinceSpan };
     container.lostSinceSpan = 0n;
@@ -103,10 +103,12 @@ export class Learner {
     this.#units.delete(container);
   }
 
+  /** The unit that it is now. What the one before has not reported yet leaves when the next begins. */
   #unitOf(container: WatchedContainer): Unit {
     const index = BigInt(Math.floor(this.#clock.now() / 1_000 / UNIT_SECONDS));
     const unit = this.#units.get(container);
     if (unit?.index === index) return unit;
+    if (unit) this.#report(container, unit);
     const fresh: Unit = { index, isReported: false, seen: new Set(), counts: new Map() };
     this.#units.set(container, fresh);
     return fresh;
@@ -117,12 +119,13 @@ export class Learner {
     if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
   }
 
-  #flushUnit(container: WatchedContainer, base: { modelKey: string; containerId: string; section: Section }): void {
-    const unit = this.#unitOf(container);
+  #report(container: WatchedContainer, unit: Unit): void {
     if (unit.isReported && unit.counts.size === 0) return;
     const itemIds = [...unit.counts.keys()];
     const value = create(SeenUnitSchema, {
-      ...base,
+      modelKey: container.message.modelKey,
+      containerId: container.id,
+      section: Section.PROCESS,
       unitIndex: unit.index,
       itemIds,
       counts: [...unit.counts.values()],

@@ -18,6 +18,7 @@
 char LICENSE[] SEC("license") = "GPL";
 
 const volatile __u32 host_mount_ns;
+const volatile __u32 host_pid_ns;
 const volatile bool has_container_kill;
 const volatile bool is_measuring;
 
@@ -175,11 +176,16 @@ static __always_inline bool read_texts(struct exec_scratch *s, struct task_struc
 	return true;
 }
 
-/* INVARIANT: only for control groups flagged as owning their pid namespace, so that pid 1 is this container's. */
-static __always_inline void kill_first_process(void)
+/*
+ * INVARIANT: only for control groups flagged as owning their pid namespace, so that pid 1 is this container's; and
+ * never in the host's pid namespace, whatever the flag says.
+ */
+static __always_inline void kill_first_process(__u32 pid_ns)
 {
 	struct task_struct *first;
 
+	if (pid_ns == host_pid_ns || host_pid_ns == 0)
+		return;
 	if (!has_container_kill || !bpf_task_from_vpid || !bpf_send_signal_task)
 		return;
 	first = bpf_task_from_vpid(1);
@@ -204,7 +210,7 @@ static __always_inline void apply(struct exec_scratch *s, __u32 action, struct c
 	if (action == GABION_KILL_CONTAINER) {
 		outcome = GABION_KILLED_CONTAINER;
 		if (s->cgroup_flags & GABION_CGROUP_OWN_PIDNS)
-			kill_first_process();
+			kill_first_process(s->event.pid_ns);
 	}
 	s->event.event.frame.outcome = outcome;
 }

@@ -94,6 +94,7 @@ static int load_group(struct programs *programs, const char *name, const char *b
 		return -errno;
 	}
 	set_constant(object, "host_mount_ns", &programs->host_mount_ns, 4);
+	set_constant(object, "host_pid_ns", &programs->host_pid_ns, 4);
 	set_constant(object, "hash_basis", &programs->hash_basis, 8);
 	set_constant(object, "has_container_kill", &has_container_kill, 1);
 	set_constant(object, "is_measuring", &options->is_measuring, 1);

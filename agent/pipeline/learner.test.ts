@@ -1,0 +1,63 @@
+import { create } from "@bufbuild/protobuf";
+import { expect, test } from "vitest";
+import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
+import { FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
+import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { ManualClock } from "#lib/flow/clock.ts";
+import type { IdentifiedContainer } from "../containers/identify.ts";
+import { WatchedContainer } from "../containers/watched-container.ts";
+import { Learner, type Observation } from "./learner.ts";
+
+const message = create(ContainerSchema, { containerId: "c1", modelKey: `m-${"0".repeat(32)}` });
+const note = { isDeviation: false, isHeld: false, detector: "" };
+
+function fact(path: string) {
+  return create(FactSchema, {
+    kind: { case: "process", value: { path, name: path, contentState: ContentState.UNCHANGED } },
+  });
+}
+
+function setUp() {
+  const clock = new ManualClock(1_500_000_000_000);
+  const sent: Observation[] = [];
+  const container = new WatchedContainer({ message } as IdentifiedContainer, { id: 1n, path: "/c1" }, 0);
+  container.spanBeginMs = clock.now();
+  return { clock, sent, container, learner: new Learner(clock, (observation) => sent.push(observation)) };
+}
+
+const seen = (sent: readonly Observation[]) => sent.flatMap((o) => (o.kind === "seen" ? [o.value] : []));
+
+test("a fact is sent once and counted from then on", () => {
+  const { sent, container, learner } = setUp();
+  for (let i = 0; i < 5; i += 1) learner.observe(container, fact("/a"), note);
+  learner.flush(container);
+  expect(sent.map(({ kind }) => kind)).toEqual(["fact", "seen", "span"]);
+  expect(seen(sent)[0]).toMatchObject({ counts: [5], isFirst: [true], isFirstPart: true });
+});
+
+test("parts of one unit add up, and the next unit begins anew without losing the last part of the one before", async () => {
+  const { clock, sent, container, learner } = setUp();
+  learner.observe(container, fact("/a"), note);
+  learner.flush(container);
+  learner.observe(container, fact("/a"), note);
+  learner.observe(container, fact("/b"), note);
+  await clock.advance(300_000);
+  learner.observe(container, fact("/a"), note);
+  learner.flush(container);
+  const units = seen(sent);
+  expect(units.map(({ counts }) => counts)).toEqual([[1], [1, 1], [1]]);
+  expect(units.map(({ isFirst }) => isFirst)).toEqual([[true], [false, true], [true]]);
+  expect(units.map(({ isFirstPart }) => isFirstPart)).toEqual([true, false, true]);
+  expect(new Set(units.map(({ unitIndex }) => unitIndex)).size).toBe(2);
+});
+
+test("a span carries the loss since the one before", async () => {
+  const { clock, sent, container, learner } = setUp();
+  container.lostSinceSpan = 7n;
+  await clock.advance(1_000);
+  learner.flush(container);
+  await clock.advance(1_000);
+  learner.flush(container);
+  const spans = sent.flatMap((o) => (o.kind === "span" ? [o.value.lostEventCount] : []));
+  expect(spans).toEqual([7n, 0n]);
+});

@@ -1,0 +1,292 @@
+import { execFile, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { promisify } from "node:util";
+import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { expect, test } from "vitest";
+import { AuditService, SubmitAuditsRequestSchema } from "#gen/gabion/audit/v1/audit_service_pb.ts";
+import { VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { readCredentials } from "#lib/pki/credentials.ts";
+import { createRpcClient } from "#lib/rpc/client.ts";
+import { Observer } from "../tools/demo/observer.ts";
+import { LocalStack } from "../tools/demo/stack.ts";
+import { until } from "../tools/demo/until.ts";
+import { Sandbox } from "../tools/sandbox/runc.ts";
+import { CONTAINERS, missing } from "./requirements.ts";
+
+const run = promisify(execFile);
+const ROOT = resolve(import.meta.dirname, "..");
+const GABION = join(ROOT, "tools/cli/gabion");
+const reason = missing(...CONTAINERS, "nats");
+const endToEnd = test.skipIf(reason !== "");
+const SHORT = ["model.learning=2s", "model.dryRun=1s", "agent.span=250ms"];
+const LOOP = ["/bin/sh", "-c", "while true; do /bin/date > /tmp/now; /bin/sleep 0.2; done"];
+const PROGRAMS = ["/bin/sh", "/bin/date", "/bin/sleep", "/bin/id", "/bin/nc"];
+
+class Scene implements AsyncDisposable {
+  readonly #stack = new AsyncDisposableStack();
+  readonly sandbox: Sandbox;
+  readonly data: string;
+  local!: LocalStack;
+  observer!: Observer;
+
+  private constructor(sandbox: Sandbox, data: string) {
+    this.sandbox = sandbox;
+    this.data = data;
+  }
+
+  static async open(name: string, settings: readonly string[] = SHORT): Promise<Scene> {
+    const directory = mkdtempSync(join(tmpdir(), `gabion-${name}-`));
+    const scene = new Scene(
+      await Sandbox.open(`gabion-${name}-${process.pid}`, join(directory, "sandbox")),
+      join(directory, "data"),
+    );
+    scene.#stack.defer(() => rmSync(directory, { recursive: true, force: true }));
+    scene.#stack.use(scene.sandbox);
+    await scene.start(settings);
+    return scene;
+  }
+
+  async start(settings: readonly string[] = SHORT): Promise<void> {
+    const { scope, runcRoot } = this.sandbox;
+    this.local = this.#stack.use(await LocalStack.start({ data: this.data, scope, runcRoot, settings }));
+    this.observer = this.#stack.use(await Observer.open(this.local.connection));
+  }
+
+  async gabion(...args: string[]) {
+    return run(GABION, ["--data", this.data, ...args]).then(
+      ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
+      (error: { code: number; stdout: string; stderr: string }) => ({
+        status: error.code,
+        stdout: error.stdout,
+        stderr: error.stderr,
+      }),
+    );
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#stack.disposeAsync();
+  }
+}
+
+endToEnd("the demo tells its whole story, and ends with 0 because all of it was observed", async () => {
+  const { stdout } = await run(GABION, ["demo"], { timeout: 150_000 });
+  for (const line of [
+    "killed before its first instruction",
+    "the container goes on",
+    "the container is stopped",
+    "Everything above was observed",
+  ]) {
+    expect(stdout).toContain(line);
+  }
+});
+
+endToEnd("the command lists, shows, changes and refuses", async () => {
+  await using scene = await Scene.open("cli");
+  const web = scene.sandbox.start("web", { args: LOOP, programs: PROGRAMS });
+  const { modelKey } = await scene.observer.modelOf("web");
+  await scene.observer.modelInState(modelKey, LearningState.ACTIVE);
+  await web.exec("/bin/id");
+  await scene.observer.auditWhere("id", (a) => a.event?.actor?.path === "/bin/id");
+
+  expect((await scene.gabion("models")).stdout).toContain(modelKey);
+  const shown = (await scene.gabion("models", "get", modelKey.slice(0, 10))).stdout;
+  expect(shown).toContain("/bin/date");
+  expect(shown).toMatch(/completeness: .* with 95 %/);
+  const audits = JSON.parse((await scene.gabion("audits", "-o", "json")).stdout) as {
+    message?: string;
+    auditId: string;
+  }[];
+  const audit = audits.find((a) => a.message?.includes("/bin/id"));
+  expect((await scene.gabion("audits", "get", audit?.auditId ?? "")).stdout).toContain("nearest");
+  expect((await scene.gabion("nodes")).stdout).toContain("connected");
+  expect((await scene.gabion("nodes", "get", "local")).stdout).toContain("process prevent: killed");
+  expect((await scene.gabion("rules")).stdout).toContain("Default - alert on suspicious runtime behavior");
+
+  const file = join(scene.data, "rule.yaml");
+  writeFileSync(
+    file,
+    "name: mine\nscope: { containers: [web] }\nprocess: { effect: EFFECT_PREVENT, denied: [{ process: nc }] }\n",
+  );
+  expect(await scene.gabion("rules", "create", "-f", file)).toMatchObject({
+    status: 0,
+    stdout: "rule `mine` created\n",
+  });
+  const again = await scene.gabion("rules", "create", "-f", file);
+  expect(again).toMatchObject({ status: 2 });
+  expect(again.stderr).toContain("rule.name: `mine` is the name of another rule");
+  writeFileSync(file, "name: odd\nproces: {}\n");
+  expect((await scene.gabion("rules", "create", "-f", file)).stderr).toMatch(/key "proces" is unknown|unknown/);
+  expect((await scene.gabion("rules", "disable", "mine")).stdout).toContain("disabled");
+  expect((await scene.gabion("rules", "move", "mine", "1")).status).toBe(0);
+  expect((await scene.gabion("rules", "history")).stdout).toMatch(/move.*mine/);
+  expect(await scene.gabion("models", "get", "m-nothing")).toMatchObject({ status: 2 });
+  expect((await scene.gabion("no-such-command")).status).toBe(2);
+  expect((await scene.gabion("--help")).stdout).toContain("audits");
+
+  const stopped = await scene.gabion("containers", "stop", "web", "--reason", "exercise");
+  expect(stopped.stdout).toMatch(/verdict v-.* issued/);
+  await scene.observer.auditWhere(
+    "the verdict's result",
+    (a) => a.system?.name === "verdict_result" && a.system.isSuccess,
+  );
+  expect((await web.ended).status).toBe(137);
+});
+
+endToEnd("a second agent that presents the same node is refused until the first is gone", async () => {
+  await using scene = await Scene.open("twin");
+  const endpoints = JSON.parse(readFileSync(join(scene.data, "endpoints.json"), "utf8")) as Record<string, string>;
+  const credentials = readCredentials(join(scene.data, "pki"), "node/local");
+  using rpc = createRpcClient({ url: endpoints["audit"] ?? "", credentials, expects: "service/audit" });
+  const client = createClient(AuditService, rpc.transport);
+  const hello = { protocolVersion: 1, nodeId: "local", agentRunId: randomUUID(), capabilities: {} };
+  const open = async (nodeId: string) => {
+    async function* requests() {
+      yield create(SubmitAuditsRequestSchema, { hello: { ...hello, nodeId } });
+      await new Promise((done) => setTimeout(done, 2_000));
+    }
+    for await (const answer of client.submitAudits(requests())) return answer;
+    return undefined;
+  };
+  const twin = await open("local").catch((error: unknown) => ConnectError.from(error));
+  expect(twin).toMatchObject({ code: Code.AlreadyExists });
+  expect((twin as ConnectError).rawMessage).toMatch(/another agent presents node `local`/);
+  const foreign = await open("other").catch((error: unknown) => ConnectError.from(error));
+  expect(foreign).toMatchObject({ code: Code.PermissionDenied });
+});
+
+endToEnd("an agent without its control plane goes on enforcing, and tells afterwards what it saw, once", async () => {
+  await using scene = await Scene.open("away");
+  const web = scene.sandbox.start("web", { args: LOOP, programs: PROGRAMS });
+  const { modelKey } = await scene.observer.modelOf("web");
+  await scene.observer.modelInState(modelKey, LearningState.ACTIVE);
+  await scene.observer.enforceRule({ name: "deny", process: { effect: Effect.PREVENT, denied: [{ process: "nc" }] } });
+  const ports = Object.fromEntries(
+    Object.entries(JSON.parse(readFileSync(join(scene.data, "endpoints.json"), "utf8")) as Record<string, string>).map(
+      ([k, v]) => [k, new URL(v).port],
+    ),
+  );
+
+  // The services and NATS die at once; the agent is a process of its own and lives.
+  const [agentPid] = await childrenOf(scene.local.process.pid ?? 0, "agent/main.ts");
+  const [natsPid] = await childrenOf(scene.local.process.pid ?? 0, "nats-server");
+  scene.local.process.kill("SIGKILL");
+  process.kill(natsPid ?? 0, "SIGKILL");
+  expect(agentPid).toBeGreaterThan(0);
+  try {
+    const denied = await Promise.all([1, 2, 3].map(() => web.exec("/bin/nc", "-h")));
+    expect(denied.map(({ status }) => status)).toEqual([137, 137, 137]);
+    expect(await web.isRunning()).toBe(true);
+
+    // The same ports again, without a second agent: the first one comes back by itself.
+    const natsPort = /port: (\d+)/.exec(readFileSync(join(scene.data, "nats/nats.conf"), "utf8"))?.[1] ?? "";
+    const flags = [
+      `data.directory=${scene.data}`,
+      `nats.port=${natsPort}`,
+      ...Object.entries(ports).map(([k, v]) => `${k}.port=${v}`),
+      ...SHORT,
+    ];
+    const args = [
+      join(ROOT, "services/all-in-one/main.ts"),
+      ...flags.flatMap((f) => ["--set", f]),
+      "--set",
+      "agent.scope=/gabion-none",
+    ];
+    const again = spawn(process.execPath, args, { stdio: "ignore" });
+    try {
+      const found = await until("the audits of the dark time", 60_000, async () => {
+        const answer = await scene.local.connection.audits
+          .listAudits({ filter: { ruleName: "deny" } })
+          .catch(() => undefined);
+        const count = answer?.audits.reduce((sum, a) => sum + a.count, 0n) ?? 0n;
+        return count >= 3n ? answer?.audits : undefined;
+      });
+      expect(found.reduce((sum, a) => sum + a.count, 0n)).toBe(3n);
+      expect(new Set(found.map((a) => a.auditId)).size).toBe(found.length);
+    } finally {
+      again.kill("SIGTERM");
+      await new Promise((done) => again.once("exit", done));
+    }
+  } finally {
+    process.kill(agentPid ?? 0, "SIGTERM");
+  }
+});
+
+endToEnd("an agent that is killed leaves a gap that is told, and nothing acknowledged is lost or doubled", async () => {
+  await using scene = await Scene.open("kill");
+  const web = scene.sandbox.start("web", { args: LOOP, programs: PROGRAMS });
+  const { modelKey } = await scene.observer.modelOf("web");
+  await scene.observer.modelInState(modelKey, LearningState.ACTIVE);
+  await web.exec("/bin/id");
+  await scene.observer.auditWhere("id", (a) => a.event?.actor?.path === "/bin/id");
+  const before = await scene.local.connection.audits.listAudits({ pageSize: 1000 });
+
+  for (const victim of ["agent/main.ts", "all"]) {
+    if (victim === "all") scene.local.process.kill("SIGKILL");
+    else process.kill((await childrenOf(scene.local.process.pid ?? 0, victim))[0] ?? 0, "SIGKILL");
+  }
+  for (const pid of await childrenOf(1, scene.data)) process.kill(pid, "SIGKILL");
+  await until("the sensor to be gone", 10_000, async () =>
+    (await childrenOf(1, scene.sandbox.scope)).length === 0 ? true : undefined,
+  );
+
+  await scene.start();
+  const after = await until("the gap to be told", 20_000, async () => {
+    const { audits } = await scene.local.connection.audits.listAudits({ pageSize: 1000 });
+    return audits.some((a) => a.system?.name === "agent_run_gap") ? audits : undefined;
+  });
+  const ids = after.map((a) => a.auditId);
+  expect(before.audits.filter((a) => !ids.includes(a.auditId))).toEqual([]);
+  expect(new Set(ids).size).toBe(ids.length);
+  // The container that ran all the while is found again, and said to be seen in part.
+  const { containers } = await until("the container", 10_000, async () => {
+    const answer = await scene.local.connection.fleet.listContainers({});
+    return answer.containers.length === 1 ? answer : undefined;
+  });
+  expect(containers[0]).toMatchObject({ containerId: "web", partlySeen: true, modelKey });
+});
+
+endToEnd("each service runs as a process of its own", async () => {
+  await using scene = await Scene.open("alone");
+  const settings = [
+    `data.directory=${join(scene.data, "alone")}`,
+    `pki.directory=${join(scene.data, "pki")}`,
+    "listen.port=0",
+  ];
+  const natsPort = /port: (\d+)/.exec(readFileSync(join(scene.data, "nats/nats.conf"), "utf8"))?.[1] ?? "";
+  for (const name of ["model", "rule", "intel", "audit"]) {
+    const flags = [...settings, `nats.servers=127.0.0.1:${natsPort}`].flatMap((f) => ["--set", f]);
+    const child = spawn(GABION, ["service", name, ...flags], { stdio: ["ignore", "ignore", "pipe"] });
+    let said = "";
+    child.stderr.on("data", (chunk: Buffer) => (said += chunk));
+    const ended = new Promise<number | null>((done) => child.once("exit", done));
+    await until(`${name}-service to listen`, 20_000, () =>
+      said.includes(`${name}-service listens on https://`) ? true : undefined,
+    );
+    child.kill("SIGTERM");
+    expect(await ended).toBe(0);
+  }
+});
+
+endToEnd("a configuration that cannot be used is refused with every fault", async () => {
+  const faults = await run(GABION, ["service", "rule", "--set", "listen.port=high", "--set", "lissten.host=x"]).catch(
+    (e) => e as { code: number; stderr: string },
+  );
+  expect(faults).toMatchObject({ code: 2 });
+  expect(faults.stderr).toMatch(/2 faults[\s\S]*lissten\.host[\s\S]*listen\.port/);
+});
+
+/** Processes whose command line holds a text; below a parent, or anywhere for 1. */
+async function childrenOf(parent: number, text: string): Promise<number[]> {
+  const { stdout } = await run("ps", ["-eo", "pid=,ppid=,args="]);
+  return stdout
+    .split("\n")
+    .map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line))
+    .flatMap((m) => (m && m[3]?.includes(text) && (parent === 1 || Number(m[2]) === parent) ? [Number(m[1])] : []))
+    .filter((pid) => pid !== process.pid);
+}
