@@ -6,6 +6,7 @@ import { type Verdict, VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts"
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
@@ -49,6 +50,7 @@ export interface AgentOptions {
 export const OBSERVED_SECTIONS: readonly Section[] = [Section.PROCESS];
 
 const SCAN_MS = 30_000;
+const MODEL_WAIT_MIN_MS = 500;
 
 /** What a frame of the sensor is worth where nobody waits for it. */
 type Unsolicited = Exclude<SensorFrame, { kind: "ack" | "hello" }>;
@@ -145,7 +147,7 @@ export class Agent implements AsyncDisposable {
     const { clock, spanMs } = this.#options;
     this.#timers.push(
       clock.every(spanMs, () => this.#flushSpans()),
-      clock.every(SCAN_MS, () => this.containers.scan()),
+      clock.every(SCAN_MS, () => this.#scan()),
     );
   }
 
@@ -182,17 +184,21 @@ export class Agent implements AsyncDisposable {
     });
   }
 
-  /** Stops a container. A second order while it is being stopped is answered by the first one's result. */
-  async stop(container: WatchedContainer): Promise<StopResult> {
-    if (container.isStopping) return { isStopped: true, note: "container is being stopped already" };
-    container.isStopping = true;
-    return stopContainer(this.#supervisor.sensor, this.#options.runcBinary, container);
+  /** Stops a container. A second order shares the result of the first; one that failed is tried again. */
+  stop(container: WatchedContainer): Promise<StopResult> {
+    container.stopping ??= stopContainer(this.#supervisor.sensor, this.#options.runcBinary, container).then(
+      (result) => {
+        if (!result.isStopped) container.stopping = undefined;
+        return result;
+      },
+    );
+    return container.stopping;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const timer of this.#timers) timer[Symbol.dispose]();
     await Promise.all(this.containers.all().map((container) => container.events.idle()));
-    await this.#flushSpans();
+    this.#flushSpans();
     await this.#supervisor[Symbol.asyncDispose]();
     this.audits.flush();
     this.audits[Symbol.dispose]();
@@ -204,7 +210,11 @@ export class Agent implements AsyncDisposable {
         this.containers.takeExec(frame);
         break;
       case "exit":
-        this.#processes.remove(frame.pid);
+        // In the container's turn: its exec may still be waiting.
+        this.containers.byGroup(frame.cgroupId)?.events.add(
+          async () => this.#processes.remove(frame.pid),
+          () => {},
+        );
         break;
       case "stats":
         this.#takeStats(frame);
@@ -238,27 +248,42 @@ export class Agent implements AsyncDisposable {
   }
 
   async #appear(container: WatchedContainer, signal: AbortSignal): Promise<void> {
-    container.model = await this.#options.modelFor(container.message, signal);
+    // The control plane may take most of the time that a container may be held, not all: then the last known model does.
+    const patience = AbortSignal.timeout(Math.max(MODEL_WAIT_MIN_MS, this.#options.holdMs * 0.7));
+    container.model = await this.#options.modelFor(container.message, AbortSignal.any([signal, patience]));
     if (container.model) this.#learner.takeModel(container.model);
     await this.#withSensor((sensor) => sensor.putFiles(imageFiles(container.identified.manifest)), container.id);
-    await this.#enforcer.enforce(container);
-    container.spanBeginMs = this.#options.clock.now();
+    await this.#bringIntoForce(container);
     this.#learner.presence(container, true);
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
   }
 
+  /** A container without its policy is not observed, and that is told. It is tried again with every scan. */
+  async #bringIntoForce(container: WatchedContainer): Promise<void> {
+    const isInForce = await this.#enforcer.enforce(container);
+    if (isInForce) {
+      container.spanBeginMs ||= this.#options.clock.now();
+      return;
+    }
+    container.spanBeginMs = 0;
+    if (container.isGone) return;
+    const message = `the policy of container ${container.id} is not in force in the kernel; trying again`;
+    this.audits.writeSystem({ name: "policy_not_in_force", message, isSuccess: false, container: container.message });
+  }
+
+  /** After all its events. Not in their queue, which may be full. */
   #gone(container: WatchedContainer): void {
-    container.events.add(
-      async () => {
-        this.#learner.flush(container);
-        this.#learner.forget(container);
-        this.#learner.presence(container, false);
-        await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
-        await this.#dropFiles(container);
-        this.#enforcer.release(container);
-      },
-      (err) => this.#options.logger.error({ err }, "container not closed"),
-    );
+    const end = async () => {
+      await container.events.idle();
+      const { modelKey } = container.message;
+      this.#flush(container);
+      this.#learner.forget(container, !this.containers.all().some((other) => other.message.modelKey === modelKey));
+      this.#learner.presence(container, false);
+      await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
+      await this.#dropFiles(container);
+      this.#enforcer.release(container);
+    };
+    end().catch((err: unknown) => this.#options.logger.error({ err }, "container not closed"));
   }
 
   /** Files that another container of the same root file system still needs stay known. */
@@ -287,12 +312,11 @@ export class Agent implements AsyncDisposable {
     this.containers.attach(sensor);
     if (isFirst) return;
     for (const container of this.containers.all()) {
-      container.use = undefined;
+      this.#enforcer.release(container);
       container.kernelLost = 0n;
       const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);
-      await this.#enforcer.enforce(container);
-      container.spanBeginMs = this.#options.clock.now();
+      await this.#bringIntoForce(container);
     }
     await this.containers.scan();
     const message = "the sensor runs again; policies are in force in the kernel";
@@ -304,7 +328,7 @@ export class Agent implements AsyncDisposable {
     this.containers.attach(undefined);
     this.#enforcer.attach(undefined);
     for (const container of this.containers.all()) {
-      this.#learner.flush(container);
+      this.#flush(container);
       container.spanBeginMs = 0;
     }
     const message = `the sensor ended (${reason}): until it runs again nothing is seen or enforced in the kernel`;
@@ -312,8 +336,20 @@ export class Agent implements AsyncDisposable {
     this.#options.logger.error({ reason }, "the sensor ended");
   }
 
-  async #flushSpans(): Promise<void> {
-    for (const container of this.containers.all()) this.#learner.flush(container);
+  #flushSpans(): void {
+    for (const container of this.containers.all()) this.#flush(container);
+  }
+
+  /** Time under a rule that leaves the section out is not time in which it could learn. */
+  #flush(container: WatchedContainer): void {
+    const isObserving = container.use?.policy.hasRule && container.use.policy.effect !== Effect.DISABLE;
+    if (isObserving) this.#learner.flush(container);
+    else if (container.spanBeginMs > 0) container.spanBeginMs = this.#options.clock.now();
+  }
+
+  async #scan(): Promise<void> {
+    await this.containers.scan();
+    for (const container of this.containers.all()) await this.#bringIntoForce(container);
   }
 
   async #withSensor(call: (sensor: Sensor) => Promise<void>, container: string): Promise<void> {

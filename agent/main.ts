@@ -45,12 +45,14 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
   const pki = config["pki.directory"];
   const identity = `node/${nodeId}`;
   const credentials = readCredentials(pki, identity);
-  const connect = (url: string, expects: string) => stack.use(createRpcClient({ url, credentials, expects })).transport;
-  const models = createClient(ModelService, connect(config["model.url"], "service/model"));
-  const rules = createClient(RuleService, connect(config["rule.url"], "service/rule"));
-  const auditClient = createClient(AuditService, connect(config["audit.url"], "service/audit"));
+  const connect = (url: string, expects: string) => stack.use(createRpcClient({ url, credentials, expects }));
+  const modelRpc = connect(config["model.url"], "service/model");
+  const auditRpc = connect(config["audit.url"], "service/audit");
+  const models = createClient(ModelService, modelRpc.transport);
+  const rules = createClient(RuleService, connect(config["rule.url"], "service/rule").transport);
+  const auditClient = createClient(AuditService, auditRpc.transport);
   const bus = stack.use(
-    await openBus({
+    openBus({
       servers: config["nats.servers"].split(","),
       credentials,
       seed: readBusSeed(pki, identity),
@@ -67,8 +69,8 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     capabilities: () => toCapabilities(agent.sensorHello, sensorFault),
     hasSensor: () => agent.sensorHello !== undefined,
   };
-  const audits = stack.use(openAuditUplink(auditClient, speaker, logger));
-  const observations = stack.use(openObservationUplink(models, speaker, logger));
+  const audits = stack.use(openAuditUplink(auditClient, auditRpc.reset, speaker, logger));
+  const observations = stack.use(openObservationUplink(models, modelRpc.reset, speaker, logger));
   const applied = new AppliedRevisions(join(config["agent.dataDirectory"], "applied.json"));
   const check = createSignatureCheck(readTrust(pki));
   const agent = new Agent({
@@ -101,7 +103,8 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     clock: systemClock,
     logger,
     sections: OBSERVED_SECTIONS,
-    containerOf: (modelKey) => agent.containers.all().find((c) => c.message.modelKey === modelKey)?.message,
+    containers: () => agent.containers.all().map((container) => container.message),
+    hasModel: ({ containerId }) => agent.containers.byId(containerId)?.model !== undefined,
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),
     onModel: (model) => agent.applyModel(model),
   });
@@ -116,6 +119,9 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     sensorFault = (error as Error).message;
     logger.error({ reason: sensorFault }, "no sensor: nothing is seen or enforced on this node");
   }
+  // From here on the hello can say what the sensor can do.
+  audits.start();
+  observations.start();
   agent.audits.writeSystem({
     name: "agent_started",
     message: sensorFault === "" ? "the agent started" : `the agent started without a sensor: ${sensorFault}`,

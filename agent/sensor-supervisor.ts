@@ -51,7 +51,13 @@ export class SensorSupervisor implements AsyncDisposable {
     const ended = Promise.withResolvers<string>();
     const { sensor, hello } = await Sensor.open({ ...this.#options.sensor, onEnd: ended.resolve });
     this.#sensor = sensor;
-    await this.#options.onUp(sensor, hello, isFirst);
+    try {
+      await this.#options.onUp(sensor, hello, isFirst);
+    } catch (error) {
+      this.#sensor = undefined;
+      await sensor[Symbol.asyncDispose]();
+      throw error;
+    }
     const timer = setInterval(() => void sensor.ping().catch(() => {}), PING_MS);
     return { ended: ended.promise.finally(() => clearInterval(timer)) };
   }

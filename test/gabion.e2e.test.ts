@@ -8,7 +8,6 @@ import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 import { AuditService, SubmitAuditsRequestSchema } from "#gen/gabion/audit/v1/audit_service_pb.ts";
-import { VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { readCredentials } from "#lib/pki/credentials.ts";
@@ -287,6 +286,6 @@ async function childrenOf(parent: number, text: string): Promise<number[]> {
   return stdout
     .split("\n")
     .map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line))
-    .flatMap((m) => (m && m[3]?.includes(text) && (parent === 1 || Number(m[2]) === parent) ? [Number(m[1])] : []))
+    .flatMap((m) => (m?.[3]?.includes(text) && (parent === 1 || Number(m[2]) === parent) ? [Number(m[1])] : []))
     .filter((pid) => pid !== process.pid);
 }

@@ -1,4 +1,5 @@
-import { statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { HashCache } from "../content/hash-cache.ts";
@@ -44,6 +45,7 @@ export class ContainerWatch {
   readonly #pending = new Map<bigint, Pending>();
   /** Runc roots seen in use, beside those of the settings. */
   readonly #roots: Set<string>;
+  readonly #held = new Map<bigint, ControlGroup>();
   #sensor: Sensor | undefined;
 
   constructor(options: ContainerWatchOptions) {
@@ -64,8 +66,10 @@ export class ContainerWatch {
     return this.#containers.get(cgroupId);
   }
 
+  /** What a lost sensor held goes on at once: the next one does not know of it. */
   attach(sensor: Sensor | undefined): void {
     this.#sensor = sensor;
+    if (!sensor) for (const cgroup of [...this.#held.values()]) void this.#thaw(cgroup);
   }
 
   takeExec(frame: ExecFrame): void {
@@ -91,15 +95,38 @@ export class ContainerWatch {
     if (container) this.#end(container);
   }
 
-  /** Finds containers that run already, and those whose making was missed. */
+  /** Finds containers that run already, those whose making was missed, and those whose end was. */
   async scan(): Promise<void> {
+    for (const container of this.all()) if (!this.#isPopulated(container.cgroup)) this.#end(container);
     const known = new Set(this.all().map((container) => container.cgroup.path));
     for (const runc of listRuncContainers([...this.#roots])) {
-      const path = controlGroupOf(runc.initPid ?? 0);
-      if (path === undefined || known.has(path) || !this.#isInScope(path)) continue;
-      const cgroup = { id: this.#idOf(path), path };
-      if (this.#pending.has(cgroup.id)) continue;
-      await this.#appear(runc, cgroup, { isHeld: false, isPartlySeen: true });
+      const path = this.#groupOf(runc);
+      if (path === undefined || known.has(path) || !this.#isInScope(path) || this.#isOurs(path)) continue;
+      const id = this.#idOf(path);
+      if (id === undefined || this.#pending.has(id)) continue;
+      await this.#appear(runc, { id, path }, { isHeld: false, isPartlySeen: true });
+    }
+  }
+
+  /** The container's own group: its first process may have moved into one below. */
+  #groupOf(runc: RuncContainer): string | undefined {
+    const path = controlGroupOf(runc.initPid ?? 0);
+    for (let at = path; at && at !== "/"; at = at.slice(0, at.lastIndexOf("/"))) if (this.#isOwn(runc, at)) return at;
+    return undefined;
+  }
+
+  /** Gabion's own processes are never touched, also where they run in a container. */
+  #isOurs(path: string): boolean {
+    const own = controlGroupOf(process.pid);
+    return own !== undefined && (own === path || own.startsWith(`${path}/`));
+  }
+
+  #isPopulated({ path, id }: ControlGroup): boolean {
+    try {
+      const events = readFileSync(join(this.#options.cgroupMount, path, "cgroup.events"), "utf8");
+      return this.#idOf(path) === id && events.includes("populated 1");
+    } catch {
+      return false;
     }
   }
 
@@ -107,14 +134,17 @@ export class ContainerWatch {
     return this.#options.scope === "/" ? path !== "/" : path.startsWith(`${this.#options.scope}/`);
   }
 
-  #idOf(path: string): bigint {
-    return statSync(join(this.#options.cgroupMount, path), { bigint: true }).ino;
+  /** Undefined where the group has gone meanwhile. */
+  #idOf(path: string): bigint | undefined {
+    return statSync(join(this.#options.cgroupMount, path), { bigint: true, throwIfNoEntry: false })?.ino;
   }
 
   async #takeNew(frame: CgroupFrame): Promise<void> {
     const cgroup = { id: frame.cgroupId, path: frame.path };
+    // What is made below a group that is not known yet belongs to it, and is bound with it.
+    if (this.#pending.has(frame.parentId) || this.#containers.has(frame.parentId)) return;
     const runc = containerMadeBy(frame.creatorPid);
-    if (!runc || !this.#isOwn(runc, frame.path)) {
+    if (!runc || !this.#isOwn(runc, frame.path) || this.#isOurs(frame.path)) {
       await this.#letGo(cgroup, frame.isHeld);
       return;
     }
@@ -132,7 +162,18 @@ export class ContainerWatch {
   async #letGo(cgroup: ControlGroup, isHeld: boolean): Promise<void> {
     this.#pending.delete(cgroup.id);
     await this.#sensor?.unbind(cgroup).catch(() => {});
-    if (isHeld) await this.#sensor?.thaw(cgroup.id).catch(() => {});
+    if (isHeld) await this.#thaw(cgroup);
+  }
+
+  /** Lets a held group go on, with the sensor's help or without: a container must never stay frozen. */
+  async #thaw(cgroup: ControlGroup): Promise<void> {
+    this.#held.delete(cgroup.id);
+    try {
+      if (!this.#sensor) throw new Error("no sensor");
+      await this.#sensor.thaw(cgroup);
+    } catch {
+      await writeFile(join(this.#options.cgroupMount, cgroup.path, "cgroup.freeze"), "0").catch(() => {});
+    }
   }
 
   async #appear(
@@ -142,6 +183,7 @@ export class ContainerWatch {
   ): Promise<void> {
     const { nodeId, cache, holdMs, logger, onAppear } = this.#options;
     this.#roots.add(runc.root);
+    if (isHeld) this.#held.set(cgroup.id, cgroup);
     const pending: Pending = { frames: [], isEnded: false };
     this.#pending.set(cgroup.id, pending);
     try {
@@ -151,7 +193,7 @@ export class ContainerWatch {
       const flags = this.#flagsOf(identified.bundle);
       const container = new WatchedContainer(identified, cgroup, flags);
       this.#containers.set(cgroup.id, container);
-      this.#noteSharedNamespace(container);
+      await this.#noteSharedNamespaces();
       await onAppear(container, signal);
       this.#pending.delete(cgroup.id);
       for (const frame of pending.frames) this.#options.onExec(container, frame);
@@ -161,7 +203,7 @@ export class ContainerWatch {
       this.#containers.delete(cgroup.id);
       await this.#letGo(cgroup, false);
     } finally {
-      if (isHeld) await this.#sensor?.thaw(cgroup.id).catch(() => {});
+      if (isHeld) await this.#thaw(cgroup);
     }
   }
 
@@ -170,16 +212,21 @@ export class ContainerWatch {
     return own | (bundle.hasMountNamespace ? 0 : CgroupFlag.HOST_MOUNTS);
   }
 
-  /** A pid namespace that a second container joins no longer belongs to the first alone: its pid 1 is both's. */
-  #noteSharedNamespace(joiner: WatchedContainer): void {
-    const path = joiner.identified.bundle.joinedPidNamespace;
-    const joined = path === undefined ? undefined : pidNamespaceAt(path);
-    if (joined === undefined) return;
+  /** A pid namespace of more than one container belongs to none of them alone: its pid 1 is everybody's. */
+  async #noteSharedNamespaces(): Promise<void> {
+    const users = new Map<string, WatchedContainer[]>();
+    const roots = new Set(this.all().map(({ identified }) => identified.runc.root));
+    const running = listRuncContainers([...roots]);
     for (const container of this.all()) {
-      const initPid = listRuncContainers([container.identified.runc.root]).find((c) => c.id === container.id)?.initPid;
-      const isShared =
-        container !== joiner && initPid !== undefined && pidNamespaceAt(`/proc/${initPid}/ns/pid`) === joined;
-      if (isShared) container.dropFlag(CgroupFlag.OWN_PIDNS);
+      const initPid = running.find((c) => c.id === container.id && c.root === container.identified.runc.root)?.initPid;
+      const { joinedPidNamespace } = container.identified.bundle;
+      const path = initPid === undefined ? joinedPidNamespace : `/proc/${initPid}/ns/pid`;
+      const namespace = path === undefined ? undefined : pidNamespaceAt(path);
+      if (namespace !== undefined) users.set(namespace, [...(users.get(namespace) ?? []), container]);
+    }
+    for (const container of [...users.values()].filter((all) => all.length > 1).flat()) {
+      if (!container.dropFlag(CgroupFlag.OWN_PIDNS) || !container.use) continue;
+      await this.#sensor?.bind(container.cgroup, container.use.slot, container.binding);
     }
   }
 

@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { statSync } from "node:fs";
 import { create } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
 import { modelKey } from "#core/model/key.ts";
@@ -9,6 +10,7 @@ import {
   ImageSchema,
   ModelScopeSchema,
 } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { kernelDevice } from "../content/file-identity.ts";
 import type { HashCache } from "../content/hash-cache.ts";
 import { type Manifest, readManifest } from "../content/manifest.ts";
 import { type OciBundle, readBundle } from "./oci-bundle.ts";
@@ -20,6 +22,8 @@ export interface IdentifiedContainer {
   readonly runc: RuncContainer;
   readonly bundle: OciBundle;
   readonly manifest: Manifest;
+  /** Device of the root file system, as the kernel numbers it. */
+  readonly rootDevice: number;
 }
 
 /** Annotations in which tools leave the image, in the order of trust. */
@@ -56,9 +60,9 @@ export async function identifyContainer(
   const scope = create(ModelScopeSchema, { imageDigest: digest });
   const message = create(ContainerSchema, {
     containerId: runc.id,
-    name: annotation(bundle, CONTAINER_NAME) || runc.id,
+    name: (annotation(bundle, CONTAINER_NAME) || runc.id).slice(0, 256),
     image: create(ImageSchema, {
-      name: annotation(bundle, IMAGE_NAME),
+      name: annotation(bundle, IMAGE_NAME).slice(0, 512),
       digest,
       digestSource: isGiven ? DigestSource.RUNTIME : DigestSource.CONTENT,
     }),
@@ -71,5 +75,6 @@ export async function identifyContainer(
     partlySeen: context.isPartlySeen,
     nodeId: context.nodeId,
   });
-  return { message, runc, bundle, manifest };
+  const rootDevice = kernelDevice(statSync(bundle.rootfs, { bigint: true }).dev);
+  return { message, runc, bundle, manifest, rootDevice };
 }

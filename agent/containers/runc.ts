@@ -71,6 +71,7 @@ export function containerMadeBy(pid: number): RuncContainer | undefined {
 const STATE = z.object({
   id: z.string(),
   init_process_pid: z.number().default(0),
+  init_process_start: z.number().default(0),
   config: z.object({ labels: z.array(z.string()).default([]) }),
 });
 
@@ -78,7 +79,9 @@ function readState(root: string, id: string): RuncContainer | undefined {
   try {
     const state = STATE.parse(JSON.parse(readFileSync(join(root, id, "state.json"), "utf8")));
     const bundle = state.config.labels.find((label) => label.startsWith("bundle="))?.slice("bundle=".length);
-    if (bundle === undefined || state.init_process_pid === 0) return undefined;
+    const pid = state.init_process_pid;
+    // A pid is used again: only the process that runc started is the container's.
+    if (bundle === undefined || pid === 0 || startTicks(pid) !== BigInt(state.init_process_start)) return undefined;
     return { id: state.id, root, bundle, initPid: state.init_process_pid };
   } catch {
     return undefined;
@@ -99,6 +102,16 @@ export function listRuncContainers(roots: readonly string[]): RuncContainer[] {
       return container && controlGroupOf(container.initPid ?? 0) !== undefined ? [container] : [];
     });
   });
+}
+
+/** Start of a process in clock ticks since boot; undefined where it is gone. */
+export function startTicks(pid: number): bigint | undefined {
+  try {
+    const status = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return BigInt(status.slice(status.lastIndexOf(")") + 2).split(" ")[19] ?? "0");
+  } catch {
+    return undefined;
+  }
 }
 
 /** Path of a process's control group below the cgroup v2 mount; undefined where the process is gone. */

@@ -1,6 +1,7 @@
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
+import type { StopResult } from "../enforce/stop.ts";
 import type { KnownFile } from "../wire/encode.ts";
 import type { IdentifiedContainer } from "./identify.ts";
 
@@ -53,7 +54,8 @@ export class WatchedContainer {
   model: ModelPolicy | undefined;
   use: SlotUse | undefined;
   isGone = false;
-  isStopping = false;
+  /** The stop that is under way or done; undefined where there was none, or it failed. */
+  stopping: Promise<StopResult> | undefined;
   /** Events lost since the last presence span, by kernel, pipe and queue together. */
   lostSinceSpan = 0n;
   kernelLost = 0n;
@@ -65,14 +67,16 @@ export class WatchedContainer {
     this.#flags = flags;
   }
 
-  /** Flags for the kernel: values of `CgroupFlag`. */
-  get flags(): number {
-    return this.#flags;
+  /** Takes a flag away; answers whether it was there. It counts from the next time the container is bound. */
+  dropFlag(flag: number): boolean {
+    const had = (this.#flags & flag) !== 0;
+    this.#flags &= ~flag;
+    return had;
   }
 
-  /** Takes a flag away; it counts from the next time the container is bound. */
-  dropFlag(flag: number): void {
-    this.#flags &= ~flag;
+  /** What the kernel is told with the policy. */
+  get binding(): { flags: number; device: number } {
+    return { flags: this.#flags, device: this.identified.rootDevice };
   }
 
   get message(): Container {

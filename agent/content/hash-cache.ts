@@ -1,10 +1,19 @@
 import { createHash } from "node:crypto";
+import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { type FileIdentity, identityKey, identityOf, isSameFile } from "./file-identity.ts";
 
 /** Files larger than this are not hashed. */
 const FILE_MAX_BYTES = 512 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
+
+/** What a container puts in a path's place must neither be waited for nor become the agent's terminal. */
+const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+
+/** `/proc/PID/exe` leads to the very file; every other link could lead anywhere. */
+function isOwnLink(path: string | Buffer): boolean {
+  return typeof path === "string" && /^\/proc\/\d+\/exe$/.test(path);
+}
 
 /** SHA-256 of files by identity, so that each state of a file is read once. Bounded; the oldest entries go first. */
 export class HashCache {
@@ -30,7 +39,7 @@ export class HashCache {
     const cached = expected && this.known(expected);
     if (cached && expected) return { sha256: cached, identity: expected };
     try {
-      await using file = await open(path, "r");
+      await using file = await open(path, isOwnLink(path) ? OPEN_FLAGS : OPEN_FLAGS | constants.O_NOFOLLOW);
       return await this.#hashOpen(file, expected);
     } catch {
       return undefined;

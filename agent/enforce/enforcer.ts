@@ -38,27 +38,43 @@ export class Enforcer {
     this.#rulesetRevision = ruleset.revision;
   }
 
-  /** Loads and binds a container's policy, if it is another one than now; the kernel changes over at once. */
-  enforce(container: WatchedContainer): Promise<void> {
-    const done = Promise.withResolvers<void>();
-    const onError = (err: unknown) => this.#logger.error({ err, container: container.id }, "policy not in force");
-    const run = () => this.#change(container).finally(done.resolve);
-    if (!container.policyTurns.add(run, onError)) done.resolve();
+  /**
+   * Loads and binds a container's policy, if it is another one than now; the kernel changes over at once. Answers
+   * whether the policy is in force.
+   */
+  enforce(container: WatchedContainer): Promise<boolean> {
+    const done = Promise.withResolvers<boolean>();
+    const onError = (err: unknown) => {
+      this.#logger.error({ err, container: container.id }, "policy not in force");
+      done.resolve(false);
+    };
+    const run = async () => done.resolve(await this.#change(container));
+    if (!container.policyTurns.add(run, onError)) done.resolve(false);
     return done.promise;
   }
 
+  /** Gives back what a container that has ended used. */
   release(container: WatchedContainer): void {
     if (container.use) this.slots.release(container.use);
+    container.use = undefined;
   }
 
-  async #change(container: WatchedContainer): Promise<void> {
+  async #change(container: WatchedContainer): Promise<boolean> {
     const before = container.use;
     const policy = this.#policyFor(container);
-    if (container.isGone || before?.fingerprint === policy.fingerprint) return;
+    if (container.isGone || !this.#sensor) return false;
+    if (before?.fingerprint === policy.fingerprint) return true;
     const use = await this.slots.acquire(policy);
-    await this.#sensor?.bind(container.cgroup, use.slot, container.flags);
+    try {
+      await this.#sensor.bind(container.cgroup, use.slot, container.binding);
+    } catch (error) {
+      this.slots.release(use);
+      throw error;
+    }
     container.use = use;
     if (before) this.slots.release(before);
+    if (container.isGone) this.release(container);
+    return true;
   }
 
   #policyFor(container: WatchedContainer): PolicyInForce {

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { promisify } from "node:util";
+import { startTicks } from "../containers/runc.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { Sensor } from "../wire/sensor.ts";
 
@@ -51,16 +51,6 @@ export async function stopContainer(
   }
   if (byRuntime === "") return { isStopped: true, note: "container stopped through runc" };
   return { isStopped: false, note: `container not stopped: ${byGroup}; ${byRuntime}` };
-}
-
-/** Start of a process in nanoseconds since boot, cut to clock ticks; undefined where it is gone. */
-function startTicks(pid: number): bigint | undefined {
-  try {
-    const status = readFileSync(`/proc/${pid}/stat`, "latin1");
-    return BigInt(status.slice(status.lastIndexOf(")") + 2).split(" ")[19] ?? "0");
-  } catch {
-    return undefined;
-  }
 }
 
 /** Kills a process, if the pid still is that process. False where it is gone. */

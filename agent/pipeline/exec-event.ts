@@ -29,21 +29,23 @@ function baseBytes(text: Uint8Array): Uint8Array {
   return text.subarray(text.lastIndexOf(0x2f) + 1);
 }
 
-/** Joins a relative name to the working directory and takes `.` and `..` out. */
+/**
+ * Joins a relative name to the working directory. `..` stays: behind a link it leads elsewhere than its text says, and
+ * such a name must not pass for another script's.
+ */
 function absolute(cwd: string, name: string): string {
-  const parts: string[] = [];
-  for (const part of `${cwd}/${name}`.split("/")) {
-    if (part === "..") parts.pop();
-    else if (part !== "" && part !== ".") parts.push(part);
-  }
-  return `/${parts.join("/")}`;
+  const path = name.startsWith("/") ? name : `${cwd}/${name}`;
+  return `/${path
+    .split("/")
+    .filter((part) => part !== "" && part !== ".")
+    .join("/")}`;
 }
 
 /** The name that a process goes by: base name of argv[0] without the dash of a login shell; for a script its path. */
 export function invokedName(frame: Pick<ExecFrame, "flags" | "args" | "filename" | "cwd">): string {
   const filename = escapeBytes(frame.filename);
   if ((frame.flags & ExecFlag.SCRIPT) !== 0) {
-    return filename.startsWith("/") ? filename : absolute(escapeBytes(frame.cwd), filename);
+    return absolute(escapeBytes(frame.cwd), filename);
   }
   const first = frame.args[0];
   if (!first || first.length === 0) return escapeBytes(baseBytes(frame.filename));

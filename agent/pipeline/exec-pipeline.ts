@@ -97,7 +97,7 @@ export class ExecPipeline {
       bootId,
       containerId: container.id,
       content,
-      ancestors: processes.ancestors(frame.parentPid),
+      ancestors: processes.ancestors(frame.parentPid, frame.parentStartNs),
       wallClock,
       ...(fullPath === undefined ? {} : { fullPath }),
     });

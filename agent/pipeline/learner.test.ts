@@ -27,9 +27,10 @@ function setUp() {
 
 const seen = (sent: readonly Observation[]) => sent.flatMap((o) => (o.kind === "seen" ? [o.value] : []));
 
-test("a fact is sent once and counted from then on", () => {
-  const { sent, container, learner } = setUp();
+test("a fact is sent once and counted from then on", async () => {
+  const { clock, sent, container, learner } = setUp();
   for (let i = 0; i < 5; i += 1) learner.observe(container, fact("/a"), note);
+  await clock.advance(10);
   learner.flush(container);
   expect(sent.map(({ kind }) => kind)).toEqual(["fact", "seen", "span"]);
   expect(seen(sent)[0]).toMatchObject({ counts: [5], isFirst: [true], isFirstPart: true });

@@ -99,8 +99,10 @@ export class Learner {
     this.#send({ kind: "span", value: create(PresenceSpanSchema, span) });
   }
 
-  forget(container: WatchedContainer): void {
+  /** Drops what is kept for a container; with `isLastOfModel` what is known of its model too. */
+  forget(container: WatchedContainer, isLastOfModel: boolean): void {
     this.#units.delete(container);
+    if (isLastOfModel) this.#known.delete(container.message.modelKey);
   }
 
   /** The unit that it is now. What the one before has not reported yet leaves when the next begins. */

@@ -50,24 +50,21 @@ export class ProcessTable {
     }
   }
 
-  /** The process with this pid and start, or 0 for any start. */
-  get(pid: number, startNs: bigint): Process | undefined {
-    const entry = this.#entries.get(pid);
-    return entry && (startNs === 0n || entry.startNs === 0n || entry.startNs === startNs) ? entry.process : undefined;
-  }
-
   remove(pid: number): void {
     this.#entries.delete(pid);
   }
 
-  /** Ancestors, nearest first, up to the container's first process or what made it. */
-  ancestors(parentPid: number): Process[] {
+  /** Ancestors, nearest first, up to the container's first process or what made it. A pid that was used again is not one. */
+  ancestors(parentPid: number, parentStartNs: bigint): Process[] {
     const found: Process[] = [];
+    const known = this.#entries.get(parentPid);
+    if (known && known.startNs !== 0n && known.startNs !== parentStartNs) this.#entries.delete(parentPid);
     let pid = parentPid;
     while (pid > 1 && found.length < ANCESTORS_MAX) {
       const entry = this.#entries.get(pid) ?? this.#adopt(pid);
-      if (!entry || found.includes(entry.process)) break;
-      found.push(entry.process);
+      if (!entry || found.some(({ execId: id }) => id === entry.process.execId)) break;
+      // Arguments are told with the process itself; here they would only make audits large.
+      found.push(create(ProcessSchema, { ...entry.process, args: [], cwd: "" }));
       pid = entry.parentPid;
     }
     return found;

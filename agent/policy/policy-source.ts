@@ -10,8 +10,7 @@ import type { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Bus } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
-import { openPolicyBucket } from "#lib/bus/policy-bucket.ts";
-import { modelKeyOnBus, RULESET_KEY } from "#lib/bus/topology.ts";
+import { modelKeyOnBus, modelOfBusKey, POLICY_SUBJECTS, policyKey, RULESET_KEY } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { SignatureCheck } from "#lib/pki/signing.ts";
@@ -29,26 +28,29 @@ export interface PolicySourceOptions {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly sections: readonly Section[];
-  /** A container that runs the model, or undefined: then the model is nobody's business here. */
-  readonly containerOf: (modelKey: string) => Container | undefined;
+  /** Containers under watch. */
+  readonly containers: () => readonly Container[];
+  /** Whether a container has a model at all. */
+  readonly hasModel: (container: Container) => boolean;
   readonly onRuleset: (ruleset: Ruleset) => Promise<void>;
   readonly onModel: (model: ModelPolicy) => Promise<void>;
 }
 
-/** Heads are compared with what is applied this often: a watch on a bucket that was made anew ends without a word. */
+/** What is applied is compared with the services this often: a message on the bus may be missed. */
 const RECONCILE_MS = 30_000;
 
 /** Brings rule set and models to the node: told by signed heads on the bus, fetched by RPC, checked by digest. */
 export class PolicySource implements AsyncDisposable {
   readonly #options: PolicySourceOptions;
   readonly #abort = new AbortController();
-  readonly #watching: Promise<void>;
+  readonly #listening: Promise<void>;
   readonly #timer: Disposable;
+  #rulesetRevision = 0n;
 
   constructor(options: PolicySourceOptions) {
     this.#options = options;
-    const onFailure = (err: unknown) => options.logger.warn({ err }, "the policy watch ended; trying again");
-    this.#watching = repeatUntilAborted((signal) => this.#watch(signal), { signal: this.#abort.signal, onFailure });
+    const onFailure = (err: unknown) => options.logger.debug({ err }, "policy changes cannot be heard yet");
+    this.#listening = repeatUntilAborted((signal) => this.#listen(signal), { signal: this.#abort.signal, onFailure });
     this.#timer = options.clock.every(RECONCILE_MS, () => this.#reconcile());
   }
 
@@ -63,6 +65,8 @@ export class PolicySource implements AsyncDisposable {
     const { ruleset: body } = await this.#options.rules.getRuleset({});
     const ruleset = fromBinary(RulesetSchema, body);
     this.#checkBody(RULESET_KEY, ruleset.revision, body, head);
+    if (ruleset.revision === this.#rulesetRevision) return;
+    this.#rulesetRevision = ruleset.revision;
     this.#options.cache.write(RULESET_KEY, body);
     this.#options.applied.apply(RULESET_KEY, ruleset.revision);
     await this.#options.onRuleset(ruleset);
@@ -82,7 +86,7 @@ export class PolicySource implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#timer[Symbol.dispose]();
     this.#abort.abort(new Error("the agent is ending"));
-    await this.#watching;
+    await this.#listening;
   }
 
   async #fetchModel(container: Container, head?: BodyHead, signal?: AbortSignal): Promise<ModelPolicy> {
@@ -108,18 +112,25 @@ export class PolicySource implements AsyncDisposable {
     }
   }
 
-  async #watch(signal: AbortSignal): Promise<void> {
-    const bucket = await openPolicyBucket(this.#options.bus);
-    for await (const { key, envelope } of bucket.watch(">", signal)) await this.#takeHead(key, envelope);
+  async #listen(signal: AbortSignal): Promise<void> {
+    const connection = await this.#options.bus.connection();
+    const messages = connection.subscribe(POLICY_SUBJECTS);
+    signal.addEventListener("abort", () => messages.unsubscribe(), { once: true });
+    for await (const message of messages) await this.#takeHead(policyKey(message.subject), message.data);
   }
 
+  /** Asks the services themselves: for what was told while the bus was away, and for models that could not be had. */
   async #reconcile(): Promise<void> {
+    const { logger, containers, onModel, applied } = this.#options;
     try {
-      const bucket = await openPolicyBucket(this.#options.bus);
-      const envelope = await bucket.get(RULESET_KEY);
-      if (envelope) await this.#takeHead(RULESET_KEY, envelope);
+      await this.fetchRuleset();
+      for (const container of containers()) {
+        const before = applied.of(modelKeyOnBus(container.modelKey));
+        const model = await this.#fetchModel(container);
+        if (model.revision > before || !this.#options.hasModel(container)) await onModel(model);
+      }
     } catch (err) {
-      this.#options.logger.debug({ err }, "policy not compared with the bus");
+      logger.debug({ err }, "policy not compared with the services");
     }
   }
 
@@ -148,7 +159,8 @@ export class PolicySource implements AsyncDisposable {
       await this.fetchRuleset(head);
       return;
     }
-    const container = this.#options.containerOf(key.slice(modelKeyOnBus("").length));
+    const modelKey = modelOfBusKey(key);
+    const container = this.#options.containers().find((c) => c.modelKey === modelKey);
     if (container) await this.#options.onModel(await this.#fetchModel(container, head));
   }
 }

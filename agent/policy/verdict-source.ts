@@ -1,9 +1,8 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import type { ConsumerMessages } from "@nats-io/jetstream";
 import { type Verdict, VerdictSchema } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import type { Bus } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
-import { VERDICT_STREAM, verdictConsumer, verdictSubject } from "#lib/bus/topology.ts";
+import { verdictSubject } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { SignatureCheck } from "#lib/pki/signing.ts";
@@ -17,7 +16,7 @@ export interface VerdictSourceOptions {
   readonly applied: AppliedRevisions;
   readonly clock: Clock;
   readonly logger: Logger;
-  /** Carries a verdict out; it is acknowledged afterwards. */
+  /** Carries a verdict out; the audit that tells the result is its acknowledgement. */
   readonly onVerdict: (verdict: Verdict) => Promise<void>;
 }
 
@@ -25,34 +24,25 @@ export interface VerdictSourceOptions {
 export class VerdictSource implements AsyncDisposable {
   readonly #options: VerdictSourceOptions;
   readonly #abort = new AbortController();
-  readonly #consuming: Promise<void>;
-  #messages: ConsumerMessages | undefined;
-  #isToldOfFailure = false;
+  readonly #listening: Promise<void>;
 
   constructor(options: VerdictSourceOptions) {
     this.#options = options;
-    const onFailure = (err: unknown) => {
-      // The consumer is made when the audit stream opens; until then this is no news.
-      if (this.#isToldOfFailure) options.logger.debug({ err }, "verdicts are not there yet");
-      this.#isToldOfFailure = true;
-    };
-    this.#consuming = repeatUntilAborted(() => this.#consume(), { signal: this.#abort.signal, onFailure });
+    const onFailure = (err: unknown) => options.logger.debug({ err }, "verdicts cannot be heard yet");
+    this.#listening = repeatUntilAborted((signal) => this.#listen(signal), { signal: this.#abort.signal, onFailure });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#abort.abort(new Error("the agent is ending"));
-    this.#messages?.stop();
-    await this.#consuming;
+    await this.#listening;
   }
 
-  async #consume(): Promise<void> {
-    const { bus, nodeId } = this.#options;
-    const consumer = await bus.jetstream.consumers.get(VERDICT_STREAM, verdictConsumer(nodeId));
-    this.#messages = await consumer.consume({ max_messages: 100, idle_heartbeat: 5_000, expires: 10_000 });
-    for await (const message of this.#messages) {
-      await this.#take(message.data);
-      message.ack();
-    }
+  /** A subscription outlives the loss of its connection; what is sent meanwhile is sent again by its issuer. */
+  async #listen(signal: AbortSignal): Promise<void> {
+    const connection = await this.#options.bus.connection();
+    const messages = connection.subscribe(verdictSubject(this.#options.nodeId));
+    signal.addEventListener("abort", () => messages.unsubscribe(), { once: true });
+    for await (const message of messages) await this.#take(message.data);
   }
 
   async #take(envelope: Uint8Array): Promise<void> {

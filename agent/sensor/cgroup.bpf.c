@@ -69,7 +69,11 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 		mine.flags = GABION_CGROUP_SCOPE | GABION_CGROUP_PENDING;
 		mine.container_id = id;
 	}
-	bpf_map_update_elem(&cgroups, &id, &mine, BPF_ANY);
+	if (bpf_map_update_elem(&cgroups, &id, &mine, BPF_ANY) < 0)
+		count_lost(counts_of(mine.container_id));
+	/* A group inside a container needs nothing of the agent. */
+	if (mine.flags & GABION_CGROUP_NESTED)
+		return 0;
 	send(GABION_CGROUP_NEW, id, parent_id, &mine, path);
 	return 0;
 }
@@ -95,7 +99,7 @@ int BPF_PROG(handle_populated, struct cgroup *group, const char *path, int is_po
 	__u64 id = id_of(group);
 	struct cgroup_policy *mine = bpf_map_lookup_elem(&cgroups, &id);
 
-	if (!mine || is_populated || mine->flags & GABION_CGROUP_NESTED || !(mine->flags & GABION_CGROUP_BOUND))
+	if (!mine || is_populated || mine->flags & GABION_CGROUP_NESTED || !(mine->flags & (GABION_CGROUP_BOUND | GABION_CGROUP_PENDING)))
 		return 0;
 	send(GABION_CGROUP_EMPTY, id, 0, mine, path);
 	return 0;

@@ -168,13 +168,15 @@ static int change_group(struct programs *programs, const struct options *options
 	switch (frame->frame.type) {
 	case GABION_BIND:
 		return groups_bind(options, programs->cgroups, path, frame->cgroup_id, frame->slot,
-				   frame->flags | GABION_CGROUP_BOUND);
+				   frame->flags | GABION_CGROUP_BOUND, frame->device);
+	case GABION_THAW:
+		return groups_thaw(options, path, frame->cgroup_id);
 	case GABION_KILL:
 		return groups_write(options, path, frame->cgroup_id, "cgroup.kill", "1");
 	default: /* UNBIND */
 		events_send_stats(programs);
 		bpf_map_delete_elem(programs->counts, &frame->cgroup_id);
-		error = groups_bind(options, programs->cgroups, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE);
+		error = groups_bind(options, programs->cgroups, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);
 		return error == -ENOENT || error == -ESTALE ? 0 : error;
 	}
 }
@@ -198,11 +200,9 @@ void control_handle(struct programs *programs, const struct options *options, co
 		break;
 	case GABION_BIND:
 	case GABION_UNBIND:
+	case GABION_THAW:
 	case GABION_KILL:
 		error = change_group(programs, options, frame);
-		break;
-	case GABION_THAW:
-		error = groups_thaw(options, frame->cgroup_id);
 		break;
 	case GABION_PING:
 		error = 0;

@@ -143,7 +143,7 @@ __attribute__((noinline)) int decide_exec(void)
 	}
 
 	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */
-	if (match.asked || !is_whole || (is_script && !is_absolute))
+	if (match.asked || !is_whole || (is_script && !(is_absolute && s->filename.is_plain)))
 		return GABION_ASK;
 	item = gabion_hash_join(s->path.full, is_script ? s->filename.full : s->name.base);
 	/* A script's own content is not known here: its file is closed by now. */

@@ -10,6 +10,8 @@ struct text_hashes {
 	__u64 base; /* of what follows the last slash */
 	__u32 directory_count;
 	__u32 is_complete;
+	__u32 is_plain; /* without `//` and components that begin with a dot, which may lead elsewhere */
+	__u32 reserved;
 	__u64 directories[DIRECTORIES_MAX]; /* of the text up to and with each slash */
 };
 
@@ -46,6 +48,8 @@ static __always_inline struct exec_scratch *scratch(void)
  */
 #define HASH_TEXT(text, text_max, hashes, stop_at_nul)                                                                 \
 	__u64 full = hash_basis, base = hash_basis;                                                                    \
+	__u8 before = 0;                                                                                               \
+	(hashes)->is_plain = 1;                                                                                        \
 	(hashes)->directory_count = 0;                                                                                 \
 	(hashes)->is_complete = 0;                                                                                     \
 	for (__u32 i = 0; i < (text_max); i++) {                                                                       \
@@ -54,6 +58,9 @@ static __always_inline struct exec_scratch *scratch(void)
 			(hashes)->is_complete = 1;                                                                     \
 			break;                                                                                         \
 		}                                                                                                      \
+		if (before == '/' && (byte == '/' || byte == '.'))                                                     \
+			(hashes)->is_plain = 0;                                                                        \
+		before = byte;                                                                                         \
 		full = gabion_hash_byte(full, byte);                                                                   \
 		base = gabion_hash_byte(base, byte);                                                                   \
 		if (byte == '/') {                                                                                     \
@@ -96,6 +103,12 @@ __attribute__((noinline)) int hash_exec_name(void)
 
 	if (!s)
 		return 0;
+	/* Without an argv[0] the file's own name is the name, as for the agent. */
+	if (s->event.argv[0] == 0) {
+		s->name.base = s->filename.base;
+		s->name.is_complete = s->filename.is_complete;
+		return 1;
+	}
 	s->name.is_complete = 0;
 	for (__u32 i = 0; i < GABION_NAME_MAX; i++) {
 		__u8 byte = s->event.argv[i];

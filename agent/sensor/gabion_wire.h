@@ -209,10 +209,10 @@ struct control_frame {
 	__u64 cgroup_id;
 	__u32 flags;	      /* BIND: enum gabion_cgroup_flag */
 	__u32 count;	      /* entries or files that follow */
-	__u32 path_length;    /* BIND, UNBIND, KILL: bytes of the control group's path that follow */
+	__u32 path_length;    /* BIND, UNBIND, THAW, KILL: bytes of the control group's path that follow */
 	__u32 default_action; /* SLOT_LOAD: for files of the image that no entry names */
 	__u32 foreign_action; /* SLOT_LOAD: the same for files that are not known to be the image's */
-	__u32 reserved;
+	__u32 device;	      /* BIND: of the container's root file system, major << 20 | minor */
 };
 
 struct slot_entry {

@@ -18,6 +18,8 @@ struct cgroup_policy {
 	uint32_t slot;
 	uint32_t flags;
 	uint64_t container_id;
+	uint32_t device;
+	uint32_t reserved;
 };
 
 static struct {
@@ -66,7 +68,9 @@ int groups_write(const struct options *options, const char *path, uint64_t id, c
 	if (directory < 0)
 		return directory;
 	target = openat(directory, file, O_WRONLY | O_CLOEXEC);
-	if (target < 0 || write(target, value, strlen(value)) < 0)
+	if (target < 0) /* a kernel without this file, not a group that is gone */
+		error = errno == ENOENT ? -EOPNOTSUPP : -errno;
+	else if (write(target, value, strlen(value)) < 0)
 		error = -errno;
 	if (target >= 0)
 		close(target);
@@ -97,12 +101,16 @@ static int thaw_at(const struct options *options, int i)
 	return error == -ENOENT ? 0 : error;
 }
 
-int groups_thaw(const struct options *options, uint64_t id)
+/* Also for a group that another sensor held before this one was started. */
+int groups_thaw(const struct options *options, const char *path, uint64_t id)
 {
+	int error;
+
 	for (int i = 0; i < HOLDS_MAX; i++)
 		if (holds[i].id == id)
 			return thaw_at(options, i);
-	return 0;
+	error = groups_write(options, path, id, "cgroup.freeze", "0");
+	return error == -ENOENT || error == -ESTALE ? 0 : error;
 }
 
 /* A container is never held for longer than the bound, whatever became of the agent; that it went on is reported. */
@@ -157,7 +165,7 @@ static int put_tree(int directory, int map, struct cgroup_policy policy, bool on
 	while (!error && (entry = readdir(stream))) {
 		int child;
 
-		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+		if (entry->d_type != DT_DIR || strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
 			continue;
 		child = openat(directory, entry->d_name, O_DIRECTORY | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 		if (child >= 0)
@@ -181,9 +189,9 @@ int groups_adopt_tree(const struct options *options, int cgroups_map)
 }
 
 int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
-		uint32_t flags)
+		uint32_t flags, uint32_t device)
 {
-	struct cgroup_policy policy = { .slot = slot, .flags = flags, .container_id = id };
+	struct cgroup_policy policy = { .slot = slot, .flags = flags, .container_id = id, .device = device };
 	int directory = open_group(options, path, id);
 
 	if (directory < 0)

@@ -7,6 +7,8 @@ struct cgroup_policy {
 	__u32 slot;
 	__u32 flags;
 	__u64 container_id; /* control group of the container, also for nested groups */
+	__u32 device;	    /* of the container's root file system: another overlay is not its image */
+	__u32 reserved;
 };
 
 struct cgroup_counts {

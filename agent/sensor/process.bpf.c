@@ -51,12 +51,13 @@ static __always_inline __u64 change_time(struct inode *inode)
 }
 
 /* In an overlay the kernel knows whether a file is the image's: then nothing of it is in the upper layer. */
-static __always_inline void read_overlay(struct exec_event *event, struct inode *inode)
+static __always_inline void read_overlay(struct exec_event *event, struct inode *inode, __u32 root_device)
 {
 	struct ovl_inode *overlay;
 
 	event->flags |= GABION_EXEC_OVERLAY;
-	if (!bpf_core_type_exists(struct ovl_inode))
+	/* An overlay that the container mounted itself has a lower layer too, but not the image's. */
+	if (!bpf_core_type_exists(struct ovl_inode) || event->device != root_device)
 		return;
 	overlay = (void *)((char *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode));
 	if (!BPF_CORE_READ(overlay, __upperdentry)) {
@@ -68,7 +69,7 @@ static __always_inline void read_overlay(struct exec_event *event, struct inode 
 		event->flags |= GABION_EXEC_OVERLAY_NEW;
 }
 
-static __always_inline void read_file(struct exec_event *event, struct file *file)
+static __always_inline void read_file(struct exec_event *event, struct file *file, __u32 root_device)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	struct file_key key = {};
@@ -80,14 +81,18 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 	if (BPF_CORE_READ(inode, i_nlink) == 0)
 		event->flags |= GABION_EXEC_UNLINKED;
 	if (BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAY_MAGIC)
-		read_overlay(event, inode);
+		read_overlay(event, inode, root_device);
 	if (event->content || event->flags & GABION_EXEC_UNLINKED)
 		return;
 	key.inode = event->inode;
 	key.device = event->device;
 	known = bpf_map_lookup_elem(&files, &key);
-	if (known && known->ctime_ns == event->ctime_ns)
-		event->content = known->content;
+	if (!known || known->ctime_ns != event->ctime_ns)
+		return;
+	/* What stands in the upper layer was changed, whatever a late look at the file may have said. */
+	if (known->content == GABION_CONTENT_IMAGE && event->flags & GABION_EXEC_OVERLAY_UPPER)
+		return;
+	event->content = known->content;
 }
 
 static __always_inline void read_task(struct exec_event *event, struct task_struct *task)
@@ -133,8 +138,10 @@ static __always_inline void read_arguments(struct exec_event *event, struct mm_s
 	length &= GABION_ARGV_MAX - 1;
 	/* What the event before this one left behind must not be taken for a name. */
 	event->argv[0] = 0;
-	if (bpf_probe_read_user(event->argv, length, (void *)start) < 0)
+	if (bpf_probe_read_user(event->argv, length, (void *)start) < 0) {
 		length = 0;
+		event->flags |= GABION_EXEC_NAME_TRUNCATED; /* the name is not known: not the kernel's to decide */
+	}
 	event->argv[length & (GABION_ARGV_MAX - 1)] = 0;
 	event->argv_length = length;
 }
@@ -171,6 +178,8 @@ static __always_inline bool read_texts(struct exec_scratch *s, struct task_struc
 
 		walked = walk_path(buffer, BPF_CORE_READ(fs, pwd.dentry), BPF_CORE_READ(fs, pwd.mnt));
 		read_walked(event->cwd, GABION_CWD_MAX, &event->cwd_length, buffer, walked);
+		if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
+			event->flags |= GABION_EXEC_NAME_TRUNCATED;
 	}
 	read_arguments(event, BPF_CORE_READ(task, mm));
 	return true;
@@ -232,6 +241,19 @@ static __always_inline void send(struct exec_scratch *s, struct cgroup_counts *o
 	bpf_map_update_elem(&sent_processes, &pid, &start, BPF_ANY);
 }
 
+/* The runtime on its way into the container: runc runs itself again from memory before it has the container's mounts. */
+static __always_inline bool is_runtime_clone(struct dentry *dentry)
+{
+	const char expected[] = "memfd:runc_clone";
+	char name[sizeof(expected)] = {};
+
+	bpf_probe_read_kernel(name, sizeof(name) - 1, BPF_CORE_READ(dentry, d_name.name));
+	for (int i = 0; i < (int)sizeof(expected) - 1; i++)
+		if (name[i] != expected[i])
+			return false;
+	return true;
+}
+
 /*
  * Why this hook: it runs in the new program's task after the point of no return and before its first instruction, and
  * works wherever BTF is there. A kill here leaves no user instruction executed.
@@ -245,13 +267,14 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	struct exec_scratch *s;
 	__u64 begin;
 	__u32 mount_ns, action;
+	bool is_outside;
 
 	if (!of_cgroup || !(of_cgroup->flags & (GABION_CGROUP_PENDING | GABION_CGROUP_BOUND)))
 		return 0;
 	begin = is_measuring ? bpf_ktime_get_ns() : 0;
 	mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	/* The runtime on its way into the container: its own re-exec is not the container's doing. */
-	if (mount_ns == host_mount_ns && !(of_cgroup->flags & GABION_CGROUP_HOST_MOUNTS))
+	is_outside = mount_ns == host_mount_ns && !(of_cgroup->flags & GABION_CGROUP_HOST_MOUNTS);
+	if (is_outside && is_runtime_clone(BPF_CORE_READ(bprm, file, f_path.dentry)))
 		return 0;
 	s = scratch();
 	if (!s)
@@ -272,11 +295,14 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->event.content = 0;
 	s->event.mount_ns = mount_ns;
 	read_task(&s->event, task);
-	read_file(&s->event, BPF_CORE_READ(bprm, file));
+	read_file(&s->event, BPF_CORE_READ(bprm, file), of_cgroup->device);
 	if (!read_texts(s, task, bprm))
 		return 0;
 	action = GABION_ASK;
-	if (of_cgroup->flags & GABION_CGROUP_BOUND) {
+	/* In the host's mounts paths mean other files: who got there is told, and judged by the agent. */
+	if (is_outside)
+		s->event.flags |= GABION_EXEC_HOST_MOUNTS;
+	if (of_cgroup->flags & GABION_CGROUP_BOUND && !is_outside) {
 		hash_exec_path();
 		hash_exec_filename();
 		hash_exec_name();

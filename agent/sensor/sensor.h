@@ -40,10 +40,10 @@ void output_acknowledge(uint32_t request, int error, const char *message);
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
 int groups_adopt_tree(const struct options *options, int cgroups_map);
 int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
-		uint32_t flags);
+		uint32_t flags, uint32_t device);
 int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value);
 bool groups_hold(const struct options *options, const char *path, uint64_t id);
-int groups_thaw(const struct options *options, uint64_t id);
+int groups_thaw(const struct options *options, const char *path, uint64_t id);
 void groups_expire_holds(const struct options *options);
 void groups_thaw_all(const struct options *options);
 

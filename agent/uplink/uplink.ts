@@ -1,6 +1,12 @@
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { ServiceHello } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
+
+/** A message must stay below the service's limit of 4 MiB, whatever estimating its size leaves out. */
+const BATCH_MAX_BYTES = 2 * 1024 * 1024;
+/** A service that acknowledges nothing for this long is taken for gone. */
+const STALL_MS = 30_000;
 
 /** What a service answers on a stream. */
 export interface UplinkAnswer {
@@ -17,6 +23,10 @@ export interface UplinkOptions<Item, Request> {
   /** Makes one batch. Called once for each sequence: what is sent again is sent unchanged. */
   readonly makeBatch: (items: readonly Item[], sequence: bigint, lostCount: bigint) => Request;
   readonly maxBatchItems: number;
+  /** Size of an item in bytes, about. */
+  readonly sizeOf: (item: Item) => number;
+  /** Drops the connection, for a service that does not answer any more. */
+  readonly reset: () => void;
   /** How long an item waits for others. */
   readonly maxDelayMs: number;
   /** Items kept while the service is away; beyond it the oldest that were not sent go, and are counted. */
@@ -37,7 +47,7 @@ interface Batch<Request> {
 export class Uplink<Item, Request> implements AsyncDisposable {
   readonly #options: UplinkOptions<Item, Request>;
   readonly #abort = new AbortController();
-  readonly #running: Promise<void>;
+  #running: Promise<void> | undefined;
   #waiting: Item[] = [];
   #unacknowledged: Batch<Request>[] = [];
   #sequence = 0n;
@@ -48,10 +58,15 @@ export class Uplink<Item, Request> implements AsyncDisposable {
   #isFlushing = false;
   #isConnected = false;
   #isToldOfFailure = false;
+  #progressAt = performance.now();
 
   constructor(options: UplinkOptions<Item, Request>) {
     this.#options = options;
-    this.#running = repeatUntilAborted((signal) => this.#connect(signal), {
+  }
+
+  /** Begins to send; what was pushed before waits. */
+  start(): void {
+    this.#running ??= repeatUntilAborted((signal) => this.#connect(signal), {
       signal: this.#abort.signal,
       onFailure: (error) => this.#noteFailure(error),
     });
@@ -109,9 +124,19 @@ export class Uplink<Item, Request> implements AsyncDisposable {
     return this.#unacknowledged.reduce((sum, { itemCount }) => sum + itemCount, 0);
   }
 
+  /** Items that fit into one message. One that alone does not is sent alone, refused, and then counted as lost. */
+  #batchLength(): number {
+    let bytes = 0;
+    for (let at = 0; at < this.#waiting.length && at < this.#options.maxBatchItems; at += 1) {
+      bytes += this.#options.sizeOf(this.#waiting[at] as Item);
+      if (bytes > BATCH_MAX_BYTES) return Math.max(1, at);
+    }
+    return this.#options.maxBatchItems;
+  }
+
   #cut(): Batch<Request> | undefined {
     if (!this.#isFlushing || this.#waiting.length === 0 || this.#inFlight() >= this.#window) return undefined;
-    const items = this.#waiting.splice(0, this.#options.maxBatchItems);
+    const items = this.#waiting.splice(0, this.#batchLength());
     this.#isFlushing = this.#waiting.length > 0;
     this.#sequence += 1n;
     const request = this.#options.makeBatch(items, this.#sequence, this.#lost);
@@ -141,6 +166,7 @@ export class Uplink<Item, Request> implements AsyncDisposable {
       this.#wakeUp();
     };
     signal.addEventListener("abort", release, { once: true });
+    const watch = setInterval(() => this.#checkProgress(own), STALL_MS / 2);
     try {
       for await (const answer of this.#options.open(this.#requests(greeted.promise, signal), signal)) {
         if (answer.hello) {
@@ -151,13 +177,38 @@ export class Uplink<Item, Request> implements AsyncDisposable {
         if (answer.windowItems > 0) this.#window = answer.windowItems;
         this.#acknowledge(answer.acknowledgedSequence);
       }
+    } catch (error) {
+      this.#dropRefused(error);
+      throw error;
     } finally {
+      clearInterval(watch);
       this.#isConnected = false;
       own.abort();
     }
   }
 
+  /** A batch that is wrong in itself would be refused for ever: it goes, and is counted, so that the others get through. */
+  #dropRefused(error: unknown): void {
+    const { code } = ConnectError.from(error);
+    const first = this.#unacknowledged[0];
+    if (!first || (code !== Code.InvalidArgument && code !== Code.ResourceExhausted)) return;
+    this.#unacknowledged.shift();
+    this.#lost += BigInt(first.itemCount);
+    this.#options.logger.error({ err: error, items: first.itemCount }, "a batch was refused and is lost");
+  }
+
+  /** A peer that has gone without a word is noticed by the acknowledgements that do not come. */
+  #checkProgress(connection: AbortController): void {
+    const isWaiting = this.#unacknowledged.length > 0;
+    const since = performance.now() - this.#progressAt;
+    if (!isWaiting || since < STALL_MS) return;
+    this.#progressAt = performance.now();
+    this.#options.reset();
+    connection.abort(new Error("no acknowledgement for 30 s"));
+  }
+
   #acknowledge(sequence: bigint): void {
+    this.#progressAt = performance.now();
     this.#unacknowledged = this.#unacknowledged.filter((batch) => batch.sequence > sequence);
     this.#wakeUp();
   }

@@ -34,6 +34,7 @@ interface ControlFields {
   readonly path?: string;
   readonly defaultAction?: KernelAction;
   readonly foreignAction?: KernelAction;
+  readonly device?: number;
 }
 
 function padded(length: number): number {
@@ -57,6 +58,7 @@ export function encodeControl(type: FrameType, request: number, fields: ControlF
   frame.writeUInt32LE(path.length, at.path_length);
   frame.writeUInt32LE(ACTIONS[fields.defaultAction ?? "ask"], at.default_action);
   frame.writeUInt32LE(ACTIONS[fields.foreignAction ?? "ask"], at.foreign_action);
+  frame.writeUInt32LE(fields.device ?? 0, at.device);
   payload.copy(frame, CONTROL.size);
   return frame;
 }

@@ -114,7 +114,7 @@ export const LAYOUT = {
       path_length: 32,
       default_action: 36,
       foreign_action: 40,
-      reserved: 44,
+      device: 44,
     },
   },
   slot_entry: {

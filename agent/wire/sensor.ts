@@ -32,6 +32,12 @@ const STDERR_MAX = 8192;
 /** Orders in flight; more is a fault of the agent. */
 const REQUESTS_MAX = 100_000;
 
+/** A control group: its number and its path below the mount. */
+interface Group {
+  readonly id: bigint;
+  readonly path: string;
+}
+
 interface Waiting {
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
@@ -82,22 +88,22 @@ export class Sensor implements AsyncDisposable {
   }
 
   /** Gives a container's control group, and all below it, a loaded slot. */
-  async bind(cgroup: { id: bigint; path: string }, slot: number, flags: number): Promise<void> {
-    await this.#send(FrameType.BIND, { cgroupId: cgroup.id, path: cgroup.path, slot, flags });
+  async bind(cgroup: Group, slot: number, { flags, device }: { flags: number; device: number }): Promise<void> {
+    await this.#send(FrameType.BIND, { cgroupId: cgroup.id, path: cgroup.path, slot, flags, device });
   }
 
   /** Makes a control group one that is none of the agent's business. */
-  async unbind(cgroup: { id: bigint; path: string }): Promise<void> {
+  async unbind(cgroup: Group): Promise<void> {
     await this.#send(FrameType.UNBIND, { cgroupId: cgroup.id, path: cgroup.path });
   }
 
   /** Lets a held container go on. */
-  async thaw(cgroupId: bigint): Promise<void> {
-    await this.#send(FrameType.THAW, { cgroupId });
+  async thaw(cgroup: Group): Promise<void> {
+    await this.#send(FrameType.THAW, { cgroupId: cgroup.id, path: cgroup.path });
   }
 
   /** Ends everything in a control group. */
-  async kill(cgroup: { id: bigint; path: string }): Promise<void> {
+  async kill(cgroup: Group): Promise<void> {
     await this.#send(FrameType.KILL, { cgroupId: cgroup.id, path: cgroup.path });
   }
 

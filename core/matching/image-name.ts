@@ -15,6 +15,14 @@ export function canonicalImage(name: string): string {
   return `${registry}/${tagged}${digest === undefined ? "" : `@${digest}`}`;
 }
 
+/** A pattern with the registry and `library/` that it leaves out; its tag is left as it stands. */
+export function canonicalPrefix(pattern: string): string {
+  const [head = "", ...rest] = pattern.split("/");
+  const hasRegistry = rest.length > 0 && (/[.:]/.test(head) || head === "localhost" || head.includes("*"));
+  if (hasRegistry) return pattern;
+  return rest.length > 0 ? `docker.io/${pattern}` : `docker.io/library/${pattern}`;
+}
+
 function splitOnce(text: string, separator: string): [string, string | undefined] {
   const at = text.indexOf(separator);
   return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + separator.length)];

@@ -1,6 +1,6 @@
 import type { Scope } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
-import { canonicalImage } from "./image-name.ts";
+import { canonicalImage, canonicalPrefix } from "./image-name.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
 
 /** Answer of a scope: whether it matches and, if not, the field that did not. */
@@ -22,9 +22,10 @@ function imageTexts(container: Container): string[] {
   return [...name, image.digest];
 }
 
-/** An image pattern without wildcard or digest is brought to canonical form, so that `nginx` means what it says. */
+/** An image pattern is brought to canonical form as far as its wildcards leave it known, so that `nginx` means what it says. */
 function imagePattern(source: string): string {
-  return source.includes("*") || source.includes("sha256:") ? source : canonicalImage(source);
+  if (source.startsWith("*") || source.includes("sha256:")) return source;
+  return source.includes("*") ? canonicalPrefix(source) : canonicalImage(source);
 }
 
 function compileField(

@@ -10,6 +10,9 @@ import { type KernelAction, type KernelSlot, toKernelSlot } from "./kernel-slot.
 import { baseName, type ProcessEvent } from "./process-event.ts";
 import { compileProcessPolicy, evaluateProcess } from "./process-policy.ts";
 
+/** An event with the file name as the kernel sees it: a script may be called by a relative one. */
+type KernelEvent = ProcessEvent & { readonly filename: string };
+
 type Find = (kind: string, first: string, second?: string, content?: string) => KernelAction | undefined;
 
 function finder(slot: KernelSlot): Find {
@@ -23,16 +26,16 @@ function finder(slot: KernelSlot): Find {
 }
 
 /** Everything that the lists are looked up with. */
-function lookUp(find: Find, { path, name, invokedPath, isScript }: ProcessEvent): (KernelAction | undefined)[] {
+function lookUp(find: Find, { path, name, filename, isScript }: KernelEvent): (KernelAction | undefined)[] {
   const directories = (text: string) => [...text.matchAll(/\//g)].map(({ index }) => text.slice(0, index + 1));
-  const isAbsolute = invokedPath.startsWith("/");
+  const isAbsolute = filename.startsWith("/");
   return [
     find("path", path),
     find("name", baseName(path)),
     ...directories(path).map((d) => find("directory", d)),
-    find("name", baseName(invokedPath)),
-    isAbsolute ? find("path", invokedPath) : undefined,
-    ...(isAbsolute && isScript ? directories(invokedPath).map((d) => find("directory", d)) : []),
+    find("name", baseName(filename)),
+    isAbsolute ? find("path", filename) : undefined,
+    ...(isAbsolute && isScript ? directories(filename).map((d) => find("directory", d)) : []),
     isScript ? undefined : find("name", name),
   ];
 }
@@ -44,12 +47,17 @@ function lookUpItem(find: Find, event: ProcessEvent): KernelAction | undefined {
   return byContent ?? find("item", event.path, event.name);
 }
 
+/** Absolute, and without components that may lead elsewhere. */
+function isPlain(filename: string): boolean {
+  return filename.startsWith("/") && !/\/[/.]/.test(filename);
+}
+
 /** What agent/sensor/exec_decide.bpf.h does, in the same order. The kernel tests run the real one. */
-function decideAsKernel(slot: KernelSlot, event: ProcessEvent): KernelAction {
+function decideAsKernel(slot: KernelSlot, event: KernelEvent): KernelAction {
   const find = finder(slot);
   const tried = lookUp(find, event);
   for (const denial of ["kill_container", "kill", "audit"] as const) if (tried.includes(denial)) return denial;
-  if (tried.includes("ask") || (event.isScript && !event.invokedPath.startsWith("/"))) return "ask";
+  if (tried.includes("ask") || (event.isScript && !isPlain(event.filename))) return "ask";
   const byItem = lookUpItem(find, event);
   if (byItem) return byItem;
   const isImage = event.contentState === ContentState.UNCHANGED;
@@ -72,27 +80,28 @@ const content = fc.constantFrom(
   { contentState: ContentState.CHANGED, sha256: "e".repeat(64) },
 );
 const item = fc.tuple(path, fc.constantFrom("sh", "nc", "ls", "run"), content);
-const event: fc.Arbitrary<ProcessEvent> = fc
+const scripts = {
+  "/opt/app/run": "/opt/app/run",
+  "/tmp/drop": "/tmp/drop",
+  drop: "/tmp/drop",
+  "/tmp/./drop": "/tmp/drop",
+  "/tmp/../tmp/drop": "/tmp/../tmp/drop",
+};
+const event: fc.Arbitrary<KernelEvent> = fc
   .record({
     path,
     name: fc.constantFrom("sh", "nc", "ls", "run", "other"),
     invoked: fc.constantFrom("", "/usr/bin/link", "nc"),
     content,
     parents: fc.constantFrom<string[]>([], ["/bin/sh"], ["/sbin/init"]),
-    script: fc.constantFrom("", "", "/opt/app/run", "/tmp/drop", "relative.sh"),
+    script: fc.constantFrom("", "", ...(Object.keys(scripts) as (keyof typeof scripts)[])),
   })
-  .map(({ path: real, name, invoked, content: c, parents, script }) =>
-    script === ""
-      ? { path: real, name, invokedPath: invoked || real, ...c, parents, isScript: false }
-      : {
-          path: real,
-          name: script.startsWith("/") ? script : `/cwd/${script}`,
-          invokedPath: script,
-          ...c,
-          parents,
-          isScript: true,
-        },
-  );
+  .map(({ path: real, name, invoked, content: c, parents, script }) => {
+    const base = { path: real, ...c, parents };
+    if (script === "")
+      return { ...base, name, invokedPath: invoked || real, filename: invoked || real, isScript: false };
+    return { ...base, name: scripts[script], invokedPath: scripts[script], filename: script, isScript: true };
+  });
 
 const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "kill", [Effect.BLOCK]: "kill_container" };
 
@@ -135,7 +144,8 @@ test("known-good execs of an active model are allowed in the kernel, unknown one
   const section = create(ProcessSectionSchema, { effect: Effect.PREVENT, denied: [{ process: "nc" }] });
   const items = [create(ProcessFactSchema, { path: "/bin/sh", name: "sh", contentState: ContentState.UNCHANGED })];
   const slot = toKernelSlot(compileProcessPolicy({ section, hasRule: true, items, state: LearningState.ACTIVE }));
-  const run = (p: string, name: string): ProcessEvent => ({
+  const run = (p: string, name: string): KernelEvent => ({
+    filename: p,
     path: p,
     name,
     invokedPath: p,

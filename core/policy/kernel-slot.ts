@@ -39,6 +39,9 @@ function actionOf(effect: Effect): KernelAction {
   return effect === Effect.PREVENT ? "kill" : "audit";
 }
 
+/** Directories of one path that the kernel looks up: DIRECTORIES_MAX in exec_hash.bpf.h. */
+const DIRECTORIES_MAX = 16;
+
 type Expressed = { readonly kind: "path" | "name" | "directory"; readonly text: string };
 
 /** How the kernel can match an entry, or undefined where it cannot: stars other than a whole directory's. */
@@ -46,7 +49,8 @@ function express(entry: CompiledEntry): Expressed | undefined {
   const text = entry.entry.process;
   if (!isPattern(text)) return { kind: text.includes("/") ? "path" : "name", text };
   const directory = text.slice(0, -1);
-  const isDirectory = text.endsWith("/*") && text.startsWith("/") && !isPattern(directory);
+  const depth = directory.split("/").length - 1;
+  const isDirectory = text.endsWith("/*") && text.startsWith("/") && !isPattern(directory) && depth <= DIRECTORIES_MAX;
   return isDirectory ? { kind: "directory", text: directory } : undefined;
 }
 

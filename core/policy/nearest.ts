@@ -4,6 +4,8 @@ import { type NearestItem, NearestItemSchema } from "#gen/gabion/policy/v1/polic
 import { baseName, type ProcessEvent } from "./process-event.ts";
 
 const SHOWN = 3;
+/** An audit carries several of these; none may make it too large to send. */
+const TEXT_MAX = 1_024;
 
 function sharedParts(left: string, right: string): number {
   const a = left.split("/");
@@ -23,7 +25,7 @@ function closeness(item: ProcessFact, event: ProcessEvent): number {
 function difference(item: ProcessFact, event: ProcessEvent): string {
   if (item.path !== event.path)
     return baseName(item.path) === baseName(event.path) ? "another directory" : "another path";
-  return item.name === event.name ? "other content" : `run as \`${item.name}\``;
+  return item.name === event.name ? "other content" : `run as \`${item.name.slice(0, 200)}\``;
 }
 
 /** The learned processes nearest to what was seen, best first. */
@@ -33,6 +35,9 @@ export function nearestProcesses(items: readonly ProcessFact[], event: ProcessEv
     .sort((a, b) => b.score - a.score || (a.item.path < b.item.path ? -1 : 1))
     .slice(0, SHOWN)
     .map(({ item }) =>
-      create(NearestItemSchema, { item: `${item.path} as ${item.name}`, difference: difference(item, event) }),
+      create(NearestItemSchema, {
+        item: `${item.path} as ${item.name}`.slice(0, TEXT_MAX),
+        difference: difference(item, event),
+      }),
     );
 }

@@ -27,7 +27,8 @@ export function toProcessEvent(exec: ProcessExec): ProcessEvent {
   return {
     path: process?.path ?? "",
     name: process?.name ?? "",
-    invokedPath: process?.invokedPath ?? "",
+    // A script may be called by a relative name: lists are matched with its full path.
+    invokedPath: (exec.isScript ? process?.name : process?.invokedPath) ?? "",
     contentState: process?.contentState ?? ContentState.UNKNOWN,
     sha256: process?.sha256 ?? "",
     parents: exec.ancestors.map((ancestor) => ancestor.path),

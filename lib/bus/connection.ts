@@ -1,5 +1,6 @@
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, headers, type MsgHdrs, type NatsConnection, nkeyAuthenticator } from "@nats-io/transport-node";
+import { repeatUntilAborted } from "../flow/retry.ts";
 import type { Credentials } from "../pki/authority.ts";
 import type { Logger } from "../telemetry/log.ts";
 import { injectTrace } from "../telemetry/propagation.ts";
@@ -16,10 +17,10 @@ export interface BusOptions {
 
 /** A connection to NATS that comes back by itself. Disposing drains it. */
 export interface Bus extends AsyncDisposable {
-  readonly connection: NatsConnection;
-  readonly jetstream: JetStreamClient;
+  /** The connection; fails after a second where no server has answered yet. */
+  readonly connection: () => Promise<NatsConnection>;
+  readonly jetstream: () => Promise<JetStreamClient>;
   readonly manager: () => Promise<JetStreamManager>;
-  readonly isConnected: () => boolean;
 }
 
 /** Inboxes are below a name of the client's own, so that permissions can be given for them alone. */
@@ -34,6 +35,9 @@ export function traceHeaders(): MsgHdrs {
   return carrier;
 }
 
+const READY_MS = 1_000;
+const REQUEST_MS = 5_000;
+
 async function logStatus(connection: NatsConnection, logger: Logger): Promise<void> {
   for await (const status of connection.status()) {
     if (status.type === "disconnect" || status.type === "reconnect") logger.info({ type: status.type }, "nats");
@@ -41,12 +45,8 @@ async function logStatus(connection: NatsConnection, logger: Logger): Promise<vo
   }
 }
 
-/**
- * Connects. Where no server answers yet the call returns all the same and goes on trying, so that processes may be
- * started in any order; what is published meanwhile fails and is to be repeated by its sender.
- */
-export async function openBus({ servers, credentials, seed, name, logger }: BusOptions): Promise<Bus> {
-  const connection = await connect({
+function connectOnce({ servers, credentials, seed, name }: BusOptions): Promise<NatsConnection> {
+  return connect({
     servers: [...servers],
     name,
     inboxPrefix: inboxPrefix(name),
@@ -55,26 +55,51 @@ export async function openBus({ servers, credentials, seed, name, logger }: BusO
     maxReconnectAttempts: -1,
     reconnectTimeWait: 250,
     reconnectJitter: 250,
-    waitOnFirstConnect: true,
     pingInterval: 10_000,
     maxPingOut: 2,
   });
-  let isConnected = true;
-  const watching = (async () => {
-    for await (const status of connection.status()) {
-      if (status.type === "disconnect") isConnected = false;
-      if (status.type === "reconnect") isConnected = true;
-    }
-  })();
-  void logStatus(connection, logger);
+}
+
+/**
+ * Connects in the background. Where no server answers yet it goes on trying, so that processes may be started in any
+ * order and a node enforces what it knows without the bus.
+ */
+export function openBus(options: BusOptions): Bus {
+  const { logger } = options;
+  const abort = new AbortController();
+  const first = Promise.withResolvers<NatsConnection>();
+  first.promise.catch(() => {});
+  let isToldOfFailure = false;
+  const connecting = repeatUntilAborted(
+    async (signal) => {
+      const connection = await connectOnce(options);
+      void logStatus(connection, logger);
+      first.resolve(connection);
+      await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+      await connection.drain().catch(() => connection.close());
+    },
+    {
+      signal: abort.signal,
+      backoff: { firstMs: 250, maxMs: 2_000 },
+      onFailure: (err) => {
+        if (!isToldOfFailure) logger.warn({ err }, "no NATS server answers; trying again");
+        isToldOfFailure = true;
+      },
+    },
+  );
+  const connection = async (): Promise<NatsConnection> => {
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(new Error("no NATS server has answered yet")), READY_MS);
+    return Promise.race([first.promise, late.promise]).finally(() => clearTimeout(timer));
+  };
   return {
     connection,
-    jetstream: jetstream(connection, { timeout: 5_000 }),
-    manager: () => jetstreamManager(connection, { timeout: 5_000, checkAPI: false }),
-    isConnected: () => isConnected && !connection.isClosed(),
+    jetstream: async () => jetstream(await connection(), { timeout: REQUEST_MS }),
+    manager: async () => jetstreamManager(await connection(), { timeout: REQUEST_MS, checkAPI: false }),
     async [Symbol.asyncDispose]() {
-      await connection.drain().catch(() => connection.close());
-      await watching;
+      abort.abort(new Error("the process is ending"));
+      first.reject(new Error("the process is ending"));
+      await connecting;
     },
   };
 }

@@ -36,9 +36,10 @@ const DIRTY_MAX = 10_000;
 export class HeadPublisher implements Disposable {
   readonly #options: HeadPublisherOptions;
   readonly #dirty = new Map<string, PublishedBody>();
-  readonly #published = new Map<string, bigint>();
+  readonly #published = new Map<string, { revision: bigint; envelope: Uint8Array }>();
   readonly #timers: Disposable[];
   #isFailing = false;
+  #isPutting = false;
 
   constructor(options: HeadPublisherOptions) {
     this.#options = options;
@@ -48,12 +49,12 @@ export class HeadPublisher implements Disposable {
     ];
   }
 
-  /** Publishes now, or soon where the bus is away. Never fails. */
-  async publish(body: PublishedBody): Promise<void> {
+  /** Publishes now, or soon where the bus is away. Never waits and never fails. */
+  publish(body: PublishedBody): void {
     const waiting = this.#dirty.get(body.key);
     if (waiting && waiting.revision > body.revision) return;
     if (this.#dirty.size < DIRTY_MAX || waiting) this.#dirty.set(body.key, body);
-    await this.#put(body);
+    void this.#put(body);
   }
 
   /** Takes a head away. */
@@ -63,13 +64,14 @@ export class HeadPublisher implements Disposable {
     await this.#attempt(async () => (await this.#options.bucket()).remove(key));
   }
 
-  /** Compares every body with the bus and puts what is missing or old. */
+  /** Compares every body with what stands on the bus, and puts what is missing, old or not ours. */
   async reconcile(): Promise<void> {
     await this.#attempt(async () => {
       const bucket = await this.#options.bucket();
       for await (const body of this.#options.all()) {
-        const isThere = this.#published.get(body.key) === body.revision && (await bucket.get(body.key)) !== undefined;
-        if (!isThere) await this.publish(body);
+        const published = this.#published.get(body.key);
+        const found = published?.revision === body.revision ? await bucket.get(body.key) : undefined;
+        if (!found || !published || !Buffer.from(published.envelope).equals(found)) await this.#put(body);
       }
     });
   }
@@ -79,6 +81,7 @@ export class HeadPublisher implements Disposable {
   }
 
   async #retry(): Promise<void> {
+    if (this.#isPutting) return;
     for (const body of [...this.#dirty.values()]) await this.#put(body);
   }
 
@@ -91,11 +94,13 @@ export class HeadPublisher implements Disposable {
       revision: body.revision,
       nowMs: clock.now(),
     });
+    this.#isPutting = true;
     await this.#attempt(async () => {
       await (await this.#options.bucket()).put(body.key, envelope);
-      this.#published.set(body.key, body.revision);
+      this.#published.set(body.key, { revision: body.revision, envelope });
       if (this.#dirty.get(body.key)?.revision === body.revision) this.#dirty.delete(body.key);
     });
+    this.#isPutting = false;
   }
 
   /** Logs the first of a row of failures, and the end of it. */

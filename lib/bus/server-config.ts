@@ -1,5 +1,5 @@
 import { inboxPrefix } from "./connection.ts";
-import { POLICY_BUCKET, VERDICT_STREAM, verdictConsumer } from "./topology.ts";
+import { POLICY_BUCKET, POLICY_SUBJECTS, verdictSubject } from "./topology.ts";
 
 /** One user of the bus: an identity and its public nkey. */
 export interface BusUser {
@@ -35,42 +35,15 @@ const PERMISSIONS: Record<string, Permissions> = {
   "service/model": policyPublisher("models.>"),
   "service/rule": policyPublisher("ruleset.>"),
   "service/intel": policyPublisher("intel.>"),
-  "service/audit": {
-    publish: [
-      "verdicts.>",
-      "$JS.API.INFO",
-      `$JS.API.STREAM.CREATE.${VERDICT_STREAM}`,
-      `$JS.API.STREAM.INFO.${VERDICT_STREAM}`,
-      `$JS.API.CONSUMER.CREATE.${VERDICT_STREAM}.>`,
-      `$JS.API.CONSUMER.DURABLE.CREATE.${VERDICT_STREAM}.>`,
-      `$JS.API.CONSUMER.INFO.${VERDICT_STREAM}.>`,
-    ],
-    subscribe: [],
-  },
+  "service/audit": { publish: ["verdicts.>"], subscribe: [] },
 };
 
-/** A node reads shared policy and its own verdicts, and writes nothing. */
+/**
+ * A node hears of policy and of its own verdicts, and says nothing at all: whoever may make a request may name any
+ * subject for the answer, and the server does not check that one against the permissions.
+ */
 function nodePermissions(nodeId: string): Permissions {
-  const bucket = `KV_${POLICY_BUCKET}`;
-  const consumer = verdictConsumer(nodeId);
-  return {
-    publish: [
-      "$JS.API.INFO",
-      `$JS.API.STREAM.INFO.${bucket}`,
-      `$JS.API.DIRECT.GET.${bucket}.>`,
-      `$JS.API.DIRECT.GET.${bucket}`,
-      `$JS.API.STREAM.MSG.GET.${bucket}`,
-      `$JS.API.CONSUMER.CREATE.${bucket}`,
-      `$JS.API.CONSUMER.CREATE.${bucket}.>`,
-      `$JS.API.CONSUMER.DELETE.${bucket}.>`,
-      `$JS.API.CONSUMER.INFO.${bucket}.>`,
-      `$JS.FC.${bucket}.>`,
-      `$JS.API.CONSUMER.INFO.${VERDICT_STREAM}.${consumer}`,
-      `$JS.API.CONSUMER.MSG.NEXT.${VERDICT_STREAM}.${consumer}`,
-      `$JS.ACK.${VERDICT_STREAM}.${consumer}.>`,
-    ],
-    subscribe: [],
-  };
+  return { publish: [], subscribe: [POLICY_SUBJECTS, verdictSubject(nodeId)] };
 }
 
 function permissionsOf(identity: string): Permissions {
@@ -83,7 +56,10 @@ function permissionsOf(identity: string): Permissions {
 function userBlock({ identity, publicKey }: BusUser): string {
   const { publish, subscribe } = permissionsOf(identity);
   const inbox = `${inboxPrefix(identity)}.>`;
-  const permissions = { publish: { allow: publish }, subscribe: { allow: [inbox, ...subscribe] } };
+  const permissions = {
+    publish: publish.length > 0 ? { allow: publish } : { deny: [">"] },
+    subscribe: { allow: publish.length > 0 ? [inbox, ...subscribe] : subscribe },
+  };
   return `    { nkey: ${publicKey}, permissions: ${JSON.stringify(permissions)} }`;
 }
 

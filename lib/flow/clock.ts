@@ -16,6 +16,9 @@ export const systemClock: Clock = {
       isRunning = true;
       try {
         await call();
+      } catch (error) {
+        // Callers log their own failures; one that slips through must not end the process.
+        process.emitWarning(error instanceof Error ? error : String(error));
       } finally {
         isRunning = false;
       }

@@ -36,22 +36,31 @@ export const traceInterceptor: Interceptor = (next) => (request) => {
   });
 };
 
-/** Logs what failed; what is not the caller's fault with all that is known of it. */
+/** Logs what failed, and turns it into what leaves the server; what is not the caller's fault with all that is known. */
 export function createLogInterceptor(logger: Logger): Interceptor {
+  const toKnown = (request: Request, error: unknown): ConnectError => {
+    const known = toConnectError(error);
+    const peer = identityText(request.contextValues.get(peerKey));
+    const fields = { method: methodName(request), peer, code: Code[known.code] };
+    const isOurs = known.code === Code.Internal || known.code === Code.Unknown;
+    if (isOurs) logger.error({ ...fields, err: known.cause ?? known }, "call failed");
+    else logger.debug({ ...fields, reason: known.rawMessage }, "call refused");
+    return known;
+  };
+  async function* mapped(request: Request, messages: AsyncIterable<Message>): AsyncIterable<Message> {
+    try {
+      yield* messages;
+    } catch (error) {
+      throw toKnown(request, error);
+    }
+  }
   return (next) => async (request) => {
     try {
-      return await next(request);
+      const response = await next(request);
+      if (!response.stream) return response;
+      return { ...response, message: mapped(request, response.message) as typeof response.message };
     } catch (error) {
-      const known = toConnectError(error);
-      const fields = {
-        method: methodName(request),
-        peer: identityText(request.contextValues.get(peerKey)),
-        code: Code[known.code],
-      };
-      if (known.code === Code.Internal || known.code === Code.Unknown)
-        logger.error({ ...fields, err: known.cause ?? known }, "call failed");
-      else logger.debug({ ...fields, reason: known.rawMessage }, "call refused");
-      throw known;
+      throw toKnown(request, error);
     }
   };
 }

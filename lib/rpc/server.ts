@@ -29,6 +29,8 @@ const DRAIN_MS = 5_000;
 const STREAM_WINDOW = 4 * 1024 * 1024;
 const SESSION_WINDOW = 8 * 1024 * 1024;
 const MAX_STREAMS = 1_000;
+/** A peer that does not answer a ping within this time is taken for gone. */
+const KEEP_ALIVE_MS = 20_000;
 
 export interface ServerOptions {
   readonly host: string;
@@ -56,6 +58,22 @@ function interceptors({ logger, roles }: ServerOptions): Interceptor[] {
     createDeadlineInterceptor(UNARY_TIMEOUT_MS), // bounds all that follows
     createValidationInterceptor(), // last, so that handlers see only what their proto allows
   ];
+}
+
+/** Ends a session whose peer has gone without a word: a host that lost power never closes its connections. */
+function keepAlive(session: ServerHttp2Session): NodeJS.Timeout {
+  let isAnswered = true;
+  return setInterval(() => {
+    if (session.destroyed) return;
+    if (!isAnswered) {
+      session.destroy();
+      return;
+    }
+    isAnswered = false;
+    session.ping((error) => {
+      isAnswered = error === null;
+    });
+  }, KEEP_ALIVE_MS);
 }
 
 async function listening(server: Http2SecureServer, host: string, port: number): Promise<number> {
@@ -106,7 +124,11 @@ export async function listenRpc(options: ServerOptions): Promise<RpcServer> {
   server.on("session", (session) => {
     session.setLocalWindowSize(SESSION_WINDOW);
     sessions.add(session);
-    session.once("close", () => sessions.delete(session));
+    const alive = keepAlive(session);
+    session.once("close", () => {
+      clearInterval(alive);
+      sessions.delete(session);
+    });
   });
   server.on("tlsClientError", (error) => options.logger.debug({ err: error }, "tls handshake failed"));
   const port = await listening(server, options.host, options.port);

@@ -12,7 +12,7 @@ export const WINDOW_ITEMS = 10_000;
 
 /** The live streams of agents at one service: one for each node. */
 export class AgentStreams {
-  readonly #live = new Map<string, string>();
+  readonly #live = new Map<string, { readonly runId: string; readonly token: symbol }>();
 
   /**
    * Admits a stream by its hello. A second agent that presents the same node is refused until the first is gone; the
@@ -27,17 +27,18 @@ export class AgentStreams {
       );
     }
     const { nodeId, agentRunId } = hello;
-    const run = this.#live.get(nodeId);
+    const run = this.#live.get(nodeId)?.runId;
     if (run !== undefined && run !== agentRunId) {
       throw new ConnectError(
         `another agent presents node \`${nodeId}\` (run ${run}): end it, or give this one a node id of its own`,
         Code.AlreadyExists,
       );
     }
-    this.#live.set(nodeId, agentRunId);
+    const token = Symbol(nodeId);
+    this.#live.set(nodeId, { runId: agentRunId, token });
     return {
       [Symbol.dispose]: () => {
-        if (this.#live.get(nodeId) === agentRunId) this.#live.delete(nodeId);
+        if (this.#live.get(nodeId)?.token === token) this.#live.delete(nodeId);
       },
     };
   }

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { createUser, fromSeed } from "@nats-io/nkeys";
 import { type BusServerFiles, type BusUser, busServerConfig } from "../bus/server-config.ts";
@@ -31,6 +31,11 @@ const TRUST_FILE = "trust.json";
 /** Keys that agents trust for each service. */
 export function readTrust(directory: string): TrustBundle {
   return JSON.parse(readFileSync(join(directory, TRUST_FILE), "utf8")) as TrustBundle;
+}
+
+/** Nodes that were given bus keys before: they stay users of the bus. */
+function knownNodes(directory: string): string[] {
+  return readdirSync(directory).flatMap((file) => /^node-(.+)\.nkey$/.exec(file)?.[1] ?? []);
 }
 
 export interface InstallationOptions {
@@ -69,7 +74,8 @@ export async function prepareInstallation(options: InstallationOptions): Promise
     keyFile: at("service-nats.key.pem"),
     authorityFile: at("ca.cert.pem"),
   };
-  const users = [...SERVICES, ...nodeIds.map((id) => `node/${id}`)].map((name) => ensureBusUser(pkiDirectory, name));
+  const nodes = new Set([...knownNodes(pkiDirectory), ...nodeIds]);
+  const users = [...SERVICES, ...[...nodes].map((id) => `node/${id}`)].map((name) => ensureBusUser(pkiDirectory, name));
   const configFile = resolve(natsDirectory, "nats.conf");
   writeFileSync(configFile, busServerConfig(files, users), { mode: 0o600 });
   return configFile;

@@ -18,8 +18,9 @@ function isForPeople(error: unknown): error is Error {
 /** Waits for SIGTERM or SIGINT. */
 export async function untilSignal(): Promise<NodeJS.Signals> {
   const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
-  process.once("SIGTERM", resolve);
-  process.once("SIGINT", resolve);
+  // Kept after the first: a terminal and a parent may both send one, and the second must not cut the closing short.
+  process.on("SIGTERM", resolve);
+  process.on("SIGINT", resolve);
   return promise;
 }
 

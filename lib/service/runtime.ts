@@ -34,7 +34,7 @@ export async function openRuntime(
   const stored = { dataDirectory: config["data.directory"], mongodbUrl: config["mongodb.url"] };
   const store = stack.use(await openStore(stored, name, migrations));
   const bus = stack.use(
-    await openBus({
+    openBus({
       servers: config["nats.servers"].split(","),
       credentials,
       seed: readBusSeed(config["pki.directory"], identity),

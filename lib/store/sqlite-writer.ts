@@ -49,7 +49,12 @@ function serve(path: string): void {
     }
     try {
       database.exec("BEGIN IMMEDIATE");
-      const answers = requests.map(run);
+      const answers: WriteAnswer[] = [];
+      for (const request of requests) {
+        answers.push(run(request));
+        // A full disk rolls back by itself: what came after would be written outside any transaction.
+        if (!database.isTransaction) throw new Error(answers.at(-1)?.error ?? "the transaction was rolled back");
+      }
       database.exec("COMMIT");
       parentPort?.postMessage(answers);
     } catch (error) {

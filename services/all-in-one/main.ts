@@ -49,17 +49,22 @@ function unknownFlags(flags: readonly string[]): string[] {
   );
 }
 
+/** Says that a part has ended by itself; everything then ends with a failure, so that a supervisor starts it again. */
+type OnLost = (what: string) => void;
+
 /** Starts the agent as a process of its own; disposing ends it and waits. */
-function startAgentProcess(flags: readonly string[]): AsyncDisposable & { ended: Promise<void> } {
-  const args = [resolve(import.meta.dirname, "../../agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
-  const child = spawn(process.execPath, args, {
-    stdio: ["ignore", "inherit", "inherit"],
-    cwd: resolve(import.meta.dirname, "../.."),
-  });
+function startAgentProcess(flags: readonly string[], onLost: OnLost): AsyncDisposable {
+  const root = resolve(import.meta.dirname, "../..");
+  const args = [join(root, "agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], cwd: root });
+  let isEnding = false;
   const ended = new Promise<void>((done) => child.once("exit", () => done()));
+  void ended.then(() => {
+    if (!isEnding) onLost("the agent");
+  });
   return {
-    ended,
     async [Symbol.asyncDispose]() {
+      isEnding = true;
       child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), AGENT_STOP_MS);
       await ended;
@@ -69,7 +74,7 @@ function startAgentProcess(flags: readonly string[]): AsyncDisposable & { ended:
 }
 
 /** Starts everything that Gabion needs on one machine, in the order in which each part needs the one before. */
-async function startAll(flags: readonly string[], stack: AsyncDisposableStack): Promise<void> {
+async function startAll(flags: readonly string[], stack: AsyncDisposableStack, onLost: OnLost): Promise<void> {
   const unknown = unknownFlags(flags);
   if (unknown.length > 0) throw new ConfigError(unknown.map((flag) => `flag \`${flag}\`: no such setting`));
   const config = loadConfig(SETTINGS, { env: process.env, flags: flagsFor(SETTINGS, flags) });
@@ -83,7 +88,10 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack): 
     existsSync("/usr/sbin/nats-server") && config["nats.binary"] === "nats-server"
       ? "/usr/sbin/nats-server"
       : config["nats.binary"];
-  stack.use(await startBusServer(binary, natsConfig, logger));
+  const bus = stack.use(await startBusServer(binary, natsConfig, logger));
+  void bus.ended.then((reason) => {
+    if (!stack.disposed) onLost(`the NATS server (${reason})`);
+  });
   const servers = `127.0.0.1:${config["nats.port"]}`;
   const shared = [
     `data.directory=${data}`,
@@ -111,7 +119,7 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack): 
     `log.level=${config["log.level"]}`,
   ];
   const agentFlags = flags.filter((flag) => flag.startsWith("agent."));
-  stack.use(startAgentProcess([`agent.dataDirectory=${join(data, "agent")}`, ...own, ...urls, ...agentFlags]));
+  stack.use(startAgentProcess([`agent.dataDirectory=${join(data, "agent")}`, ...own, ...urls, ...agentFlags], onLost));
   for (const [name, url] of Object.entries(endpoints)) process.stderr.write(`${name}-service listens on ${url}\n`);
 }
 
@@ -121,8 +129,13 @@ if (import.meta.main) {
   stack.use(startTelemetry("gabion", process.env));
   try {
     const signalled = untilSignal();
-    await startAll(values.set ?? [], stack);
-    await signalled;
+    const lost = Promise.withResolvers<string>();
+    await startAll(values.set ?? [], stack, lost.resolve);
+    const reason = await Promise.race([signalled, lost.promise]);
+    if (!reason.startsWith("SIG")) {
+      process.stderr.write(`gabion: ${reason} ended by itself; ending the rest\n`);
+      process.exitCode = 1;
+    }
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (!(error instanceof ConfigError) && code !== "EADDRINUSE" && !message.startsWith("nats-server")) throw error;

@@ -48,7 +48,7 @@ export async function startAuditService(
       await sweepAudits(collection, limits, clock).catch(logged("retention failed"));
     }),
   );
-  const onNode = (nodeId: string) => verdicts.prepareNode(nodeId).catch(logged("verdict consumer not made yet"));
+  const onDurable = (durable: readonly Audit[]) => verdicts.settle(durable).catch(logged("verdict not settled"));
   return stack.use(
     await listenRpc({
       host: config["listen.host"],
@@ -66,7 +66,7 @@ export async function startAuditService(
           verdicts,
           clock,
           streams: new AgentStreams(),
-          onNode,
+          onDurable,
         }),
     }),
   );

@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import {
   type SubmitAuditsRequest,
   type SubmitAuditsResponse,
@@ -17,8 +18,8 @@ export interface SubmitDependencies {
   readonly runs: AgentRuns;
   readonly streams: AgentStreams;
   readonly clock: Clock;
-  /** Told of each node that opens a stream. */
-  readonly onNode: (nodeId: string) => Promise<void>;
+  /** Told of audits that have become durable. */
+  readonly onDurable: (audits: readonly Audit[]) => Promise<void>;
 }
 
 /** An agent speaks for its own node and run only. */
@@ -43,7 +44,6 @@ export async function* submitAudits(
       hello = requireHello(request.hello);
       stack.use(deps.streams.admit(hello, context.values.get(peerKey)));
       run = await deps.runs.begin(hello.nodeId, hello.agentRunId);
-      await deps.onNode(hello.nodeId);
       const answer = serviceHello(hello, BigInt(run.batchSequence), deps.clock.now());
       yield create(SubmitAuditsResponseSchema, { hello: answer, windowItems: WINDOW_ITEMS });
       continue;
@@ -51,6 +51,7 @@ export async function* submitAudits(
     checkOwner(request, hello);
     if (Number(request.sequence) > run.batchSequence) {
       await deps.audits.add(request.audits);
+      await deps.onDurable(request.audits);
       run = await deps.runs.follow(run, Number(request.sequence), request.audits);
     }
     yield create(SubmitAuditsResponseSchema, { acknowledgedSequence: request.sequence, windowItems: WINDOW_ITEMS });

@@ -1,10 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { create, fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { type Verdict, VerdictAction, VerdictSchema } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { type Bus, traceHeaders } from "#lib/bus/connection.ts";
 import { seal } from "#lib/bus/envelope.ts";
-import { ensureVerdictConsumer, ensureVerdictStream, verdictSubject } from "#lib/bus/topology.ts";
+import { verdictSubject } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { Signer } from "#lib/pki/signing.ts";
 import { type FieldFault, invalidRequest } from "#lib/rpc/errors.ts";
@@ -12,17 +13,17 @@ import type { Collection, CollectionSpec } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 
-/** A verdict and whether the bus has taken it. */
+/** A verdict, and whether it needs no more sending: answered by the node, or its time is over. */
 interface VerdictRecord {
   readonly verdict: JsonValue;
-  readonly isPublished: boolean;
+  readonly isSettled: boolean;
   readonly deadlineMs: number;
 }
 
 export const VERDICTS: CollectionSpec<VerdictRecord> = {
   name: "verdicts",
-  codec: jsonCodec(({ isPublished, deadlineMs }) => ({ isPublished, deadlineMs })),
-  fields: { isPublished: {}, deadlineMs: {} },
+  codec: jsonCodec(({ isSettled, deadlineMs }) => ({ isSettled, deadlineMs })),
+  fields: { isSettled: {}, deadlineMs: {} },
 };
 
 /** How long a verdict may be carried out where its issuer names no deadline. */
@@ -57,7 +58,7 @@ function check(verdict: Verdict, nowMs: number): void {
   if (faults.length > 0) throw invalidRequest(faults);
 }
 
-/** Orders to nodes: durable before they are published, published again until the bus has them or their time is over. */
+/** Orders to nodes: durable before they are sent, and sent again until the node answers or their time is over. */
 export class Verdicts {
   readonly #deps: VerdictsDependencies;
 
@@ -77,41 +78,47 @@ export class Verdicts {
       deadlineTime: wanted.deadlineTime ?? timestampFromMs(now + DEFAULT_DEADLINE_MS),
     });
     const deadlineMs = timestampMs(verdict.deadlineTime as NonNullable<typeof verdict.deadlineTime>);
-    const record = { verdict: toJson(VerdictSchema, verdict), isPublished: false, deadlineMs };
-    const stored = await collection.insert(verdict.verdictId, record);
-    await this.#publish(verdict, deadlineMs)
-      .then(() => collection.replace(stored.id, { ...record, isPublished: true }, stored.revision))
-      .catch((err: unknown) => logger.warn({ err, verdict: verdict.verdictId }, "verdict not published yet"));
+    const record = { verdict: toJson(VerdictSchema, verdict), isSettled: false, deadlineMs };
+    await collection.insert(verdict.verdictId, record);
+    await this.#publish(verdict, deadlineMs).catch((err: unknown) => {
+      logger.warn({ err, verdict: verdict.verdictId }, "verdict not sent yet");
+    });
     return verdict;
   }
 
-  /** Publishes what the bus has not taken yet. */
+  /** Sends again what no node has answered yet, and settles what has no time left. */
   async retry(): Promise<void> {
     const { collection, clock } = this.#deps;
-    const where = [{ field: "isPublished", is: "eq", value: false } as const];
+    const where = [{ field: "isSettled", is: "eq", value: false } as const];
     for (const { id, value, revision } of await collection.find({ where, limit: RETRY_MAX })) {
-      if (value.deadlineMs > clock.now()) await this.#publish(fromJson(VerdictSchema, value.verdict), value.deadlineMs);
-      await collection.replace(id, { ...value, isPublished: true }, revision);
+      const isOver = value.deadlineMs <= clock.now();
+      if (isOver) await collection.replace(id, { ...value, isSettled: true }, revision);
+      else await this.#publish(fromJson(VerdictSchema, value.verdict), value.deadlineMs);
     }
   }
 
-  /** Makes what a node needs to get its verdicts. */
-  async prepareNode(nodeId: string): Promise<void> {
-    const manager = await this.#deps.bus.manager();
-    await ensureVerdictStream(manager);
-    await ensureVerdictConsumer(manager, nodeId);
+  /** Notes the answers among audits that have become durable. */
+  async settle(audits: readonly Audit[]): Promise<void> {
+    for (const { system } of audits) {
+      const stored = system?.verdictId ? await this.#deps.collection.get(system.verdictId) : undefined;
+      if (!stored || stored.value.isSettled) continue;
+      await this.#deps.collection
+        .replace(stored.id, { ...stored.value, isSettled: true }, stored.revision)
+        .catch(() => {});
+    }
   }
 
   async #publish(verdict: Verdict, deadlineMs: number): Promise<void> {
     const { bus, signer, clock } = this.#deps;
     const subject = verdictSubject(verdict.nodeId);
-    await this.prepareNode(verdict.nodeId);
     const envelope = seal(signer, VerdictSchema, verdict, {
       subject,
       revision: BigInt(clock.now()),
       nowMs: clock.now(),
       expiresMs: deadlineMs,
     });
-    await bus.jetstream.publish(subject, envelope, { msgID: verdict.verdictId, headers: traceHeaders() });
+    const connection = await bus.connection();
+    connection.publish(subject, envelope, { headers: traceHeaders() });
+    await connection.flush();
   }
 }

@@ -86,14 +86,20 @@ async function put({ indicators, clock }: IntelServiceDependencies, wanted: Indi
   const id = indicatorId(wanted.type, wanted.value);
   for (let attempt = 1; ; attempt += 1) {
     const known = await indicators.get(id);
-    if (known && wanted.etag !== "" && wanted.etag !== String(known.revision))
-      throw staleEtag(`indicator \`${wanted.value}\``);
     const next = withOwnSource(known?.value, wanted, clock.now());
     try {
       return shown(known ? await indicators.replace(id, next, known.revision) : await indicators.insert(id, next));
     } catch (error) {
       if (attempt >= TRIES_MAX) throw error;
     }
+  }
+}
+
+/** Refuses the whole request where one entry is not as its author has read it. */
+async function checkEtags({ indicators }: IntelServiceDependencies, wanted: readonly Indicator[]): Promise<void> {
+  for (const { type, value, etag } of wanted.filter((indicator) => indicator.etag !== "")) {
+    const known = await indicators.get(indicatorId(type, value));
+    if (String(known?.revision) !== etag) throw staleEtag(`indicator \`${value}\``);
   }
 }
 
@@ -118,6 +124,7 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
   router.service(IntelService, {
     async putIndicators({ indicators: wanted, validateOnly }) {
       const normal = normalized(wanted);
+      await checkEtags(deps, normal);
       if (validateOnly) return { indicators: normal };
       const saved: Indicator[] = [];
       for (const indicator of normal) saved.push(await put(deps, indicator));

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type AgentHello, type Enforced, type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -34,14 +34,16 @@ export class Fleet {
     this.#clock = clock;
   }
 
-  /** Notes a hello. Answers the containers of an earlier agent run, which the new one has to name again. */
-  async hello(hello: AgentHello): Promise<Container[]> {
+  /**
+   * Notes a hello. Containers of an earlier agent run count as ended until the new one names them: each is given to
+   * `forget` before it goes, so that nothing is forgotten by half.
+   */
+  async hello(hello: AgentHello, forget: (container: Container) => Promise<void>): Promise<void> {
     const before = await this.nodes.get(hello.nodeId);
+    if (before && before.value.hello?.agentRunId !== hello.agentRunId) await this.#forgetAll(hello.nodeId, forget);
     await this.#change(hello.nodeId, (node) =>
       create(NodeSchema, { ...node, hello, isConnected: true, lostEventCount: 0n }),
     );
-    if (!before || before.value.hello?.agentRunId === hello.agentRunId) return [];
-    return this.#takeAll(hello.nodeId);
   }
 
   /** Notes what a node enforces now, and what it lost. */
@@ -63,16 +65,15 @@ export class Fleet {
     else await this.containers.delete(id);
   }
 
-  async #takeAll(nodeId: string): Promise<Container[]> {
+  async #forgetAll(nodeId: string, forget: (container: Container) => Promise<void>): Promise<void> {
     const where = [{ field: "nodeId", is: "eq", value: nodeId } as const];
-    const gone: Container[] = [];
     for (;;) {
       const slice = await this.containers.find({ where, orderBy: "nodeId", limit: SLICE });
       for (const { id, value } of slice) {
+        await forget(value);
         await this.containers.delete(id);
-        gone.push(value);
       }
-      if (slice.length < SLICE) return gone;
+      if (slice.length < SLICE) return;
     }
   }
 
@@ -91,9 +92,4 @@ export class Fleet {
       }
     }
   }
-}
-
-/** Milliseconds since the node was last heard. */
-export function silenceMs(node: Node, nowMs: number): number {
-  return node.lastSeenTime ? nowMs - timestampMs(node.lastSeenTime) : Number.POSITIVE_INFINITY;
 }

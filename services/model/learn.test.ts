@@ -30,7 +30,7 @@ function record(state: LearningState = LearningState.LEARNING): ModelRecord {
     imageName: "",
     digestSource: 0,
     sections: [{ ...section, life: { ...section.life, state } }],
-    containers: { c1: "n1" },
+    containers: { "n1/c1": "n1" },
     archivedMs: null,
     countedMs: 0,
     createMs: 0,
@@ -52,8 +52,15 @@ function batch(part: Partial<ModelBatch>): ModelBatch {
   return { facts: [], seenUnits: [], spans: [], containers: [], ...part };
 }
 
+/** Spans of at most ten minutes each: a longer one is not believed. */
+function spans(ms: number) {
+  const whole = Math.floor(ms / 600_000);
+  return [...Array.from({ length: whole }, () => span(600_000)), span(ms - whole * 600_000)];
+}
+
 function span(ms: number, lost = 0n) {
   return create(PresenceSpanSchema, {
+    containerId: "c1",
     modelKey: key,
     section: Section.PROCESS,
     attached: durationFromMs(ms),
@@ -63,7 +70,7 @@ function span(ms: number, lost = 0n) {
 
 let sequence = 0;
 function apply(to: ModelRecord, part: Partial<ModelBatch>, nowMs = 0, number = ++sequence): ModelRecord {
-  return applyBatch(to, batch(part), { runId: "r", sequence: number }, DEFAULT_DURATIONS, nowMs);
+  return applyBatch(to, batch(part), { nodeId: "n1", runId: "r", sequence: number }, DEFAULT_DURATIONS, nowMs);
 }
 
 const observed = (path: string, more = {}) =>
@@ -71,6 +78,7 @@ const observed = (path: string, more = {}) =>
 
 test("a batch that is sent again changes nothing", () => {
   const unit = create(SeenUnitSchema, {
+    containerId: "c1",
     section: Section.PROCESS,
     itemIds: [factId(fact("/a"))],
     counts: [3],
@@ -83,7 +91,7 @@ test("a batch that is sent again changes nothing", () => {
 });
 
 test("observed time comes from spans without loss; the loss is kept", () => {
-  const after = apply(record(), { spans: [span(HOUR - 1), span(HOUR, 5n)] });
+  const after = apply(record(), { spans: [...spans(HOUR - 1), span(HOUR, 5n)] });
   expect(after.sections[0]).toMatchObject({
     lostEventCount: 5,
     life: { state: LearningState.LEARNING, observedMs: HOUR - 1 },
@@ -92,7 +100,7 @@ test("observed time comes from spans without loss; the loss is kept", () => {
 });
 
 test("time spent learning is not time of the dry run", () => {
-  const learned = countTime(apply(record(), { spans: [span(HOUR)] }, 30 * HOUR), DEFAULT_DURATIONS, 30 * HOUR);
+  const learned = countTime(apply(record(), { spans: spans(HOUR) }, 30 * HOUR), DEFAULT_DURATIONS, 30 * HOUR);
   expect(dueMs({ ...learned, countedMs: 30 * HOUR }, DEFAULT_DURATIONS)).toBeGreaterThan(30 * HOUR);
 });
 
@@ -126,9 +134,15 @@ test("the last container's end archives the model; a start within a day brings i
   expect(dueMs(back, DEFAULT_DURATIONS)).toBe(44 * HOUR);
 });
 
+test("a span of hours is not believed, and a container that the node does not run teaches nothing", () => {
+  expect(apply(record(), { spans: [span(24 * HOUR)] }).sections[0]?.life.observedMs).toBe(600_000);
+  const foreign = [observed("/evil", { containerId: "c2" })];
+  expect(apply(record(), { facts: foreign }).sections[0]?.items).toEqual({});
+});
+
 test("counts are no policy change, items and states are", () => {
   const before = record();
   expect(isPolicyChange(before, apply(before, { spans: [span(1)] }))).toBe(false);
   expect(isPolicyChange(before, apply(before, { facts: [observed("/a")] }))).toBe(true);
-  expect(isPolicyChange(before, apply(before, { spans: [span(HOUR)] }))).toBe(true);
+  expect(isPolicyChange(before, apply(before, { spans: spans(HOUR) }))).toBe(true);
 });

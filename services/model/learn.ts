@@ -12,6 +12,7 @@ import {
   type PresenceSpan,
   type SeenUnit,
 } from "#gen/gabion/model/v1/model_pb.ts";
+import { fleetId } from "./fleet.ts";
 import { archiveOrReturn, stepSection } from "./life.ts";
 import { ITEMS_MAX, type ItemRecord, type ModelRecord, RUNS_MAX, type SectionRecord } from "./record.ts";
 
@@ -23,6 +24,10 @@ export interface ModelBatch {
   containers: ContainerPresence[];
 }
 
+/** The longest span that one report may claim: agents report every few seconds. */
+const SPAN_MAX_MS = 10 * 60_000;
+/** Texts of all items of a section together, so that a model always fits into one message. */
+const SECTION_MAX_BYTES = 1024 * 1024;
 /** Parents that an item remembers. */
 const PARENTS_MAX = 16;
 
@@ -53,6 +58,12 @@ function withParent(item: ItemRecord, parent: string): ItemRecord {
   return isNew ? { ...item, parentPaths: [...item.parentPaths, parent] } : item;
 }
 
+function isFull(section: SectionRecord): boolean {
+  const items = Object.values(section.items);
+  const bytes = items.reduce((sum, { fact }) => sum + JSON.stringify(fact).length, 0);
+  return items.length >= ITEMS_MAX || bytes >= SECTION_MAX_BYTES;
+}
+
 /** Takes a fact into its section, where the section's state lets it learn. */
 function learnFact(section: SectionRecord, observed: ObservedFact, nowMs: number): SectionRecord {
   const { fact } = observed;
@@ -61,7 +72,7 @@ function learnFact(section: SectionRecord, observed: ObservedFact, nowMs: number
   const id = factId(fact);
   const known = section.items[id];
   if (known) return { ...section, items: { ...section.items, [id]: withParent(known, parentOf(observed)) } };
-  if (Object.keys(section.items).length >= ITEMS_MAX) return { ...section, isFull: true };
+  if (isFull(section)) return { ...section, isFull: true };
   return { ...section, items: { ...section.items, [id]: newItem(observed, nowMs) }, lastNewItemMs: nowMs };
 }
 
@@ -90,7 +101,7 @@ function applySpan(record: ModelRecord, span: PresenceSpan, durations: Lifecycle
   if (lost > 0) {
     return mapSection(record, span.section, (s) => ({ ...s, lostEventCount: s.lostEventCount + lost }));
   }
-  const ms = span.attached ? durationMs(span.attached) : 0;
+  const ms = Math.min(SPAN_MAX_MS, Math.max(0, span.attached ? durationMs(span.attached) : 0));
   return stepSection(record, span.section, { kind: "observed", ms }, durations, nowMs);
 }
 
@@ -107,8 +118,9 @@ function applyFact(
 
 function applyPresence(record: ModelRecord, { container, isRunning }: ContainerPresence): ModelRecord {
   if (!container) return record;
-  const { [container.containerId]: _, ...others } = record.containers;
-  return { ...record, containers: isRunning ? { ...others, [container.containerId]: container.nodeId } : others };
+  const id = fleetId(container.nodeId, container.containerId);
+  const { [id]: _, ...others } = record.containers;
+  return { ...record, containers: isRunning ? { ...others, [id]: container.nodeId } : others };
 }
 
 function remember(applied: ModelRecord["applied"], runId: string, sequence: number): ModelRecord["applied"] {
@@ -120,7 +132,7 @@ function remember(applied: ModelRecord["applied"], runId: string, sequence: numb
 export function applyBatch(
   record: ModelRecord,
   batch: ModelBatch,
-  from: { readonly runId: string; readonly sequence: number },
+  from: { readonly nodeId: string; readonly runId: string; readonly sequence: number },
   durations: LifecycleDurations,
   nowMs: number,
 ): ModelRecord {
@@ -128,9 +140,13 @@ export function applyBatch(
   let next = record;
   for (const presence of batch.containers.filter((c) => c.isRunning)) next = applyPresence(next, presence);
   next = archiveOrReturn(next, durations, nowMs);
-  for (const fact of batch.facts) next = applyFact(next, fact, durations, nowMs);
-  for (const unit of batch.seenUnits) next = mapSection(next, unit.section, (s) => countSeen(s, unit, nowMs));
-  for (const span of batch.spans) next = applySpan(next, span, durations, nowMs);
+  // Only containers that this node is known to run may teach a model.
+  const isOwn = ({ containerId }: { containerId: string }) =>
+    next.containers[fleetId(from.nodeId, containerId)] !== undefined;
+  for (const fact of batch.facts.filter(isOwn)) next = applyFact(next, fact, durations, nowMs);
+  for (const unit of batch.seenUnits.filter(isOwn))
+    next = mapSection(next, unit.section, (s) => countSeen(s, unit, nowMs));
+  for (const span of batch.spans.filter(isOwn)) next = applySpan(next, span, durations, nowMs);
   for (const presence of batch.containers.filter((c) => !c.isRunning)) next = applyPresence(next, presence);
   next = archiveOrReturn(next, durations, nowMs);
   return { ...next, applied: remember(next.applied, from.runId, from.sequence), updateMs: nowMs };

@@ -42,7 +42,8 @@ export function stepSection(
 /** Counts wall-clock time up to now. It stands still while the model is archived. */
 export function countTime(record: ModelRecord, durations: LifecycleDurations, nowMs: number): ModelRecord {
   const ms = record.archivedMs === null ? Math.max(0, nowMs - record.countedMs) : 0;
-  const counted = { ...record, countedMs: nowMs };
+  // Never backwards: two replicas whose clocks differ would count the difference again and again.
+  const counted = { ...record, countedMs: Math.max(record.countedMs, nowMs) };
   if (ms === 0) return counted;
   return record.sections.reduce(
     (model, { section }) => stepSection(model, section, { kind: "elapsed", ms }, durations, nowMs),

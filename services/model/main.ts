@@ -76,7 +76,7 @@ export async function startModelService(
     durations,
     onChange: (modelKey, model) => changes.send({ modelKey, model }),
     publish: (body) => publisher.publish(body),
-    unpublish: (key) => publisher.remove(key),
+    unpublish: (key) => void publisher.remove(key),
   });
   const observer = new Observer({ models, fleet, streams: new AgentStreams(), clock, durations });
   void publisher.reconcile();

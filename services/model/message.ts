@@ -65,6 +65,7 @@ function toSection(
     hadDryRun: section.life.hadDryRun,
     completeness: completenessOf(section),
     isFull: section.isFull,
+    itemCount: Object.keys(section.items).length,
     items: hasItems ? Object.entries(section.items).map(([id, item]) => toItem(id, item)) : [],
   });
 }

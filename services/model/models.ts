@@ -6,6 +6,7 @@ import { modelKeyOnBus } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { notFound, staleEtag } from "#lib/rpc/errors.ts";
 import { AlreadyExistsError, type Collection, StaleRevisionError, type Stored } from "#lib/store/port.ts";
+import { fleetId } from "./fleet.ts";
 import { isPolicyChange } from "./learn.ts";
 import { archiveOrReturn, countTime, newSection } from "./life.ts";
 import { withNewPolicy } from "./policy-body.ts";
@@ -20,8 +21,8 @@ export interface ModelsOptions {
   readonly durations: LifecycleDurations;
   /** Told of every change, after it is durable; `undefined` for a removed model. */
   readonly onChange: (modelKey: string, model: Stored<ModelRecord> | undefined) => void;
-  readonly publish: (body: PublishedBody) => Promise<void>;
-  readonly unpublish: (key: string) => Promise<void>;
+  readonly publish: (body: PublishedBody) => void;
+  readonly unpublish: (key: string) => void;
 }
 
 type Change = (record: ModelRecord) => ModelRecord;
@@ -59,7 +60,9 @@ export class Models {
       const use: Change = (record) => {
         const missing = sections.filter((s) => !record.sections.some(({ section }) => section === s));
         const now = this.#options.clock.now();
-        const containers = { ...record.containers, [container.containerId]: container.nodeId };
+        const id = fleetId(container.nodeId, container.containerId);
+        const containers = { ...record.containers, [id]: container.nodeId };
+        if (missing.length === 0 && record.containers[id] !== undefined && record.archivedMs === null) return record;
         const added = [...record.sections, ...missing.map((section) => newSection(section, now))];
         const imageName = container.image?.name || record.imageName;
         return archiveOrReturn({ ...record, sections: added, containers, imageName }, this.#options.durations, now);
@@ -104,7 +107,7 @@ export class Models {
     };
     const record = withNewPolicy(container.modelKey, use(empty));
     try {
-      return await this.#done(await this.#options.collection.insert(container.modelKey, record), true);
+      return this.#done(await this.#options.collection.insert(container.modelKey, record), true);
     } catch (error) {
       if (!(error instanceof AlreadyExistsError)) throw error;
       const changed = await this.#change(container.modelKey, use, "");
@@ -137,8 +140,8 @@ export class Models {
     return this.#done(await collection.replace(stored.id, next, stored.revision), isPolicy);
   }
 
-  async #done(stored: Stored<ModelRecord>, isPolicy: boolean): Promise<Stored<ModelRecord>> {
-    if (isPolicy) await this.#options.publish(publishedBody(stored.id, stored.value));
+  #done(stored: Stored<ModelRecord>, isPolicy: boolean): Stored<ModelRecord> {
+    if (isPolicy) this.#options.publish(publishedBody(stored.id, stored.value));
     this.#options.onChange(stored.id, stored);
     return stored;
   }
@@ -150,7 +153,7 @@ export class Models {
       if (error instanceof StaleRevisionError) return;
       throw error;
     }
-    await this.#options.unpublish(modelKeyOnBus(modelKey));
+    this.#options.unpublish(modelKeyOnBus(modelKey));
     this.#options.onChange(modelKey, undefined);
   }
 

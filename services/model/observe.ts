@@ -12,7 +12,7 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
 import { type AgentStreams, requireHello, serviceHello, WINDOW_ITEMS } from "#lib/service/agent-streams.ts";
-import type { Fleet } from "./fleet.ts";
+import { type Fleet, fleetId } from "./fleet.ts";
 import { applyBatch, type ModelBatch } from "./learn.ts";
 import { archiveOrReturn } from "./life.ts";
 import type { Models } from "./models.ts";
@@ -63,9 +63,10 @@ export class Observer {
     try {
       for await (const request of requests) {
         if (!hello) {
-          hello = requireHello(request.hello);
-          stack.use(streams.admit(hello, context.values.get(peerKey)));
-          await this.#forget(await fleet.hello(hello));
+          const presented = requireHello(request.hello);
+          stack.use(streams.admit(presented, context.values.get(peerKey)));
+          hello = presented;
+          await fleet.hello(hello, (container) => this.#forget(container));
           yield create(ObserveResponseSchema, {
             hello: serviceHello(hello, 0n, clock.now()),
             windowItems: WINDOW_ITEMS,
@@ -84,7 +85,11 @@ export class Observer {
   async #take(request: ObserveRequest, { nodeId, agentRunId }: AgentHello): Promise<void> {
     const { models, fleet, clock, durations } = this.#deps;
     checkNode(request.containers, nodeId);
-    const from = { runId: agentRunId, sequence: Number(request.sequence) };
+    const from = { nodeId, runId: agentRunId, sequence: Number(request.sequence) };
+    // A container whose model could not be had when it started is given one now.
+    for (const { container, isRunning } of request.containers) {
+      if (container && isRunning) await models.ensure(container, []);
+    }
     const changes = [...groupByModel(request)].map(([modelKey, batch]) =>
       models.change(modelKey, (record) => applyBatch(record, batch, from, durations, clock.now())),
     );
@@ -95,14 +100,11 @@ export class Observer {
     }
   }
 
-  /** Containers of an earlier agent run count as ended until the new one names them. */
-  async #forget(containers: readonly Container[]): Promise<void> {
+  async #forget({ modelKey, nodeId, containerId }: Container): Promise<void> {
     const { models, clock, durations } = this.#deps;
-    for (const { modelKey, containerId } of containers) {
-      await models.change(modelKey, (record) => {
-        const { [containerId]: _, ...others } = record.containers;
-        return archiveOrReturn({ ...record, containers: others }, durations, clock.now());
-      });
-    }
+    await models.change(modelKey, (record) => {
+      const { [fleetId(nodeId, containerId)]: _, ...others } = record.containers;
+      return archiveOrReturn({ ...record, containers: others }, durations, clock.now());
+    });
   }
 }

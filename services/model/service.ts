@@ -8,7 +8,7 @@ import {
   ListContainersResponseSchema,
   ListNodesResponseSchema,
 } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
-import { ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { ContainerPresenceSchema, ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import {
   EnsureModelResponseSchema,
   GetModelResponseSchema,
@@ -19,7 +19,9 @@ import {
 } from "#gen/gabion/model/v1/model_service_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { FanOut } from "#lib/flow/fan-out.ts";
+import { identityText } from "#lib/pki/identity.ts";
 import { invalidRequest, notFound } from "#lib/rpc/errors.ts";
+import { peerKey } from "#lib/rpc/peer.ts";
 import { readPage } from "#lib/service/page.ts";
 import type { Collection, Condition, Stored } from "#lib/store/port.ts";
 import type { Fleet } from "./fleet.ts";
@@ -69,7 +71,7 @@ function changeItems(
 
 /** Handlers of model-service. */
 export function registerModelService(router: ConnectRouter, deps: ModelServiceDependencies): void {
-  const { collection, models, observer, durations, clock, changes } = deps;
+  const { collection, models, fleet, observer, durations, clock, changes } = deps;
   const step = async (key: string, etag: string, event: LifeEvent) => {
     const changed = await models.changeExisting(key, (r) => stepAll(r, event, durations, clock.now()), etag);
     return { model: toModel(changed, durations) };
@@ -77,23 +79,25 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
   router.service(ModelService, {
     observe: (requests, context) => observer.observe(requests, context),
 
-    async ensureModel({ container, sections }) {
+    async ensureModel({ container, sections }, context) {
+      const peer = context.values.get(peerKey);
+      if (peer.kind !== "node" || peer.name !== container?.nodeId) {
+        throw invalidRequest([{ field: "container.node_id", message: `must be \`${identityText(peer)}\`` }]);
+      }
       if (!container?.modelScope || container.modelKey !== modelKey(container.modelScope)) {
         throw invalidRequest([{ field: "container.model_key", message: "is not the key of `container.model_scope`" }]);
       }
+      await fleet.presence(create(ContainerPresenceSchema, { container, isRunning: true }));
       const { value } = await models.ensure(container, sections);
       return create(EnsureModelResponseSchema, { modelPolicy: Buffer.from(value.policy, "base64") });
     },
 
     async listModels({ pageSize, pageToken, state, imageNameContains, omitItems }) {
-      const query = { orderBy: "updateMs", isDescending: true, positionOf: (r: ModelRecord) => r.updateMs };
-      const { documents, nextPageToken } = await readPage(collection, { pageSize, pageToken }, query);
-      const found = documents.filter(
-        ({ value }) =>
-          (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
-          value.imageName.includes(imageNameContains),
-      );
-      const shown = found.map((document) => toModel(document, durations, { hasItems: !omitItems }));
+      const passes = ({ value }: Stored<ModelRecord>) =>
+        (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
+        value.imageName.includes(imageNameContains);
+      const { documents, nextPageToken } = await readPage(collection, { pageSize, pageToken }, { passes });
+      const shown = documents.map((document) => toModel(document, durations, { hasItems: !omitItems }));
       return create(ListModelsResponseSchema, { models: shown, nextPageToken });
     },
 

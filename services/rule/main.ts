@@ -25,10 +25,11 @@ export async function startRuleService(
   const rulesets = await store.collection(RULESETS);
   const changes = await store.collection(RULE_CHANGES);
   async function* all(): AsyncIterable<PublishedBody> {
-    yield publishedRuleset((await rules.current()).value);
+    yield publishedRuleset(await rules.current());
   }
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
   const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(body) });
+  await rules.completeHistory();
   void publisher.reconcile();
   return stack.use(
     await listenRpc({

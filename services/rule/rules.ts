@@ -1,3 +1,4 @@
+import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
@@ -7,9 +8,35 @@ import { type Collection, type CollectionSpec, StaleRevisionError, type Stored }
 import { protoCodec } from "#lib/store/proto-codec.ts";
 import { type Author, firstRuleset, publishedRuleset, type RulesetChange } from "./ruleset.ts";
 
-export const RULESETS: CollectionSpec<Ruleset> = {
+/** The rule set with the change that made it: one document, so that no set is without its history. */
+interface RulesetRecord {
+  readonly ruleset: Ruleset;
+  readonly change: RuleChange | undefined;
+}
+
+interface RulesetJson {
+  readonly ruleset: JsonValue;
+  readonly change?: JsonValue;
+}
+
+export const RULESETS: CollectionSpec<RulesetRecord> = {
   name: "rulesets",
-  codec: protoCodec(RulesetSchema, () => ({})),
+  codec: {
+    encode: ({ ruleset, change }) =>
+      JSON.stringify({
+        ruleset: toJson(RulesetSchema, ruleset),
+        ...(change ? { change: toJson(RuleChangeSchema, change) } : {}),
+      } satisfies RulesetJson),
+    decode: (body) => {
+      const { ruleset, change } = JSON.parse(body) as RulesetJson;
+      const options = { ignoreUnknownFields: true };
+      return {
+        ruleset: fromJson(RulesetSchema, ruleset, options),
+        change: change === undefined ? undefined : fromJson(RuleChangeSchema, change, options),
+      };
+    },
+    fields: () => ({}),
+  },
   fields: {},
 };
 export const RULE_CHANGES: CollectionSpec<RuleChange> = {
@@ -27,10 +54,10 @@ function changeId(revision: bigint): string {
 }
 
 export interface RulesDependencies {
-  readonly rulesets: Collection<Ruleset>;
+  readonly rulesets: Collection<RulesetRecord>;
   readonly changes: Collection<RuleChange>;
   readonly clock: Clock;
-  readonly publish: (body: PublishedBody) => Promise<void>;
+  readonly publish: (body: PublishedBody) => void;
 }
 
 /** The one rule set: a single document, so that order and content change together. */
@@ -42,27 +69,42 @@ export class Rules {
   }
 
   /** The set as it is, made with the default rule where there is none. */
-  async current(): Promise<Stored<Ruleset>> {
-    const found = await this.#deps.rulesets.get(RULESET_ID);
-    if (found) return found;
-    const first = firstRuleset({ name: "service/rule", nowMs: this.#deps.clock.now() });
-    await this.#deps.rulesets.insertMissing([{ id: RULESET_ID, value: first }]);
-    return (await this.#deps.rulesets.get(RULESET_ID)) as Stored<Ruleset>;
+  async current(): Promise<Ruleset> {
+    return (await this.#stored()).value.ruleset;
   }
 
   /** Changes the set and notes the change in the history. Repeats where another editor was faster. */
   async change(author: string, make: (ruleset: Ruleset, author: Author) => RulesetChange): Promise<Rule | undefined> {
     for (let attempt = 1; ; attempt += 1) {
-      const stored = await this.current();
-      const made = make(stored.value, { name: author, nowMs: this.#deps.clock.now() });
+      const stored = await this.#stored();
+      await this.#noteChange(stored.value.change);
+      const { ruleset, change, rule } = make(stored.value.ruleset, { name: author, nowMs: this.#deps.clock.now() });
       try {
-        await this.#deps.rulesets.replace(RULESET_ID, made.ruleset, stored.revision);
-        await this.#deps.changes.insertMissing([{ id: changeId(made.change.rulesetRevision), value: made.change }]);
-        await this.#deps.publish(publishedRuleset(made.ruleset));
-        return made.rule;
+        await this.#deps.rulesets.replace(RULESET_ID, { ruleset, change }, stored.revision);
       } catch (error) {
         if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
+        continue;
       }
+      this.#deps.publish(publishedRuleset(ruleset));
+      await this.#noteChange(change);
+      return rule;
     }
+  }
+
+  /** Brings the last change into the history, if the process was ended before it could. */
+  async completeHistory(): Promise<void> {
+    await this.#noteChange((await this.#stored()).value.change);
+  }
+
+  async #noteChange(change: RuleChange | undefined): Promise<void> {
+    if (change) await this.#deps.changes.insertMissing([{ id: changeId(change.rulesetRevision), value: change }]);
+  }
+
+  async #stored(): Promise<Stored<RulesetRecord>> {
+    const found = await this.#deps.rulesets.get(RULESET_ID);
+    if (found) return found;
+    const ruleset = firstRuleset({ name: "service/rule", nowMs: this.#deps.clock.now() });
+    await this.#deps.rulesets.insertMissing([{ id: RULESET_ID, value: { ruleset, change: undefined } }]);
+    return (await this.#deps.rulesets.get(RULESET_ID)) as Stored<RulesetRecord>;
   }
 }

@@ -22,6 +22,8 @@ export interface RulesetChange {
   readonly change: RuleChange;
 }
 
+/** The whole set must fit into one message to an agent. */
+const RULESET_MAX_BYTES = 3 * 1024 * 1024;
 /** Rules in one installation. */
 const RULES_MAX = 10_000;
 
@@ -70,6 +72,11 @@ function next(
     ...(after ? { after } : {}),
   });
   const changed = create(RulesetSchema, { revision, rules: [...rules], updateTime: timestampFromMs(author.nowMs) });
+  const size = toBinary(RulesetSchema, changed).length;
+  if (size > RULESET_MAX_BYTES) {
+    const message = `all rules together would take ${size} bytes; agents take in ${RULESET_MAX_BYTES}`;
+    throw invalidRequest([{ field: "rule", message }]);
+  }
   return { ruleset: changed, rule: after, change };
 }
 

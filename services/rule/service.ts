@@ -35,14 +35,12 @@ function warnings(rule: Rule) {
   return warnOfRule(rule).map(({ field, message }) => create(RuleWarningSchema, { path: field, message }));
 }
 
-function offsetOf(token: string): number {
-  const offset = token === "" ? 0 : Number(token);
-  if (Number.isInteger(offset) && offset >= 0) return offset;
-  throw new RpcFault(
-    Code.InvalidArgument,
-    "BAD_PAGE_TOKEN",
-    "`page_token` is not one of this service: begin without one",
-  );
+/** Where a page begins. Pages of a set that was changed in between would repeat or skip rules: they are refused. */
+function offsetOf(token: string, revision: bigint): number {
+  if (token === "") return 0;
+  const [of, offset] = token.split(":").map(Number);
+  if (BigInt(of || 0) === revision && Number.isInteger(offset)) return offset as number;
+  throw new RpcFault(Code.Aborted, "STALE_PAGE_TOKEN", "the rules were changed between two pages: begin again");
 }
 
 /** What the rule's lists add to and take from the model. */
@@ -76,28 +74,28 @@ export function registerRuleService(router: ConnectRouter, { rules, changes, clo
   const tryOut = async (
     context: HandlerContext,
     make: (change: Parameters<Parameters<Rules["change"]>[1]>[0]) => RulesetChange,
-  ) => make((await rules.current()).value).rule ?? create(RuleSchema, { updateBy: author(context) });
+  ) => make(await rules.current()).rule ?? create(RuleSchema, { updateBy: author(context) });
   const at = (context: HandlerContext) => ({ name: author(context), nowMs: clock.now() });
   router.service(RuleService, {
     async listRules({ pageSize, pageToken }) {
-      const { value } = await rules.current();
-      const offset = offsetOf(pageToken);
+      const value = await rules.current();
+      const offset = offsetOf(pageToken, value.revision);
       const end = offset + (pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize);
       return create(ListRulesResponseSchema, {
         rules: value.rules.slice(offset, end),
-        nextPageToken: end < value.rules.length ? String(end) : "",
+        nextPageToken: end < value.rules.length ? `${value.revision}:${end}` : "",
         rulesetRevision: value.revision,
       });
     },
     async getRule({ rule: wanted }) {
-      const { value } = await rules.current();
+      const value = await rules.current();
       const position = value.rules.findIndex((r) => r.ruleId === wanted || r.name === wanted);
       const rule = value.rules[position];
       if (!rule) throw notFound("rule", wanted);
       return { rule, position };
     },
     async getRuleset() {
-      return { ruleset: publishedRuleset((await rules.current()).value).body };
+      return { ruleset: publishedRuleset(await rules.current()).body };
     },
     async createRule({ rule, position, validateOnly }, context) {
       const wanted = rule as Rule;
@@ -113,7 +111,7 @@ export function registerRuleService(router: ConnectRouter, { rules, changes, clo
     },
     async moveRule({ ruleId, position, etag }, context) {
       await rules.change(author(context), (set, who) => moveRule(set, ruleId, position, etag, who));
-      return { ruleIds: (await rules.current()).value.rules.map((r) => r.ruleId) };
+      return { ruleIds: (await rules.current()).rules.map((r) => r.ruleId) };
     },
     async deleteRule({ ruleId, etag }, context) {
       await rules.change(author(context), (set, who) => removeRule(set, ruleId, etag, who));
@@ -125,7 +123,7 @@ export function registerRuleService(router: ConnectRouter, { rules, changes, clo
     },
     async resolveRule({ container }) {
       const wanted = container as NonNullable<typeof container>;
-      const { rule, passedOver } = compileRuleChoice((await rules.current()).value.rules)(wanted);
+      const { rule, passedOver } = compileRuleChoice((await rules.current()).rules)(wanted);
       return create(ResolveRuleResponseSchema, {
         ...(rule ? { rule } : {}),
         passedOver: passedOver.map((p) => ({ ruleId: p.rule.ruleId, name: p.rule.name, reason: p.reason })),

@@ -52,7 +52,7 @@ const COLUMNS: readonly Column<Model>[] = [
   { title: "IMAGE", of: (m) => m.imageName || (m.scope?.imageDigest.slice(0, 19) ?? ""), maxWidth: 40 },
   { title: "STATE", of: (m) => (m.isArchived ? `archived (${stateText(m.state)})` : stateText(m.state)) },
   { title: "CONTAINERS", of: (m) => String(m.containerCount) },
-  { title: "ITEMS", of: (m) => String(m.sections.reduce((sum, s) => sum + s.items.length, 0)) },
+  { title: "ITEMS", of: (m) => String(m.sections.reduce((sum, s) => sum + s.itemCount, 0)) },
   { title: "CHANGED", of: (m) => timeText(m.updateTime) },
 ];
 
@@ -90,9 +90,11 @@ export async function findModel({ models }: Connection, wanted: string): Promise
     const { model } = await models.getModel({ modelKey: wanted });
     if (model) return model;
   }
-  const { models: all } = await models.listModels({ pageSize: 1000 });
+  const { models: all } = await models.listModels({ pageSize: 1000, omitItems: true });
   const found = all.filter((m) => m.modelKey.startsWith(wanted) || m.modelKey.startsWith(`m-${wanted}`));
-  if (found.length === 1 && found[0]) return found[0];
+  const only = found.length === 1 ? found[0] : undefined;
+  const { model } = only ? await models.getModel({ modelKey: only.modelKey }) : {};
+  if (model) return model;
   const why = found.length === 0 ? "there is no such model" : `${found.length} models begin so`;
   throw new CommandError(`model \`${wanted}\`: ${why}; see \`gabion models list\``);
 }
@@ -125,10 +127,10 @@ export function addModelCommands(program: Command): void {
   const models = program.command("models").description("what was learned of each image");
   models
     .command("list", { isDefault: true })
-    .description("list models, last changed first")
+    .description("list models")
     .action(
       withConnection(async ({ models: client }, { output }: Shared) => {
-        const { models: found } = await client.listModels({ pageSize: 1000 });
+        const { models: found } = await client.listModels({ pageSize: 1000, omitItems: true });
         printRows(output, ModelSchema, found, COLUMNS);
       }),
     );

@@ -4,7 +4,7 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
-import { CommandError } from "./connection.ts";
+import { CommandError, type Connection } from "./connection.ts";
 import { type Column, enumText, printOne, printRows, timeText } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
@@ -36,6 +36,16 @@ function nodeText(node: Node): string {
   );
   const head = `${node.nodeId}: ${node.isConnected ? "connected" : "away"}, agent ${node.hello?.agentVersion ?? ""}, kernel ${node.hello?.capabilities?.kernelRelease ?? ""}`;
   return [head, "effects as delivered here:", ...effects].join("\n");
+}
+
+async function allContainers(fleet: Connection["fleet"], nodeId: string): Promise<Container[]> {
+  const all: Container[] = [];
+  for (let pageToken = ""; ; ) {
+    const { containers, nextPageToken } = await fleet.listContainers({ nodeId, pageSize: 1000, pageToken });
+    all.push(...containers);
+    if (nextPageToken === "") return all;
+    pageToken = nextPageToken;
+  }
 }
 
 /** Adds `gabion nodes` and `gabion containers`. */
@@ -76,11 +86,14 @@ export function addNodeCommands(program: Command): void {
     .command("stop <container>")
     .description("order the container's node to stop it")
     .requiredOption("--reason <text>", "why; it stands in the audit")
+    .option("--node <id>", "its node, where several run a container of this id", "")
     .action(
       withConnection(async ({ fleet, audits }, shared, containerId: string) => {
-        const { reason } = shared as unknown as { reason: string };
-        const { containers: all } = await fleet.listContainers({ pageSize: 1000 });
-        const container = all.find((c) => c.containerId === containerId);
+        const { reason, node } = shared as unknown as { reason: string; node: string };
+        const found = (await allContainers(fleet, node)).filter((c) => c.containerId === containerId);
+        if (found.length > 1)
+          throw new CommandError(`${found.length} nodes run a container \`${containerId}\`: name one with --node`);
+        const container = found[0];
         if (!container) throw new CommandError(`container \`${containerId}\` does not run; see \`gabion containers\``);
         const action = VerdictAction.STOP_CONTAINER;
         const { verdict } = await audits.issueVerdict({

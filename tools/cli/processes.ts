@@ -13,8 +13,9 @@ const SERVICES = ["model", "rule", "intel", "audit"];
 async function runForeground(program: string, flags: readonly string[]): Promise<void> {
   const args = [join(ROOT, program), ...flags.flatMap((flag) => ["--set", flag])];
   const child = spawn(process.execPath, args, { stdio: "inherit" });
-  const forward = (signal: NodeJS.Signals) => void child.kill(signal);
-  process.on("SIGINT", forward).on("SIGTERM", forward);
+  // A terminal sends SIGINT to the whole group by itself.
+  process.on("SIGINT", () => {});
+  process.on("SIGTERM", (signal) => void child.kill(signal));
   process.exitCode = await new Promise<number>((done) => child.once("exit", (code) => done(code ?? 1)));
 }
 

@@ -638,7 +638,7 @@ export const ModelService: GenService<{
     output: typeof EnsureModelResponseSchema;
   },
   /**
-   * Lists models, newest change first.
+   * Lists models by key.
    *
    * @generated from rpc gabion.model.v1.ModelService.ListModels
    */
