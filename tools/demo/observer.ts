@@ -7,6 +7,8 @@ import { until } from "./until.ts";
 /** Sees what Gabion says through its public API, and waits for it. */
 export class Observer implements AsyncDisposable {
   readonly audits: Audit[] = [];
+  /** Wall-clock ms at which each audit arrived, by id. */
+  readonly arrivals = new Map<string, number>();
   readonly #connection: Connection;
   readonly #abort = new AbortController();
   readonly #watching: Promise<void>;
@@ -86,6 +88,7 @@ export class Observer implements AsyncDisposable {
     try {
       for await (const { audits } of this.#connection.audits.watchAudits({}, { signal: this.#abort.signal })) {
         this.#ready.resolve();
+        for (const { auditId } of audits) this.arrivals.set(auditId, Date.now());
         this.audits.push(...audits);
       }
     } catch (error) {

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Prints the performance tables. Needs root, a quiet machine, and some minutes.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+tools/dev/setup.sh
+export PATH="$PWD/node_modules/.bin:$PATH"
+for name in exec product; do node "tools/bench/$name.ts"; done
