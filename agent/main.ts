@@ -12,9 +12,9 @@ import { systemClock } from "#lib/flow/clock.ts";
 import { MissingCredentialsError, readCredentials } from "#lib/pki/credentials.ts";
 import { createSignatureCheck } from "#lib/pki/signing.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
-import { readBusSeed, readTrust } from "#lib/service/installation.ts";
 import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
-import { gabionVersion } from "#lib/service/runtime.ts";
+import { readBusSeed, readTrust } from "#lib/service/secrets.ts";
+import { gabionVersion } from "#lib/service/version.ts";
 import { createLogger } from "#lib/telemetry/log.ts";
 import { startTelemetry } from "#lib/telemetry/tracing.ts";
 import { Agent, OBSERVED_SECTIONS } from "./agent.ts";
@@ -155,7 +155,7 @@ async function end(
 if (import.meta.main) {
   const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
   await using stack = new AsyncDisposableStack();
-  stack.use(startTelemetry("agent", process.env));
+  stack.use(await startTelemetry("agent", process.env));
   try {
     const file = values.config === undefined ? {} : { file: values.config };
     const config = loadConfig(AGENT_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] });

@@ -34,6 +34,8 @@ struct file_value {
 struct slot_defaults {
 	uint32_t image_action;
 	uint32_t foreign_action;
+	uint32_t kinds;
+	uint32_t reserved;
 };
 
 /* What was put into the policy map for each slot, so that it can be taken out again. */
@@ -41,6 +43,7 @@ static struct {
 	struct policy_key *keys;
 	uint32_t count;
 	uint32_t capacity;
+	uint32_t kinds;
 } loaded[SLOTS_MAX];
 
 uint64_t hash_text(uint64_t basis, const char *text, size_t length)
@@ -108,6 +111,7 @@ static int load_entries(struct programs *programs, const struct control_frame *f
 			return -errno;
 		if (remember(frame->slot, key) < 0)
 			return -ENOMEM;
+		loaded[frame->slot].kinds |= 1u << (entry->kind & 31);
 		at += (sizeof(*entry) + text_length + 7) & ~7UL;
 	}
 	return 0;
@@ -122,6 +126,7 @@ static int load_slot(struct programs *programs, const struct control_frame *fram
 	if (frame->slot == 0 || frame->slot >= SLOTS_MAX)
 		return -EINVAL;
 	error = load_entries(programs, frame);
+	defaults.kinds = loaded[frame->slot].kinds;
 	if (!error && bpf_map_update_elem(programs->slots, &frame->slot, &defaults, BPF_ANY) < 0)
 		error = -errno;
 	if (error)

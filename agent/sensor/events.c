@@ -55,10 +55,11 @@ int events_handle(void *argument, void *data, size_t size)
 }
 
 static struct totals {
-	uint64_t lost, decide_ns, decide_count;
+	uint64_t lost, decide_ns, decide_count, decide_buckets[GABION_BUCKETS];
 } read_totals(struct programs *programs)
 {
-	struct totals sum = { 0 }, each[256] = { { 0 } };
+	static struct totals each[256];
+	struct totals sum = { 0 };
 	uint32_t zero = 0;
 	int cpus = libbpf_num_possible_cpus();
 
@@ -68,6 +69,8 @@ static struct totals {
 		sum.lost += each[i].lost;
 		sum.decide_ns += each[i].decide_ns;
 		sum.decide_count += each[i].decide_count;
+		for (int bucket = 0; bucket < GABION_BUCKETS; bucket++)
+			sum.decide_buckets[bucket] += each[i].decide_buckets[bucket];
 	}
 	return sum;
 }
@@ -111,5 +114,6 @@ void events_send_stats(struct programs *programs)
 		.decide_ns = all.decide_ns,
 		.decide_count = all.decide_count,
 	};
+	memcpy(frame.head.decide_buckets, all.decide_buckets, sizeof(all.decide_buckets));
 	output_send(&frame, frame.head.frame.length, true);
 }

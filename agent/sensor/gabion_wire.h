@@ -17,6 +17,7 @@
 #define GABION_CWD_MAX 256
 #define GABION_ARGV_MAX 1024
 #define GABION_CGROUP_PATH_MAX 1024
+#define GABION_BUCKETS 64
 
 /* A name longer than this is not hashed in the kernel and is therefore never known-good there. */
 #define GABION_NAME_MAX 256
@@ -188,6 +189,7 @@ struct stats_frame {
 	__u64 lost_in_ring; /* events of all kinds that found the ring full */
 	__u64 decide_ns;    /* time spent deciding, and how often, where measuring is switched on */
 	__u64 decide_count;
+	__u64 decide_buckets[GABION_BUCKETS]; /* how often each 64 ns; the last is everything above */
 };
 
 struct ack_frame {

@@ -43,6 +43,7 @@ struct totals {
 	__u64 lost;
 	__u64 decide_ns;
 	__u64 decide_count;
+	__u64 decide_buckets[GABION_BUCKETS];
 };
 
 struct {

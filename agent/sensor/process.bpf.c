@@ -42,8 +42,7 @@ static __always_inline __u64 change_time(struct inode *inode)
 
 	/* split into two fields in 6.11, renamed in 6.6; since 6.13 the top bit of the nanoseconds is a flag */
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000ULL +
-		       (BPF_CORE_READ(inode, i_ctime_nsec) & CTIME_NSEC_MASK);
+		return inode->i_ctime_sec * 1000000000ULL + (inode->i_ctime_nsec & CTIME_NSEC_MASK);
 	if (bpf_core_field_exists(since_6_6->__i_ctime))
 		return BPF_CORE_READ(since_6_6, __i_ctime.tv_sec) * 1000000000ULL +
 		       BPF_CORE_READ(since_6_6, __i_ctime.tv_nsec);
@@ -59,28 +58,30 @@ static __always_inline void read_overlay(struct exec_event *event, struct inode 
 	/* An overlay that the container mounted itself has a lower layer too, but not the image's. */
 	if (!bpf_core_type_exists(struct ovl_inode) || event->device != root_device)
 		return;
-	overlay = (void *)((char *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode));
-	if (!BPF_CORE_READ(overlay, __upperdentry)) {
+	overlay = bpf_rdonly_cast((char *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode),
+				  bpf_core_type_id_kernel(struct ovl_inode));
+	if (!overlay->__upperdentry) {
 		event->content = GABION_CONTENT_IMAGE;
 		return;
 	}
 	event->flags |= GABION_EXEC_OVERLAY_UPPER;
-	if (bpf_core_field_exists(overlay->oe) && !BPF_CORE_READ(overlay, oe))
+	if (bpf_core_field_exists(overlay->oe) && !overlay->oe)
 		event->flags |= GABION_EXEC_OVERLAY_NEW;
 }
 
 static __always_inline void read_file(struct exec_event *event, struct file *file, __u32 root_device)
 {
-	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct inode *inode = file->f_inode;
+	struct super_block *block = inode->i_sb;
 	struct file_key key = {};
 	struct file_value *known;
 
-	event->inode = BPF_CORE_READ(inode, i_ino);
-	event->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	event->inode = inode->i_ino;
+	event->device = block->s_dev;
 	event->ctime_ns = change_time(inode);
-	if (BPF_CORE_READ(inode, i_nlink) == 0)
+	if (inode->i_nlink == 0)
 		event->flags |= GABION_EXEC_UNLINKED;
-	if (BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAY_MAGIC)
+	if (block->s_magic == OVERLAY_MAGIC)
 		read_overlay(event, inode, root_device);
 	if (event->content || event->flags & GABION_EXEC_UNLINKED)
 		return;
@@ -98,15 +99,15 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 static __always_inline void read_task(struct exec_event *event, struct task_struct *task)
 {
 	__u64 uid_gid = bpf_get_current_uid_gid();
-	struct task_struct *parent = BPF_CORE_READ(task, real_parent, group_leader);
-	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	__u32 level = BPF_CORE_READ(pid, level);
+	struct task_struct *parent = task->real_parent->group_leader;
+	struct pid *pid = task->thread_pid;
+	__u32 level = pid->level;
 	struct upid upid;
 
-	event->pid = BPF_CORE_READ(task, tgid);
-	event->start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
-	event->parent_pid = BPF_CORE_READ(parent, tgid);
-	event->parent_start_ns = BPF_CORE_READ(parent, start_boottime);
+	event->pid = task->tgid;
+	event->start_ns = task->group_leader->start_boottime;
+	event->parent_pid = parent->tgid;
+	event->parent_start_ns = parent->start_boottime;
 	event->uid = uid_gid;
 	event->gid = uid_gid >> 32;
 	bpf_probe_read_kernel(&upid, sizeof(upid),
@@ -122,14 +123,15 @@ static __always_inline void read_walked(__u8 *target, __u32 size, __u16 *length,
 {
 	__u32 offset = walked.offset & (GABION_PATH_MAX - 1);
 
+	/* As much as the field takes: behind the path the buffer is zero, so the copy is padded. */
 	bpf_probe_read_kernel(target, size, &buffer->bytes[offset]);
 	*length = walked.length < size ? walked.length : size - 1;
 }
 
 static __always_inline void read_arguments(struct exec_event *event, struct mm_struct *mm)
 {
-	unsigned long start = BPF_CORE_READ(mm, arg_start);
-	unsigned long length = BPF_CORE_READ(mm, arg_end) - start;
+	unsigned long start = mm->arg_start;
+	unsigned long length = mm->arg_end - start;
 
 	if (length > GABION_ARGV_MAX - 1) {
 		length = GABION_ARGV_MAX - 1;
@@ -149,8 +151,8 @@ static __always_inline void read_arguments(struct exec_event *event, struct mm_s
 static __always_inline bool read_texts(struct exec_scratch *s, struct task_struct *task, struct linux_binprm *bprm)
 {
 	struct exec_event *event = &s->event;
-	struct file *file = BPF_CORE_READ(bprm, file);
-	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
+	struct file *file = bprm->file;
+	struct dentry *dentry = file->f_path.dentry;
 	__u32 zero = 0;
 	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
 	struct walked_path walked;
@@ -158,30 +160,30 @@ static __always_inline bool read_texts(struct exec_scratch *s, struct task_struc
 
 	if (!buffer)
 		return false;
-	walked = walk_path(buffer, dentry, BPF_CORE_READ(file, f_path.mnt));
+	walked = walk_path(buffer, dentry, file->f_path.mnt);
 	read_walked(event->path, GABION_PATH_MAX, &event->path_length, buffer, walked);
 	if (walked.is_truncated)
 		event->flags |= GABION_EXEC_PATH_TRUNCATED;
 	if (event->path[0] != '/')
 		event->flags |= GABION_EXEC_MEMFD;
 
-	length = bpf_probe_read_kernel_str(event->filename, GABION_FILENAME_MAX, BPF_CORE_READ(bprm, filename));
+	length = bpf_probe_read_kernel_str(event->filename, GABION_FILENAME_MAX, bprm->filename);
 	event->filename_length = length > 0 ? length - 1 : 0;
 	if (length >= GABION_FILENAME_MAX)
 		event->flags |= GABION_EXEC_NAME_TRUNCATED;
-	if (BPF_CORE_READ(bprm, interp) != BPF_CORE_READ(bprm, filename))
+	if (bprm->interp != bprm->filename)
 		event->flags |= GABION_EXEC_SCRIPT;
 
 	event->cwd_length = 0;
 	if (event->filename[0] != '/' && event->flags & GABION_EXEC_SCRIPT) {
-		struct fs_struct *fs = BPF_CORE_READ(task, fs);
+		struct fs_struct *fs = task->fs;
 
-		walked = walk_path(buffer, BPF_CORE_READ(fs, pwd.dentry), BPF_CORE_READ(fs, pwd.mnt));
+		walked = walk_path(buffer, fs->pwd.dentry, fs->pwd.mnt);
 		read_walked(event->cwd, GABION_CWD_MAX, &event->cwd_length, buffer, walked);
 		if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
 			event->flags |= GABION_EXEC_NAME_TRUNCATED;
 	}
-	read_arguments(event, BPF_CORE_READ(task, mm));
+	read_arguments(event, task->mm);
 	return true;
 }
 
@@ -247,7 +249,7 @@ static __always_inline bool is_runtime_clone(struct dentry *dentry)
 	const char expected[] = "memfd:runc_clone";
 	char name[sizeof(expected)] = {};
 
-	bpf_probe_read_kernel(name, sizeof(name) - 1, BPF_CORE_READ(dentry, d_name.name));
+	bpf_probe_read_kernel(name, sizeof(name) - 1, dentry->d_name.name);
 	for (int i = 0; i < (int)sizeof(expected) - 1; i++)
 		if (name[i] != expected[i])
 			return false;
@@ -272,9 +274,9 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	if (!of_cgroup || !(of_cgroup->flags & (GABION_CGROUP_PENDING | GABION_CGROUP_BOUND)))
 		return 0;
 	begin = is_measuring ? bpf_ktime_get_ns() : 0;
-	mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	mount_ns = task->nsproxy->mnt_ns->ns.inum;
 	is_outside = mount_ns == host_mount_ns && !(of_cgroup->flags & GABION_CGROUP_HOST_MOUNTS);
-	if (is_outside && is_runtime_clone(BPF_CORE_READ(bprm, file, f_path.dentry)))
+	if (is_outside && is_runtime_clone(bprm->file->f_path.dentry))
 		return 0;
 	s = scratch();
 	if (!s)
@@ -295,7 +297,7 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->event.content = 0;
 	s->event.mount_ns = mount_ns;
 	read_task(&s->event, task);
-	read_file(&s->event, BPF_CORE_READ(bprm, file), of_cgroup->device);
+	read_file(&s->event, bprm->file, of_cgroup->device);
 	if (!read_texts(s, task, bprm))
 		return 0;
 	action = GABION_ASK;
@@ -323,8 +325,16 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 		struct totals *all = bpf_map_lookup_elem(&totals, &zero);
 
 		if (all) {
-			all->decide_ns += bpf_ktime_get_ns() - begin;
+			__u64 taken = bpf_ktime_get_ns() - begin;
+			__u64 bucket = taken >> 6;
+
+			all->decide_ns += taken;
 			all->decide_count++;
+			if (bucket >= GABION_BUCKETS)
+				bucket = GABION_BUCKETS - 1;
+			/* so that clang keeps the mask, which is what the verifier sees */
+			asm volatile("" : "+r"(bucket));
+			all->decide_buckets[bucket & (GABION_BUCKETS - 1)]++;
 		}
 	}
 	return 0;

@@ -2,6 +2,7 @@ import type { DecodeFault, ExecFrame, SensorFrame, StatsRow } from "./frames.ts"
 import { FrameType, HEADER_BYTES, LAYOUT, MAX_FRAME_BYTES, Outcome, WIRE_VERSION } from "./layout.ts";
 
 const { exec_event: EXEC, cgroup_event: CGROUP, stats_frame: STATS, stats_row: ROW } = LAYOUT;
+const BUCKETS = (STATS.size - STATS.fields.decide_buckets) / 8;
 const EVENT = LAYOUT.gabion_event.fields;
 
 function fault(message: string): DecodeFault {
@@ -86,6 +87,9 @@ function decodeStats(frame: Buffer): SensorFrame | DecodeFault {
     lostInRing: frame.readBigUInt64LE(STATS.fields.lost_in_ring),
     decideNs: frame.readBigUInt64LE(STATS.fields.decide_ns),
     decideCount: frame.readBigUInt64LE(STATS.fields.decide_count),
+    decideBuckets: Array.from({ length: BUCKETS }, (_, i) =>
+      frame.readBigUInt64LE(STATS.fields.decide_buckets + i * 8),
+    ),
   };
 }
 

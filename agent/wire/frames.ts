@@ -71,6 +71,8 @@ export interface StatsFrame {
   readonly lostInRing: bigint;
   readonly decideNs: bigint;
   readonly decideCount: bigint;
+  /** How often a decision took each 64 ns; the last stands for everything above. Zero unless measuring. */
+  readonly decideBuckets: readonly bigint[];
 }
 
 export interface AckFrame {

@@ -98,8 +98,16 @@ export const LAYOUT = {
   },
   stats_row: { size: 48, fields: { cgroup_id: 0, seen: 8, allowed: 16, emitted: 24, lost: 32, killed: 40 } },
   stats_frame: {
-    size: 48,
-    fields: { row_count: 8, reserved: 12, lost_in_pipe: 16, lost_in_ring: 24, decide_ns: 32, decide_count: 40 },
+    size: 560,
+    fields: {
+      row_count: 8,
+      reserved: 12,
+      lost_in_pipe: 16,
+      lost_in_ring: 24,
+      decide_ns: 32,
+      decide_count: 40,
+      decide_buckets: 48,
+    },
   },
   ack_frame: { size: 128, fields: { request: 8, error: 12, message: 16 } },
   hold_frame: { size: 16, fields: { cgroup_id: 8 } },

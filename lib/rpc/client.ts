@@ -5,7 +5,7 @@ import { context, SpanKind, trace } from "@opentelemetry/api";
 import type { Credentials } from "../pki/authority.ts";
 import { identityOfSubjectAltName, identityText } from "../pki/identity.ts";
 import { injectTrace } from "../telemetry/propagation.ts";
-import { MAX_MESSAGE_BYTES } from "./server.ts";
+import { MAX_MESSAGE_BYTES } from "./limits.ts";
 
 /** Deadline of unary calls where the caller gives none. */
 const DEFAULT_TIMEOUT_MS = 15_000;

@@ -7,6 +7,7 @@ import { Health } from "#gen/grpc/health/v1/health_pb.ts";
 import type { Credentials } from "../pki/authority.ts";
 import type { Logger } from "../telemetry/log.ts";
 import { registerHealth, type ServingState } from "./health.ts";
+import { MAX_MESSAGE_BYTES } from "./limits.ts";
 import { contextOf } from "./peer.ts";
 import { registerReflection } from "./reflection.ts";
 import { createRoleInterceptor, type RoleTable } from "./roles.ts";
@@ -17,8 +18,6 @@ import {
   traceInterceptor,
 } from "./server-interceptors.ts";
 
-/** Largest message taken in or sent, in bytes. */
-export const MAX_MESSAGE_BYTES = 4 * 1024 * 1024;
 /** Longest deadline that a caller may ask for. */
 const MAX_TIMEOUT_MS = 24 * 3_600_000;
 /** Bound of unary calls without a deadline. */

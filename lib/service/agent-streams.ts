@@ -3,7 +3,7 @@ import { durationFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type AgentHello, type ServiceHello, ServiceHelloSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { Identity } from "../pki/identity.ts";
-import { gabionVersion } from "./runtime.ts";
+import { gabionVersion } from "./version.ts";
 
 /** Protocol of the agent streams that this version speaks. */
 export const PROTOCOL_VERSION = 1;

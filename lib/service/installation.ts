@@ -1,36 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { createUser, fromSeed } from "@nats-io/nkeys";
 import { type BusServerFiles, type BusUser, busServerConfig } from "../bus/server-config.ts";
 import { Authority } from "../pki/authority.ts";
-import { MissingCredentialsError } from "../pki/credentials.ts";
-import { openSigner, type TrustBundle } from "../pki/signing.ts";
+import { openSigner } from "../pki/signing.ts";
+import { readBusSeed, seedFile, TRUST_FILE } from "./secrets.ts";
 
 /** Services that speak on the bus, and whose signatures agents trust. */
 const SERVICES = ["service/model", "service/rule", "service/intel", "service/audit"];
-
-function seedFile(directory: string, identity: string): string {
-  return join(directory, `${identity.replaceAll("/", "-")}.nkey`);
-}
-
-/** Nkey seed with which an identity signs in to the bus. */
-export function readBusSeed(directory: string, identity: string): string {
-  const file = seedFile(directory, identity);
-  if (!existsSync(file)) throw new MissingCredentialsError(`no bus key for ${identity}: missing ${file}`);
-  return readFileSync(file, "utf8").trim();
-}
 
 function ensureBusUser(directory: string, identity: string): BusUser {
   const file = seedFile(directory, identity);
   if (!existsSync(file)) writeFileSync(file, createUser().getSeed(), { mode: 0o600 });
   return { identity, publicKey: fromSeed(Buffer.from(readBusSeed(directory, identity))).getPublicKey() };
-}
-
-const TRUST_FILE = "trust.json";
-
-/** Keys that agents trust for each service. */
-export function readTrust(directory: string): TrustBundle {
-  return JSON.parse(readFileSync(join(directory, TRUST_FILE), "utf8")) as TrustBundle;
 }
 
 /** Nodes that were given bus keys before: they stay users of the bus. */

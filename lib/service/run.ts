@@ -33,7 +33,7 @@ export async function runUntilSignal(
   open: (stack: AsyncDisposableStack) => Promise<RpcServer>,
 ): Promise<void> {
   const stack = new AsyncDisposableStack();
-  stack.use(startTelemetry(name, process.env));
+  stack.use(await startTelemetry(name, process.env));
   try {
     const server = await open(stack);
     process.stderr.write(`${name} listens on ${server.url}\n`);

@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { type Bus, openBus } from "../bus/connection.ts";
 import { type Clock, systemClock } from "../flow/clock.ts";
 import type { Credentials } from "../pki/authority.ts";
@@ -8,7 +6,7 @@ import { openSigner, type Signer } from "../pki/signing.ts";
 import { openStore } from "../store/open.ts";
 import type { Migration, Store } from "../store/port.ts";
 import { createLogger, type Logger } from "../telemetry/log.ts";
-import { readBusSeed } from "./installation.ts";
+import { readBusSeed } from "./secrets.ts";
 import type { ServiceConfig, ServiceName } from "./settings.ts";
 
 /** What a service stands on: made from its configuration by its `main.ts`, or from parts by tests. */
@@ -43,10 +41,4 @@ export async function openRuntime(
     }),
   );
   return { logger, clock: systemClock, credentials, signer: openSigner(config["pki.directory"], identity), store, bus };
-}
-
-/** Version of this Gabion, from its package. */
-export function gabionVersion(): string {
-  const text = readFileSync(join(import.meta.dirname, "../../package.json"), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -126,7 +126,7 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack, o
 if (import.meta.main) {
   const { values } = parseArgs({ options: { set: { type: "string", multiple: true } } });
   const stack = new AsyncDisposableStack();
-  stack.use(startTelemetry("gabion", process.env));
+  stack.use(await startTelemetry("gabion", process.env));
   try {
     const signalled = untilSignal();
     const lost = Promise.withResolvers<string>();

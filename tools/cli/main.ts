@@ -3,7 +3,7 @@ import { Command, Option } from "commander";
 import { printable } from "#core/text/escape.ts";
 import { BadRequestSchema } from "#gen/google/rpc/error_details_pb.ts";
 import { MissingCredentialsError } from "#lib/pki/credentials.ts";
-import { gabionVersion } from "#lib/service/runtime.ts";
+import { gabionVersion } from "#lib/service/version.ts";
 import { addAuditCommands } from "./audits.ts";
 import { CommandError } from "./connection.ts";
 import { addDemoCommand } from "./demo.ts";
