@@ -55,7 +55,8 @@ type OnLost = (what: string) => void;
 /** Starts the agent as a process of its own; disposing ends it and waits. */
 function startAgentProcess(flags: readonly string[], onLost: OnLost): AsyncDisposable {
   const root = resolve(import.meta.dirname, "../..");
-  const args = [join(root, "agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
+  // A small young generation: the agent lives beside other work, and its memory counts.
+  const args = ["--max-semi-space-size=2", join(root, "agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], cwd: root });
   let isEnding = false;
   const ended = new Promise<void>((done) => child.once("exit", () => done()));
