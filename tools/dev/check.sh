@@ -18,7 +18,7 @@ biome check .
 say "types"
 tsc -p .
 say "contracts"
-buf format --diff --exit-code
+buf format proto --diff --exit-code
 buf lint
 buf breaking proto --against proto/baseline.binpb
 say "sizes and places"
