@@ -10,6 +10,8 @@ import { expect, test } from "vitest";
 import { AuditService, SubmitAuditsRequestSchema } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import { freePort } from "#lib/bus/server.ts";
 import { readCredentials } from "#lib/pki/credentials.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
 import { Observer } from "../tools/demo/observer.ts";
@@ -270,6 +272,30 @@ endToEnd("each service runs as a process of its own", async () => {
     child.kill("SIGTERM");
     expect(await ended).toBe(0);
   }
+});
+
+endToEnd("a service starts and answers where no NATS server is there", async () => {
+  await using scene = await Scene.open("nobus");
+  const port = await freePort();
+  const flags = [
+    `data.directory=${join(scene.data, "alone")}`,
+    `pki.directory=${join(scene.data, "pki")}`,
+    "listen.port=0",
+    "nats.servers=127.0.0.1:1",
+  ];
+  const listen = flags.map((f) => (f.startsWith("listen.port") ? `listen.port=${port}` : f));
+  const child = spawn(GABION, ["service", "rule", ...listen.flatMap((f) => ["--set", f])], { stdio: "ignore" });
+  const ended = new Promise<number | null>((done) => child.once("exit", done));
+  const credentials = readCredentials(join(scene.data, "pki"), "operator/local/admin");
+  using rpc = createRpcClient({ url: `https://127.0.0.1:${port}`, credentials, expects: "service/rule" });
+  const client = createClient(RuleService, rpc.transport);
+  const before = await until("rules", 20_000, () => client.listRules({}).catch(() => undefined));
+  await client.createRule({ rule: { name: "made in the dark", process: { effect: Effect.ALERT } } });
+  const after = await client.listRules({});
+  expect(after.rules.map(({ name }) => name)).toContain("made in the dark");
+  expect(after.rulesetRevision).toBe(before.rulesetRevision + 1n);
+  child.kill("SIGTERM");
+  expect(await ended).toBe(0);
 });
 
 endToEnd("a configuration that cannot be used is refused with every fault", async () => {

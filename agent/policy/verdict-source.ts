@@ -1,6 +1,7 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { context } from "@opentelemetry/api";
 import { type Verdict, VerdictSchema } from "#gen/gabion/audit/v1/verdict_pb.ts";
-import type { Bus } from "#lib/bus/connection.ts";
+import { type Bus, carriedTrace } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
 import { verdictSubject } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
@@ -42,7 +43,9 @@ export class VerdictSource implements AsyncDisposable {
     const connection = await this.#options.bus.connection();
     const messages = connection.subscribe(verdictSubject(this.#options.nodeId));
     signal.addEventListener("abort", () => messages.unsubscribe(), { once: true });
-    for await (const message of messages) await this.#take(message.data);
+    for await (const message of messages) {
+      await context.with(carriedTrace(message.headers), () => this.#take(message.data));
+    }
   }
 
   async #take(envelope: Uint8Array): Promise<void> {

@@ -1,9 +1,10 @@
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, headers, type MsgHdrs, type NatsConnection, nkeyAuthenticator } from "@nats-io/transport-node";
+import { type Context, context } from "@opentelemetry/api";
 import { repeatUntilAborted } from "../flow/retry.ts";
 import type { Credentials } from "../pki/authority.ts";
 import type { Logger } from "../telemetry/log.ts";
-import { injectTrace } from "../telemetry/propagation.ts";
+import { extractTrace, injectTrace } from "../telemetry/propagation.ts";
 
 export interface BusOptions {
   readonly servers: readonly string[];
@@ -33,6 +34,11 @@ export function traceHeaders(): MsgHdrs {
   const carrier = headers();
   injectTrace(carrier);
   return carrier;
+}
+
+/** The trace that a message carries, for the work that it causes. */
+export function carriedTrace(carrier: MsgHdrs | undefined): Context {
+  return carrier ? extractTrace(carrier) : context.active();
 }
 
 const READY_MS = 1_000;

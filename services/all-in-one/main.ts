@@ -22,7 +22,8 @@ const SETTINGS = {
   "data.directory": { type: z.string().default("data"), description: "folder of all data" },
   "mongodb.url": { type: z.string().default(""), description: "connection string; empty for the embedded store" },
   "node.id": { type: z.string().default("local"), description: "identity of this node" },
-  "nats.port": { type: port(4222), description: "port of the NATS server that is started" },
+  // Not NATS's own 4222: Debian's package may have started a server there.
+  "nats.port": { type: port(7422), description: "port of the NATS server that is started" },
   "nats.binary": { type: z.string().default("nats-server"), description: "the NATS server" },
   "model.port": { type: port(SERVICE_PORTS.model), description: "port of model-service" },
   "rule.port": { type: port(SERVICE_PORTS.rule), description: "port of rule-service" },
