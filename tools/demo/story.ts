@@ -49,8 +49,10 @@ async function learn({ sandbox, observer, tell }: StoryParts): Promise<{ web: Sa
   return { web, modelKey };
 }
 
+/** An audit as one line. Which of several ways stopped a container first is a race, and no part of the story. */
 function describe(audit: Audit): string {
-  return `${audit.message}; ${effectText(audit)}${audit.deliveryNote ? `: ${audit.deliveryNote}` : ""}`;
+  const note = audit.deliveryNote.replace(/(container stopped) .*/, "$1");
+  return `${audit.message}; ${effectText(audit)}${note ? `: ${note}` : ""}`;
 }
 
 async function alert({ observer, tell }: StoryParts, web: SandboxContainer): Promise<void> {
