@@ -155,8 +155,9 @@ class MongoCollectionAdapter<T> implements Collection<T> {
 }
 
 async function createIndexes<T>(database: Db, spec: CollectionSpec<T>): Promise<void> {
-  for (const [field, { isUnique }] of Object.entries(spec.fields)) {
-    const keys = isUnique ? { [path(field)]: 1 } : { [path(field)]: 1, _id: 1 };
+  for (const [field, { isUnique, orderedBy }] of Object.entries(spec.fields)) {
+    const order = orderedBy === undefined ? {} : { [path(orderedBy)]: 1 };
+    const keys = isUnique ? { [path(field)]: 1 } : { [path(field)]: 1, ...order, _id: 1 };
     await database.collection(spec.name).createIndex(keys as Record<string, 1>, { unique: isUnique === true });
   }
 }

@@ -18,8 +18,11 @@ export interface Codec<T> {
 export interface CollectionSpec<T> {
   readonly name: string;
   readonly codec: Codec<T>;
-  /** Indexed fields; a unique one admits each value once. */
-  readonly fields: Readonly<Record<string, { readonly isUnique?: true }>>;
+  /**
+   * Indexed fields. A unique one admits each value once; one that is read in the order of another field names it, so
+   * that a page costs as much as it shows and not as much as there is.
+   */
+  readonly fields: Readonly<Record<string, { readonly isUnique?: true; readonly orderedBy?: string }>>;
 }
 
 /** A document as stored. The revision begins at 1 and grows with each replacement. */

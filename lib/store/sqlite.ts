@@ -208,9 +208,10 @@ async function createTable<T>(spec: CollectionSpec<T>, writer: Writer): Promise<
   const name = checkedName(spec.name);
   const columns = "id TEXT PRIMARY KEY, revision INTEGER NOT NULL, fields TEXT NOT NULL, body TEXT NOT NULL";
   await writer.write(`CREATE TABLE IF NOT EXISTS ${name} (${columns}) STRICT, WITHOUT ROWID`);
-  for (const [field, { isUnique }] of Object.entries(spec.fields)) {
+  for (const [field, { isUnique, orderedBy }] of Object.entries(spec.fields)) {
     const kind = isUnique ? "UNIQUE INDEX" : "INDEX";
-    const tie = isUnique ? "" : ", id";
+    const order = orderedBy === undefined ? "" : `, ${column(orderedBy)}`;
+    const tie = isUnique ? "" : `${order}, id`;
     await writer.write(`CREATE ${kind} IF NOT EXISTS ${name}_${field} ON ${name} (${column(field)}${tie})`);
   }
 }

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type MongoFixture, startMongo } from "../../test/fixtures/mongo-server.ts";
 import { missing } from "../../test/requirements.ts";
@@ -27,7 +28,7 @@ interface Person {
 const PEOPLE: CollectionSpec<Person> = {
   name: "people",
   codec: jsonCodec(({ name, age, isAdmin }) => ({ name, age, isAdmin })),
-  fields: { name: { isUnique: true }, age: {}, isAdmin: {} },
+  fields: { name: { isUnique: true }, age: {}, isAdmin: { orderedBy: "age" } },
 };
 
 const directory = mkdtempSync(join(tmpdir(), "gabion-store-"));
@@ -198,6 +199,22 @@ test("many writers at once on one document: each revision is one writer's", asyn
   };
   await Promise.all(Array.from({ length: 30 }, raise));
   expect(await people.get("1")).toMatchObject({ revision: 31, value: { age: 30 } });
+});
+
+test("a page in the order of another field is read from an index, without sorting", async () => {
+  const path = join(directory, "ordered.sqlite");
+  await using store = await openSqliteStore(path);
+  await store.collection(PEOPLE);
+  const database = new DatabaseSync(path);
+  const field = (name: string) => `json_extract(fields, '$.${name}')`;
+  const sql = `SELECT id FROM people WHERE ${field("isAdmin")} = 1 ORDER BY ${field("age")} DESC, id DESC LIMIT 10`;
+  const plan = database
+    .prepare(`EXPLAIN QUERY PLAN ${sql}`)
+    .all()
+    .map(({ detail }) => String(detail));
+  database.close();
+  expect(plan.join()).toMatch(/USING (COVERING )?INDEX people_isAdmin/);
+  expect(plan.join()).not.toMatch(/TEMP B-TREE/);
 });
 
 test("one failing write does not take the others of its group with it", async () => {

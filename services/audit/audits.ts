@@ -27,7 +27,15 @@ export const AUDITS: CollectionSpec<Audit> = {
     section: audit.section,
     timeMs: audit.lastTime ? timestampMs(audit.lastTime) : 0,
   })),
-  fields: { receivedUs: {}, nodeId: {}, containerId: {}, modelKey: {}, ruleName: {}, kind: {}, section: {} },
+  fields: {
+    receivedUs: {},
+    nodeId: { orderedBy: "receivedUs" },
+    containerId: { orderedBy: "receivedUs" },
+    modelKey: { orderedBy: "receivedUs" },
+    ruleName: { orderedBy: "receivedUs" },
+    kind: { orderedBy: "receivedUs" },
+    section: { orderedBy: "receivedUs" },
+  },
 };
 
 /** Position of an audit in the order of listing. */

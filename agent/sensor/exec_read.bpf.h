@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an exec is: file, task and texts, read from the kernel's own structures into the event. */
+#ifndef GABION_EXEC_READ_BPF_H
+#define GABION_EXEC_READ_BPF_H
+
+#define OVERLAY_MAGIC 0x794c7630
+#define CTIME_NSEC_MASK 0x3fffffff /* I_CTIME_QUERIED lies above */
+
+static __always_inline __u64 change_time(struct inode *inode)
+{
+	struct inode___6_6 *since_6_6 = (void *)inode;
+	struct inode___old *old = (void *)inode;
+
+	/* split into two fields in 6.11, renamed in 6.6; since 6.13 the top bit of the nanoseconds is a flag */
+	if (bpf_core_field_exists(inode->i_ctime_sec))
+		return inode->i_ctime_sec * 1000000000ULL + (inode->i_ctime_nsec & CTIME_NSEC_MASK);
+	if (bpf_core_field_exists(since_6_6->__i_ctime))
+		return BPF_CORE_READ(since_6_6, __i_ctime.tv_sec) * 1000000000ULL +
+		       BPF_CORE_READ(since_6_6, __i_ctime.tv_nsec);
+	return BPF_CORE_READ(old, i_ctime.tv_sec) * 1000000000ULL + BPF_CORE_READ(old, i_ctime.tv_nsec);
+}
+
+/* In an overlay the kernel knows whether a file is the image's: then nothing of it is in the upper layer. */
+static __always_inline void read_overlay(struct exec_event *event, struct inode *inode, __u32 root_device)
+{
+	struct ovl_inode *overlay;
+
+	event->flags |= GABION_EXEC_OVERLAY;
+	/* An overlay that the container mounted itself has a lower layer too, but not the image's. */
+	if (!bpf_core_type_exists(struct ovl_inode) || event->device != root_device)
+		return;
+	overlay = bpf_rdonly_cast((char *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode),
+				  bpf_core_type_id_kernel(struct ovl_inode));
+	if (!overlay->__upperdentry) {
+		event->content = GABION_CONTENT_IMAGE;
+		return;
+	}
+	event->flags |= GABION_EXEC_OVERLAY_UPPER;
+	if (bpf_core_field_exists(overlay->oe) && !overlay->oe)
+		event->flags |= GABION_EXEC_OVERLAY_NEW;
+}
+
+static __always_inline void read_file(struct exec_event *event, struct file *file, __u32 root_device)
+{
+	struct inode *inode = file->f_inode;
+	struct super_block *block = inode->i_sb;
+	struct file_key key = {};
+	struct file_value *known;
+
+	event->inode = inode->i_ino;
+	event->device = block->s_dev;
+	event->ctime_ns = change_time(inode);
+	if (inode->i_nlink == 0)
+		event->flags |= GABION_EXEC_UNLINKED;
+	if (block->s_magic == OVERLAY_MAGIC)
+		read_overlay(event, inode, root_device);
+	if (event->content || event->flags & GABION_EXEC_UNLINKED)
+		return;
+	key.inode = event->inode;
+	key.device = event->device;
+	known = bpf_map_lookup_elem(&files, &key);
+	if (!known || known->ctime_ns != event->ctime_ns)
+		return;
+	/* What stands in the upper layer was changed, whatever a late look at the file may have said. */
+	if (known->content == GABION_CONTENT_IMAGE && event->flags & GABION_EXEC_OVERLAY_UPPER)
+		return;
+	event->content = known->content;
+}
+
+static __always_inline void read_task(struct exec_event *event, struct task_struct *task)
+{
+	__u64 uid_gid = bpf_get_current_uid_gid();
+	struct task_struct *parent = task->real_parent->group_leader;
+	struct pid *pid = task->thread_pid;
+	__u32 level = pid->level;
+	struct upid upid;
+
+	event->pid = task->tgid;
+	event->start_ns = task->group_leader->start_boottime;
+	event->parent_pid = parent->tgid;
+	event->parent_start_ns = parent->start_boottime;
+	event->uid = uid_gid;
+	event->gid = uid_gid >> 32;
+	bpf_probe_read_kernel(&upid, sizeof(upid),
+			      (char *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      level * bpf_core_type_size(struct upid));
+	event->pid_ns = BPF_CORE_READ(upid.ns, ns.inum);
+	if (upid.nr == 1)
+		event->flags |= GABION_EXEC_FIRST_PROCESS;
+}
+
+static __always_inline void read_walked(__u8 *target, __u32 size, __u16 *length, struct path_buffer *buffer,
+					struct walked_path walked)
+{
+	__u32 offset = walked.offset & (GABION_PATH_MAX - 1);
+
+	/* As much as the field takes: behind the path the buffer is zero, so the copy is padded. */
+	bpf_probe_read_kernel(target, size, &buffer->bytes[offset]);
+	*length = walked.length < size ? walked.length : size - 1;
+}
+
+static __always_inline void read_arguments(struct exec_event *event, struct mm_struct *mm)
+{
+	unsigned long start = mm->arg_start;
+	unsigned long length = mm->arg_end - start;
+
+	if (length > GABION_ARGV_MAX - 1) {
+		length = GABION_ARGV_MAX - 1;
+		event->flags |= GABION_EXEC_ARGV_TRUNCATED;
+	}
+	length &= GABION_ARGV_MAX - 1;
+	/* What the event before this one left behind must not be taken for a name. */
+	event->argv[0] = 0;
+	if (bpf_probe_read_user(event->argv, length, (void *)start) < 0) {
+		length = 0;
+		event->flags |= GABION_EXEC_NAME_TRUNCATED; /* the name is not known: not the kernel's to decide */
+	}
+	event->argv[length & (GABION_ARGV_MAX - 1)] = 0;
+	event->argv_length = length;
+}
+
+static __always_inline bool read_texts(struct exec_scratch *s, struct task_struct *task, struct linux_binprm *bprm)
+{
+	struct exec_event *event = &s->event;
+	struct file *file = bprm->file;
+	struct dentry *dentry = file->f_path.dentry;
+	__u32 zero = 0;
+	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
+	struct walked_path walked;
+	long length;
+
+	if (!buffer)
+		return false;
+	walked = walk_path(buffer, dentry, file->f_path.mnt);
+	read_walked(event->path, GABION_PATH_MAX, &event->path_length, buffer, walked);
+	if (walked.is_truncated)
+		event->flags |= GABION_EXEC_PATH_TRUNCATED;
+	if (event->path[0] != '/')
+		event->flags |= GABION_EXEC_MEMFD;
+
+	length = bpf_probe_read_kernel_str(event->filename, GABION_FILENAME_MAX, bprm->filename);
+	event->filename_length = length > 0 ? length - 1 : 0;
+	if (length >= GABION_FILENAME_MAX)
+		event->flags |= GABION_EXEC_NAME_TRUNCATED;
+	if (bprm->interp != bprm->filename)
+		event->flags |= GABION_EXEC_SCRIPT;
+
+	event->cwd_length = 0;
+	if (event->filename[0] != '/' && event->flags & GABION_EXEC_SCRIPT) {
+		struct fs_struct *fs = task->fs;
+
+		walked = walk_path(buffer, fs->pwd.dentry, fs->pwd.mnt);
+		read_walked(event->cwd, GABION_CWD_MAX, &event->cwd_length, buffer, walked);
+		if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
+			event->flags |= GABION_EXEC_NAME_TRUNCATED;
+	}
+	read_arguments(event, task->mm);
+	return true;
+}
+
+#endif
