@@ -12,7 +12,7 @@ import type { Bus } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
 import { modelKeyOnBus, modelOfBusKey, POLICY_SUBJECTS, policyKey, RULESET_KEY } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
-import { repeatUntilAborted } from "#lib/flow/retry.ts";
+import { aborted, repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { SignatureCheck } from "#lib/pki/signing.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { AppliedRevisions } from "./applied-revisions.ts";
@@ -115,7 +115,7 @@ export class PolicySource implements AsyncDisposable {
   async #listen(signal: AbortSignal): Promise<void> {
     const connection = await this.#options.bus.connection();
     const messages = connection.subscribe(POLICY_SUBJECTS);
-    signal.addEventListener("abort", () => messages.unsubscribe(), { once: true });
+    void aborted(signal).then(() => messages.unsubscribe());
     for await (const message of messages) await this.#takeHead(policyKey(message.subject), message.data);
   }
 

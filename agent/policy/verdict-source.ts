@@ -5,7 +5,7 @@ import { type Bus, carriedTrace } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
 import { verdictSubject } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
-import { repeatUntilAborted } from "#lib/flow/retry.ts";
+import { aborted, repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { SignatureCheck } from "#lib/pki/signing.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { AppliedRevisions } from "./applied-revisions.ts";
@@ -42,7 +42,7 @@ export class VerdictSource implements AsyncDisposable {
   async #listen(signal: AbortSignal): Promise<void> {
     const connection = await this.#options.bus.connection();
     const messages = connection.subscribe(verdictSubject(this.#options.nodeId));
-    signal.addEventListener("abort", () => messages.unsubscribe(), { once: true });
+    void aborted(signal).then(() => messages.unsubscribe());
     for await (const message of messages) {
       await context.with(carriedTrace(message.headers), () => this.#take(message.data));
     }

@@ -1,7 +1,7 @@
 import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, headers, type MsgHdrs, type NatsConnection, nkeyAuthenticator } from "@nats-io/transport-node";
 import { type Context, context } from "@opentelemetry/api";
-import { repeatUntilAborted } from "../flow/retry.ts";
+import { aborted, repeatUntilAborted } from "../flow/retry.ts";
 import type { Credentials } from "../pki/authority.ts";
 import type { Logger } from "../telemetry/log.ts";
 import { extractTrace, injectTrace } from "../telemetry/propagation.ts";
@@ -58,6 +58,7 @@ function connectOnce({ servers, credentials, seed, name }: BusOptions): Promise<
     inboxPrefix: inboxPrefix(name),
     authenticator: nkeyAuthenticator(Buffer.from(seed)),
     tls: { ca: credentials.authority, cert: credentials.certificate, key: credentials.privateKey },
+    timeout: 5_000,
     maxReconnectAttempts: -1,
     reconnectTimeWait: 250,
     reconnectJitter: 250,
@@ -81,7 +82,7 @@ export function openBus(options: BusOptions): Bus {
       const connection = await connectOnce(options);
       void logStatus(connection, logger);
       first.resolve(connection);
-      await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+      await aborted(signal);
       await connection.drain().catch(() => connection.close());
     },
     {

@@ -8,6 +8,12 @@ export interface Backoff {
 
 export const DEFAULT_BACKOFF: Backoff = { firstMs: 250, maxMs: 10_000 };
 
+/** Resolves when the signal aborts, at once if it has already. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
 /** The wait before attempt number `attempt` (from 1). */
 export function backoffMs(attempt: number, { firstMs, maxMs }: Backoff, random: () => number = Math.random): number {
   const full = Math.min(maxMs, firstMs * 2 ** Math.min(attempt - 1, 30));

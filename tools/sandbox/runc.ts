@@ -3,10 +3,12 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { until } from "../demo/until.ts";
 import { type BundleOptions, writeBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
 const STOP_MS = 10_000;
+const START_MS = 20_000;
 
 /** What a command in a container came to. */
 export interface CommandResult {
@@ -28,6 +30,7 @@ export class SandboxContainer implements AsyncDisposable {
   readonly rootfs: string;
   readonly ended: Promise<CommandResult>;
   readonly #root: string;
+  #hasRun = false;
 
   constructor(id: string, directory: string, root: string, child: ChildProcess) {
     this.id = id;
@@ -36,11 +39,23 @@ export class SandboxContainer implements AsyncDisposable {
     this.ended = collect(child);
   }
 
-  /** Runs a command in the container. */
+  /** Runs a command in the container, once it has started. */
   async exec(...args: string[]): Promise<CommandResult> {
+    await this.#started();
     return collect(
       spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["ignore", "pipe", "pipe"] }),
     );
+  }
+
+  /** Waits until it runs or has ended: a container that is held is made but cannot be entered yet. */
+  async #started(): Promise<void> {
+    if (this.#hasRun) return;
+    const ended = this.ended.then(() => true);
+    await until(`container ${this.id} to start`, START_MS, async () => {
+      const isOver = await Promise.race([ended, Promise.resolve(false)]);
+      return isOver || (await this.isRunning()) || undefined;
+    });
+    this.#hasRun = true;
   }
 
   /** True while runc says that it runs. */
