@@ -124,6 +124,22 @@ endToEnd("the command lists, shows, changes and refuses", async () => {
   expect((await scene.gabion("no-such-command")).status).toBe(2);
   expect((await scene.gabion("--help")).stdout).toContain("audits");
 
+  // A watcher sees the model as it is, and each change.
+  const abort = new AbortController();
+  const states: LearningState[] = [];
+  const watching = (async () => {
+    for await (const { model } of scene.local.connection.models.watchModels({ modelKey }, { signal: abort.signal })) {
+      if (model) states.push(model.state);
+    }
+  })().catch(() => {});
+  await until("the model as it is", 10_000, () => (states.length > 0 ? true : undefined));
+  expect((await scene.gabion("models", "learn-start", modelKey)).stdout).toContain("manual-learning");
+  await until("the change", 10_000, () => states.includes(LearningState.MANUAL_LEARNING) || undefined);
+  expect((await scene.gabion("models", "learn-stop", modelKey)).stdout).toContain("active");
+  abort.abort();
+  await watching;
+  expect(states[0]).toBe(LearningState.ACTIVE);
+
   const stopped = await scene.gabion("containers", "stop", "web", "--reason", "exercise");
   expect(stopped.stdout).toMatch(/verdict v-.* issued/);
   await scene.observer.auditWhere(

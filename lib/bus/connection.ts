@@ -1,4 +1,4 @@
-import { type JetStreamClient, type JetStreamManager, jetstream, jetstreamManager } from "@nats-io/jetstream";
+import { type JetStreamClient, jetstream } from "@nats-io/jetstream";
 import { connect, headers, type MsgHdrs, type NatsConnection, nkeyAuthenticator } from "@nats-io/transport-node";
 import { type Context, context } from "@opentelemetry/api";
 import { aborted, repeatUntilAborted } from "../flow/retry.ts";
@@ -21,7 +21,6 @@ export interface Bus extends AsyncDisposable {
   /** The connection; fails after a second where no server has answered yet. */
   readonly connection: () => Promise<NatsConnection>;
   readonly jetstream: () => Promise<JetStreamClient>;
-  readonly manager: () => Promise<JetStreamManager>;
 }
 
 /** Inboxes are below a name of the client's own, so that permissions can be given for them alone. */
@@ -102,7 +101,6 @@ export function openBus(options: BusOptions): Bus {
   return {
     connection,
     jetstream: async () => jetstream(await connection(), { timeout: REQUEST_MS }),
-    manager: async () => jetstreamManager(await connection(), { timeout: REQUEST_MS, checkAPI: false }),
     async [Symbol.asyncDispose]() {
       abort.abort(new Error("the process is ending"));
       first.reject(new Error("the process is ending"));

@@ -21,6 +21,12 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
+/** What went wrong, out of all that the server wrote. */
+function whyOf(said: string): string {
+  const faults = said.split("\n").flatMap((line) => /\[(?:FTL|ERR)\] (.*)/.exec(line)?.[1] ?? []);
+  return faults.join("; ") || (said.includes("[INF]") ? "" : said.trim());
+}
+
 async function ready(process: ChildProcess, gone: Promise<string>): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(() => reject(new Error("nats-server is not ready after 15 s")), READY_TIMEOUT_MS);
@@ -29,7 +35,7 @@ async function ready(process: ChildProcess, gone: Promise<string>): Promise<void
     said = (said + chunk.toString("utf8")).slice(-8192);
     if (said.includes("Server is ready")) resolve();
   });
-  void gone.then((reason) => reject(new Error(`nats-server ended: ${reason} ${said}`.trim())));
+  void gone.then((reason) => reject(new Error(`nats-server ended: ${whyOf(said) || reason}`)));
   try {
     await promise;
   } finally {
