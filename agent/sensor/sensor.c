@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -180,6 +181,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
 		return 4;
 	}
+	malloc_trim(0); /* the kernel's type information was read for loading; its memory is not needed any more */
 	send_hello(&programs);
 	error = run(&programs, &options);
 	programs_unload();
