@@ -282,36 +282,3 @@ describe("what an active container may run", () => {
     expect(await other.isRunning()).toBe(true);
   });
 });
-
-describe("under load and without a control plane", () => {
-  onKernel("at thousands of execs a second every event is seen or counted as lost", async () => {
-    await using rig = await AgentRig.open("flood", LearningState.LEARNING);
-    await rig.rules({ process: { effect: Effect.ALERT } });
-    const web = rig.sandbox.start("web", {
-      args: IDLE,
-      programs: PROGRAMS,
-      files: { "/opt/spawn": executable("spawn"), "/opt/nothing": executable("nothing") },
-    });
-    const container = await rig.watched("web");
-    const { output } = await web.exec("/opt/spawn", "15000", "5000", "/opt/nothing");
-    expect(JSON.parse(output)).toMatchObject({ clean: 15_000 });
-    const row = await until("all to be counted", 10_000, () => {
-      const found = rig.agent.stats?.rows.find((r) => r.cgroupId === container.cgroup.id);
-      return found && found.seen >= 15_000n ? found : undefined;
-    });
-    expect(row.seen).toBe(row.allowed + row.emitted + row.lost);
-    await container.events.idle();
-    const counted = () =>
-      rig.observations.reduce((sum, o) => sum + (o.kind === "seen" ? o.value.counts.reduce((a, b) => a + b, 0) : 0), 0);
-    const lost = () =>
-      Number(rig.observations.reduce((sum, o) => sum + (o.kind === "span" ? o.value.lostEventCount : 0n), 0n));
-    await until("what was seen and lost to add up", 10_000, () => (counted() + lost() >= 15_000 ? true : undefined));
-  });
-
-  onKernel("a container is held no longer than the bound, and that is told", async () => {
-    await using rig = await AgentRig.open("hold", LearningState.LEARNING, 1);
-    const short = rig.sandbox.start("web", { args: ["/bin/true"], programs: PROGRAMS });
-    expect((await short.ended).status).toBe(0);
-    await rig.audited("the hold", (a) => a.system?.name === "hold_expired");
-  });
-});

@@ -1,53 +1,26 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
-import { DEFAULT_TREATMENT, type TreatmentSettings } from "#core/policy/treatment.ts";
-import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
-import { type Verdict, VerdictAction } from "#gen/gabion/audit/v1/verdict_pb.ts";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
+import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
-import type { Clock } from "#lib/flow/clock.ts";
-import type { Logger } from "#lib/telemetry/log.ts";
+import type { AgentOptions } from "./agent-options.ts";
 import { ContainerWatch } from "./containers/container-watch.ts";
 import type { WatchedContainer } from "./containers/watched-container.ts";
 import { HashCache } from "./content/hash-cache.ts";
 import { imageFiles } from "./content/manifest.ts";
 import { Enforcer } from "./enforce/enforcer.ts";
 import { type StopResult, stopContainer } from "./enforce/stop.ts";
+import { carryOutVerdict, verdictAudit } from "./enforce/verdict.ts";
 import { AuditWriter } from "./pipeline/audit-writer.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
-import { Learner, type Observation } from "./pipeline/learner.ts";
+import { Learner } from "./pipeline/learner.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
 import type { HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
 import type { Sensor } from "./wire/sensor.ts";
-
-export interface AgentOptions {
-  readonly nodeId: string;
-  readonly runId: string;
-  readonly bootId: string;
-  readonly scope: string;
-  readonly cgroupMount: string;
-  readonly holdMs: number;
-  readonly holdsAll: boolean;
-  readonly isMeasuring: boolean;
-  readonly runcRoots: readonly string[];
-  readonly runcBinary: string;
-  readonly sensorBinary: string;
-  /** How often presence and what was seen are reported. */
-  readonly spanMs: number;
-  readonly treatment?: TreatmentSettings;
-  readonly clock: Clock;
-  readonly logger: Logger;
-  readonly modelFor: (container: WatchedContainer["message"], signal?: AbortSignal) => Promise<ModelPolicy | undefined>;
-  readonly sendAudit: (audit: Audit) => void;
-  readonly sendObservation: (observation: Observation) => void;
-}
-
-/** Sections that this agent observes. */
-export const OBSERVED_SECTIONS: readonly Section[] = [Section.PROCESS];
 
 const SCAN_MS = 30_000;
 const MODEL_WAIT_MIN_MS = 500;
@@ -69,6 +42,7 @@ export class Agent implements AsyncDisposable {
   readonly #timers: Disposable[] = [];
   #hello: HelloFrame | undefined;
   #stats: StatsFrame | undefined;
+  #isReportDue = false;
   readonly #bootOffsetMs: number;
 
   constructor(options: AgentOptions) {
@@ -108,7 +82,6 @@ export class Agent implements AsyncDisposable {
         if (!isTaken) container.lostSinceSpan += 1n;
       },
       onGone: (container) => this.#gone(container),
-      onLost: (count) => logger.warn({ count }, "execs lost before their container was known"),
     });
     this.#supervisor = new SensorSupervisor({
       sensor: {
@@ -154,8 +127,7 @@ export class Agent implements AsyncDisposable {
   /** Brings a rule set into force for every container. */
   async applyRuleset(ruleset: Ruleset): Promise<void> {
     this.#enforcer.takeRuleset(ruleset);
-    await Promise.all(this.containers.all().map((container) => this.#enforcer.enforce(container)));
-    this.#reportEnforced();
+    await this.#enforceAll(this.containers.all());
   }
 
   /** Brings a model into force for the containers that run it. */
@@ -163,25 +135,14 @@ export class Agent implements AsyncDisposable {
     this.#learner.takeModel(model);
     const users = this.containers.all().filter((container) => container.message.modelKey === model.modelKey);
     for (const container of users) container.model = model;
-    await Promise.all(users.map((container) => this.#enforcer.enforce(container)));
-    this.#reportEnforced();
+    await this.#enforceAll(users);
   }
 
   /** Carries out an order of the control plane; the result returns as an audit. */
   async carryOut(verdict: Verdict): Promise<void> {
-    const { verdictId, containerId, action, reason } = verdict;
-    const container = this.containers.byId(containerId);
-    let result: StopResult = { isStopped: false, note: `container \`${containerId}\` does not run on this node` };
-    if (action !== VerdictAction.STOP_CONTAINER)
-      result = { isStopped: false, note: "this agent cannot carry out such a verdict" };
-    else if (container) result = await this.stop(container);
-    this.audits.writeSystem({
-      name: "verdict_result",
-      message: `verdict ${verdictId} by ${verdict.issuedBy} (${reason}): ${result.note}`,
-      isSuccess: result.isStopped,
-      verdictId,
-      ...(container ? { container: container.message } : {}),
-    });
+    const container = this.containers.byId(verdict.containerId);
+    const result = await carryOutVerdict(verdict, container, (target) => this.stop(target));
+    this.audits.writeSystem(verdictAudit(verdict, result, container));
   }
 
   /** Stops a container. A second order shares the result of the first; one that failed is tried again. */
@@ -251,9 +212,10 @@ export class Agent implements AsyncDisposable {
     // The control plane may take most of the time that a container may be held, not all: then the last known model does.
     const patience = AbortSignal.timeout(Math.max(MODEL_WAIT_MIN_MS, this.#options.holdMs * 0.7));
     container.model = await this.#options.modelFor(container.message, AbortSignal.any([signal, patience]));
-    if (container.model) this.#learner.takeModel(container.model);
     await this.#withSensor((sensor) => sensor.putFiles(imageFiles(container.identified.manifest)), container.id);
     await this.#bringIntoForce(container);
+    // Other containers of this model get what was fetched for this one: they will not be told of it again.
+    if (container.model) await this.applyModel(container.model);
     this.#learner.presence(container, true);
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
   }
@@ -286,13 +248,21 @@ export class Agent implements AsyncDisposable {
     end().catch((err: unknown) => this.#options.logger.error({ err }, "container not closed"));
   }
 
-  /** Files that another container of the same root file system still needs stay known. */
+  /** Files of the image that another container of the same root file system still needs stay known. */
   async #dropFiles(container: WatchedContainer): Promise<void> {
     const { rootfs } = container.identified.bundle;
     const isShared = this.containers.all().some((other) => other.identified.bundle.rootfs === rootfs);
-    if (isShared) return;
-    const ofImage = imageFiles(container.identified.manifest);
+    const ofImage = isShared ? [] : imageFiles(container.identified.manifest);
     await this.#withSensor((sensor) => sensor.dropFiles([...ofImage, ...container.files.values()]), container.id);
+  }
+
+  /** What is not in force is not reported as such; the next scan tries again, and reports. */
+  async #enforceAll(containers: readonly WatchedContainer[]): Promise<void> {
+    const results = await Promise.all(
+      containers.map(async (container) => (await this.#enforcer.enforce(container)) || container.isGone),
+    );
+    this.#isReportDue = !results.every(Boolean);
+    if (!this.#isReportDue) this.#reportEnforced();
   }
 
   #reportEnforced(): void {
@@ -350,6 +320,7 @@ export class Agent implements AsyncDisposable {
   async #scan(): Promise<void> {
     await this.containers.scan();
     for (const container of this.containers.all()) await this.#bringIntoForce(container);
+    if (this.#isReportDue) await this.#enforceAll(this.containers.all());
   }
 
   async #withSensor(call: (sensor: Sensor) => Promise<void>, container: string): Promise<void> {

@@ -1,23 +1,23 @@
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { createClient } from "@connectrpc/connect";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { openBus } from "#lib/bus/connection.ts";
-import { ConfigError, loadConfig } from "#lib/config/config.ts";
+import { ConfigError } from "#lib/config/config.ts";
 import { systemClock } from "#lib/flow/clock.ts";
 import { MissingCredentialsError, readCredentials } from "#lib/pki/credentials.ts";
 import { createSignatureCheck } from "#lib/pki/signing.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
-import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
+import { EXIT_USAGE, readProcessConfig, untilSignal } from "#lib/service/run.ts";
 import { readBusSeed, readTrust } from "#lib/service/secrets.ts";
 import { gabionVersion } from "#lib/service/version.ts";
 import { createLogger } from "#lib/telemetry/log.ts";
 import { startTelemetry } from "#lib/telemetry/tracing.ts";
-import { Agent, OBSERVED_SECTIONS } from "./agent.ts";
+import { Agent } from "./agent.ts";
+import { OBSERVED_SECTIONS } from "./agent-options.ts";
 import { toCapabilities } from "./capabilities.ts";
 import { bootId, cgroupMount, defaultNodeId } from "./node-identity.ts";
 import { AppliedRevisions } from "./policy/applied-revisions.ts";
@@ -104,7 +104,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     logger,
     sections: OBSERVED_SECTIONS,
     containers: () => agent.containers.all().map((container) => container.message),
-    hasModel: ({ containerId }) => agent.containers.byId(containerId)?.model !== undefined,
+    revisionOf: ({ containerId }) => agent.containers.byId(containerId)?.model?.revision ?? 0n,
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),
     onModel: (model) => agent.applyModel(model),
   });
@@ -153,12 +153,10 @@ async function end(
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
   await using stack = new AsyncDisposableStack();
   stack.use(await startTelemetry("agent", process.env));
   try {
-    const file = values.config === undefined ? {} : { file: values.config };
-    const config = loadConfig(AGENT_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] });
+    const config = readProcessConfig(AGENT_SETTINGS);
     const { nodeId, sensorFault } = await startAgent(config, stack);
     const what = sensorFault === "" ? `watches ${config["agent.scope"]}` : `has no sensor: ${sensorFault}`;
     process.stderr.write(`agent of node ${nodeId} ${what}\n`);

@@ -24,8 +24,6 @@ export interface ContainerWatchOptions {
   readonly onAppear: (container: WatchedContainer, signal: AbortSignal) => Promise<void>;
   readonly onExec: (container: WatchedContainer, frame: ExecFrame) => void;
   readonly onGone: (container: WatchedContainer) => void;
-  /** Execs that came before their container was known and found no room. */
-  readonly onLost: (count: number) => void;
 }
 
 /** Execs of a control group that is not known yet. */
@@ -35,6 +33,8 @@ const IDENTIFY_MS = 60_000;
 
 interface Pending {
   readonly frames: ExecFrame[];
+  /** Execs that found no room. */
+  lost: bigint;
   isEnded: boolean;
 }
 
@@ -80,7 +80,8 @@ export class ContainerWatch {
     }
     const pending = this.#pending.get(frame.cgroupId);
     if (pending && pending.frames.length < PENDING_MAX) pending.frames.push(frame);
-    else if (pending || container) this.#options.onLost(1);
+    else if (container) container.lostSinceSpan += 1n;
+    else if (pending) pending.lost += 1n;
   }
 
   /** A control group was made, emptied or removed. */
@@ -184,7 +185,7 @@ export class ContainerWatch {
     const { nodeId, cache, holdMs, logger, onAppear } = this.#options;
     this.#roots.add(runc.root);
     if (isHeld) this.#held.set(cgroup.id, cgroup);
-    const pending: Pending = { frames: [], isEnded: false };
+    const pending: Pending = { frames: [], lost: 0n, isEnded: false };
     this.#pending.set(cgroup.id, pending);
     try {
       const signal = AbortSignal.timeout(isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS);
@@ -196,6 +197,7 @@ export class ContainerWatch {
       await this.#noteSharedNamespaces();
       await onAppear(container, signal);
       this.#pending.delete(cgroup.id);
+      container.lostSinceSpan += pending.lost;
       for (const frame of pending.frames) this.#options.onExec(container, frame);
       if (pending.isEnded) this.#end(container);
     } catch (err) {

@@ -30,8 +30,8 @@ export interface PolicySourceOptions {
   readonly sections: readonly Section[];
   /** Containers under watch. */
   readonly containers: () => readonly Container[];
-  /** Whether a container has a model at all. */
-  readonly hasModel: (container: Container) => boolean;
+  /** Revision of the model that a container has, 0 for none. */
+  readonly revisionOf: (container: Container) => bigint;
   readonly onRuleset: (ruleset: Ruleset) => Promise<void>;
   readonly onModel: (model: ModelPolicy) => Promise<void>;
 }
@@ -121,13 +121,12 @@ export class PolicySource implements AsyncDisposable {
 
   /** Asks the services themselves: for what was told while the bus was away, and for models that could not be had. */
   async #reconcile(): Promise<void> {
-    const { logger, containers, onModel, applied } = this.#options;
+    const { logger, containers, onModel, revisionOf } = this.#options;
     try {
       await this.fetchRuleset();
       for (const container of containers()) {
-        const before = applied.of(modelKeyOnBus(container.modelKey));
         const model = await this.#fetchModel(container);
-        if (model.revision > before || !this.#options.hasModel(container)) await onModel(model);
+        if (model.revision > revisionOf(container)) await onModel(model);
       }
     } catch (err) {
       logger.debug({ err }, "policy not compared with the services");

@@ -1,4 +1,5 @@
-import { ConfigError } from "../config/config.ts";
+import { parseArgs } from "node:util";
+import { ConfigError, type ConfigOf, loadConfig, type Settings } from "../config/config.ts";
 import { MissingCredentialsError } from "../pki/credentials.ts";
 import type { RpcServer } from "../rpc/server.ts";
 import { NewerSchemaError } from "../store/port.ts";
@@ -24,18 +25,26 @@ export async function untilSignal(): Promise<NodeJS.Signals> {
   return promise;
 }
 
+/** Reads the configuration of a process from `--config FILE`, the environment and `--set name=value`. */
+export function readProcessConfig<S extends Settings>(settings: S): ConfigOf<S> {
+  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
+  const file = values.config === undefined ? {} : { file: values.config };
+  return loadConfig(settings, { ...file, env: process.env, flags: values.set ?? [] });
+}
+
 /**
- * The life of a service process: opens it, says where it listens, waits for a signal, closes everything in order within
+ * The life of a service process: reads its configuration, opens it, says where it listens, waits for a signal, closes everything in order within
  * one deadline. A configuration that cannot be used ends it with status 2 and all faults listed.
  */
-export async function runUntilSignal(
+export async function runService<S extends Settings>(
   name: string,
-  open: (stack: AsyncDisposableStack) => Promise<RpcServer>,
+  settings: S,
+  start: (config: ConfigOf<S>, stack: AsyncDisposableStack) => Promise<RpcServer>,
 ): Promise<void> {
   const stack = new AsyncDisposableStack();
   stack.use(await startTelemetry(name, process.env));
   try {
-    const server = await open(stack);
+    const server = await start(readProcessConfig(settings), stack);
     process.stderr.write(`${name} listens on ${server.url}\n`);
     await untilSignal();
     process.exitCode = 0;

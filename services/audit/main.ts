@@ -1,13 +1,12 @@
-import { parseArgs } from "node:util";
 import { z } from "zod";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
-import { type ConfigOf, durationMs, loadConfig } from "#lib/config/config.ts";
+import { type ConfigOf, durationMs } from "#lib/config/config.ts";
 import { FanOut } from "#lib/flow/fan-out.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { AgentStreams } from "#lib/service/agent-streams.ts";
-import { runUntilSignal } from "#lib/service/run.ts";
+import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import { AUDITS, Audits } from "./audits.ts";
@@ -72,10 +71,4 @@ export async function startAuditService(
   );
 }
 
-if (import.meta.main) {
-  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
-  await runUntilSignal("audit-service", async (stack) => {
-    const file = values.config === undefined ? {} : { file: values.config };
-    return startAuditService(loadConfig(AUDIT_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] }), stack);
-  });
-}
+if (import.meta.main) await runService("audit-service", AUDIT_SETTINGS, startAuditService);

@@ -1,9 +1,8 @@
-import { parseArgs } from "node:util";
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
-import { type ConfigOf, loadConfig } from "#lib/config/config.ts";
+import type { ConfigOf } from "#lib/config/config.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
-import { runUntilSignal } from "#lib/service/run.ts";
+import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import { INDICATORS, registerIntelService } from "./service.ts";
@@ -31,10 +30,4 @@ export async function startIntelService(
   );
 }
 
-if (import.meta.main) {
-  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
-  await runUntilSignal("intel-service", async (stack) => {
-    const file = values.config === undefined ? {} : { file: values.config };
-    return startIntelService(loadConfig(INTEL_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] }), stack);
-  });
-}
+if (import.meta.main) await runService("intel-service", INTEL_SETTINGS, startIntelService);

@@ -1,15 +1,14 @@
-import { parseArgs } from "node:util";
 import { DEFAULT_DURATIONS, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
-import { type ConfigOf, durationMs, loadConfig } from "#lib/config/config.ts";
+import { type ConfigOf, durationMs } from "#lib/config/config.ts";
 import { FanOut } from "#lib/flow/fan-out.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { AgentStreams } from "#lib/service/agent-streams.ts";
-import { runUntilSignal } from "#lib/service/run.ts";
+import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import type { Collection } from "#lib/store/port.ts";
@@ -102,11 +101,4 @@ export async function startModelService(
   );
 }
 
-if (import.meta.main) {
-  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
-  await runUntilSignal("model-service", async (stack) => {
-    const file = values.config === undefined ? {} : { file: values.config };
-    const config = loadConfig(MODEL_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] });
-    return startModelService(config, stack);
-  });
-}
+if (import.meta.main) await runService("model-service", MODEL_SETTINGS, startModelService);

@@ -1,11 +1,10 @@
-import { parseArgs } from "node:util";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
-import { type ConfigOf, loadConfig } from "#lib/config/config.ts";
+import type { ConfigOf } from "#lib/config/config.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
-import { runUntilSignal } from "#lib/service/run.ts";
+import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import { RULE_CHANGES, RULESETS, Rules } from "./rules.ts";
@@ -44,10 +43,4 @@ export async function startRuleService(
   );
 }
 
-if (import.meta.main) {
-  const { values } = parseArgs({ options: { config: { type: "string" }, set: { type: "string", multiple: true } } });
-  await runUntilSignal("rule-service", async (stack) => {
-    const file = values.config === undefined ? {} : { file: values.config };
-    return startRuleService(loadConfig(RULE_SETTINGS, { ...file, env: process.env, flags: values.set ?? [] }), stack);
-  });
-}
+if (import.meta.main) await runService("rule-service", RULE_SETTINGS, startRuleService);

@@ -1,0 +1,34 @@
+import type { TreatmentSettings } from "#core/policy/treatment.ts";
+import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
+import type { Logger } from "#lib/telemetry/log.ts";
+import type { Observation } from "./pipeline/learner.ts";
+
+/** What an agent stands on: made from its configuration by `main.ts`, or from parts by tests. */
+export interface AgentOptions {
+  readonly nodeId: string;
+  readonly runId: string;
+  readonly bootId: string;
+  readonly scope: string;
+  readonly cgroupMount: string;
+  readonly holdMs: number;
+  readonly holdsAll: boolean;
+  readonly isMeasuring: boolean;
+  readonly runcRoots: readonly string[];
+  readonly runcBinary: string;
+  readonly sensorBinary: string;
+  /** How often presence and what was seen are reported. */
+  readonly spanMs: number;
+  readonly treatment?: TreatmentSettings;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly modelFor: (container: Container, signal?: AbortSignal) => Promise<ModelPolicy | undefined>;
+  readonly sendAudit: (audit: Audit) => void;
+  readonly sendObservation: (observation: Observation) => void;
+}
+
+/** Sections that this agent observes. */
+export const OBSERVED_SECTIONS: readonly Section[] = [Section.PROCESS];
