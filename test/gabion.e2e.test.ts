@@ -1,7 +1,6 @@
 import { execFile, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { create } from "@bufbuild/protobuf";
@@ -14,66 +13,16 @@ import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { freePort } from "#lib/bus/server.ts";
 import { readCredentials } from "#lib/pki/credentials.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
-import { Observer } from "../tools/demo/observer.ts";
-import { LocalStack } from "../tools/demo/stack.ts";
 import { until } from "../tools/demo/until.ts";
-import { Sandbox } from "../tools/sandbox/runc.ts";
+import { childrenOf, GABION, Scene, SHORT } from "./fixtures/scene.ts";
 import { CONTAINERS, missing } from "./requirements.ts";
 
 const run = promisify(execFile);
 const ROOT = resolve(import.meta.dirname, "..");
-const GABION = join(ROOT, "tools/cli/gabion");
 const reason = missing(...CONTAINERS, "nats");
 const endToEnd = test.skipIf(reason !== "");
-const SHORT = ["model.learning=2s", "model.dryRun=1s", "agent.span=250ms"];
 const LOOP = ["/bin/sh", "-c", "while true; do /bin/date > /tmp/now; /bin/sleep 0.2; done"];
 const PROGRAMS = ["/bin/sh", "/bin/date", "/bin/sleep", "/bin/id", "/bin/nc"];
-
-class Scene implements AsyncDisposable {
-  readonly #stack = new AsyncDisposableStack();
-  readonly sandbox: Sandbox;
-  readonly data: string;
-  local!: LocalStack;
-  observer!: Observer;
-
-  private constructor(sandbox: Sandbox, data: string) {
-    this.sandbox = sandbox;
-    this.data = data;
-  }
-
-  static async open(name: string, settings: readonly string[] = SHORT): Promise<Scene> {
-    const directory = mkdtempSync(join(tmpdir(), `gabion-${name}-`));
-    const scene = new Scene(
-      await Sandbox.open(`gabion-${name}-${process.pid}`, join(directory, "sandbox")),
-      join(directory, "data"),
-    );
-    scene.#stack.defer(() => rmSync(directory, { recursive: true, force: true }));
-    scene.#stack.use(scene.sandbox);
-    await scene.start(settings);
-    return scene;
-  }
-
-  async start(settings: readonly string[] = SHORT): Promise<void> {
-    const { scope, runcRoot } = this.sandbox;
-    this.local = this.#stack.use(await LocalStack.start({ data: this.data, scope, runcRoot, settings }));
-    this.observer = this.#stack.use(await Observer.open(this.local.connection));
-  }
-
-  async gabion(...args: string[]) {
-    return run(GABION, ["--data", this.data, ...args]).then(
-      ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
-      (error: { code: number; stdout: string; stderr: string }) => ({
-        status: error.code,
-        stdout: error.stdout,
-        stderr: error.stderr,
-      }),
-    );
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.#stack.disposeAsync();
-  }
-}
 
 endToEnd("the demo tells its whole story, exactly as the README shows it, and ends with 0", async () => {
   const { stdout } = await run(GABION, ["demo"], { timeout: 150_000 });
@@ -315,13 +264,3 @@ endToEnd("a configuration that cannot be used is refused with every fault", asyn
   expect(faults).toMatchObject({ code: 2 });
   expect(faults.stderr).toMatch(/2 faults[\s\S]*lissten\.host[\s\S]*listen\.port/);
 });
-
-/** Processes whose command line holds a text; below a parent, or anywhere for 1. */
-async function childrenOf(parent: number, text: string): Promise<number[]> {
-  const { stdout } = await run("ps", ["-eo", "pid=,ppid=,args="]);
-  return stdout
-    .split("\n")
-    .map((line) => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line))
-    .flatMap((m) => (m?.[3]?.includes(text) && (parent === 1 || Number(m[2]) === parent) ? [Number(m[1])] : []))
-    .filter((pid) => pid !== process.pid);
-}
