@@ -55,5 +55,9 @@ onKernel("what is fetched for a new replica comes into force for those that run 
   rig.sandbox.start("second", { args: IDLE, programs: PROGRAMS });
   const second = await rig.watched("second");
   expect(second.message.modelKey).toBe(first.message.modelKey);
-  await until("the first replica to follow", 10_000, () => first.use?.modelState === LearningState.ACTIVE || undefined);
+  await until(
+    "the first replica to follow",
+    10_000,
+    () => first.use?.policy.process.state === LearningState.ACTIVE || undefined,
+  );
 });

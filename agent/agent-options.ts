@@ -1,11 +1,11 @@
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { Observation } from "./pipeline/learner.ts";
+import type { ContainerFrame } from "./wire/frames.ts";
 
 /** What an agent stands on: made from its configuration by `main.ts`, or from parts by tests. */
 export interface AgentOptions {
@@ -26,9 +26,8 @@ export interface AgentOptions {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly modelFor: (container: Container, signal?: AbortSignal) => Promise<ModelPolicy | undefined>;
+  /** Sees every event of a container before it is judged. */
+  readonly onFrame?: (frame: ContainerFrame) => void;
   readonly sendAudit: (audit: Audit) => void;
   readonly sendObservation: (observation: Observation) => void;
 }
-
-/** Sections that this agent observes. */
-export const OBSERVED_SECTIONS: readonly Section[] = [Section.PROCESS];

@@ -218,7 +218,8 @@ describe("what an active container may run", () => {
   });
 
   onKernel("a denied program dies before its first instruction, every time, and the container goes on", async () => {
-    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "/opt/trap" }] } });
+    // By its name: what is denied by its path is refused before it gets this far.
+    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "trap" }], allowed: [{ process: "/x" }] } });
     const { output } = await web.exec("/opt/spawn", "1000", "0", "/opt/trap");
     expect(JSON.parse(output)).toMatchObject({ killed: 1000, trapped: 0, clean: 0, other: 0 });
     const audit = await rig.audited("the trap", (a) => a.event?.actor?.path === "/opt/trap");
@@ -226,8 +227,19 @@ describe("what an active container may run", () => {
     expect(await web.isRunning()).toBe(true);
   });
 
+  onKernel("a program denied by its path is refused: its caller gets EPERM and goes on", async () => {
+    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "/bin/ls" }] } });
+    const { status, output } = await web.exec("/bin/sh", "-c", "/bin/ls /; echo status $?");
+    expect(status).toBe(0);
+    expect(output).toMatch(/Operation not permitted[^]*status 126/);
+    const audit = await rig.audited("the refusal", (a) => a.delivery === Delivery.DENIED);
+    expect(audit).toMatchObject({ deliveryNote: "the exec failed with EPERM", ruleName: "rule 0" });
+    expect(audit.decision).toMatchObject({ outcome: Outcome.DENIAL, effectApplied: Effect.PREVENT });
+    expect(audit.event?.actor?.path).toBe("/bin/ls");
+  });
+
   onKernel("a name in argv[0] does not hide a denied program, nor does a link", async () => {
-    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "nc" }] } });
+    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "nc" }], allowed: [{ process: "/x" }] } });
     const hidden = await web.exec("/bin/sh", "-c", "exec -a sleep /bin/nc -h");
     const linked = await web.exec("/bin/sh", "-c", "ln -s /bin/nc /tmp/harmless; /tmp/harmless -h");
     expect([hidden.status, linked.status]).toEqual([137, 137]);
@@ -248,8 +260,9 @@ describe("what an active container may run", () => {
     writeFileSync(join(web.rootfs, "tmp-drop"), testProgram("trap"), { mode: 0o755 });
     const dropped = await web.exec("/tmp-drop");
     const unknown = await web.exec("/bin/id");
-    expect([dropped.status, unknown.status]).toEqual([137, 137]);
-    expect(unknown.output).toBe("");
+    // The one in a folder of the image's programs is refused; the other one is killed at its first instruction.
+    expect(dropped.status).toBe(137);
+    expect(unknown.output).toContain("operation not permitted");
   });
 
   onKernel("an allowed pattern that the kernel cannot express turns killing there into asking", async () => {
@@ -258,7 +271,7 @@ describe("what an active container may run", () => {
   });
 
   onKernel("a crashed sensor is noticed, started again and audited, and its policy is back in force", async () => {
-    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "nc" }] } });
+    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "nc" }], allowed: [{ process: "/x" }] } });
     process.kill(rig.agent.sensorPid ?? 0, "SIGKILL");
     await rig.audited("the lost sensor", (a) => a.system?.name === "sensor_lost");
     await rig.audited("the new sensor", (a) => a.system?.name === "sensor_restarted");
@@ -269,7 +282,7 @@ describe("what an active container may run", () => {
     const other = rig.sandbox.start("other", { args: IDLE, programs: PROGRAMS });
     await rig.watched("other");
     await rig.rules(
-      { scope: { containers: ["web"] }, process: { effect: Effect.BLOCK } },
+      { scope: { containers: ["web"] }, process: { effect: Effect.BLOCK, allowed: [{ process: "/x" }] } },
       { process: { effect: Effect.ALERT } },
     );
     await web.exec("/bin/sh", "-c", "for i in 1 2 3 4 5; do /bin/sleep 100 & done; /bin/ls");

@@ -1,11 +1,15 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
+import { UNIT_SECONDS } from "#core/model/completeness.ts";
+import { SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import { LearningState, type ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { AgentOptions } from "./agent-options.ts";
 import { ContainerWatch } from "./containers/container-watch.ts";
 import type { WatchedContainer } from "./containers/watched-container.ts";
@@ -15,11 +19,14 @@ import { Enforcer } from "./enforce/enforcer.ts";
 import { type StopResult, stopContainer } from "./enforce/stop.ts";
 import { carryOutVerdict, verdictAudit } from "./enforce/verdict.ts";
 import { AuditWriter } from "./pipeline/audit-writer.ts";
+import { Conclusion } from "./pipeline/conclude.ts";
+import { EventPipeline, sectionOfFrame } from "./pipeline/event-pipeline.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
 import { Learner } from "./pipeline/learner.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
-import type { HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
+import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
+import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
@@ -37,7 +44,8 @@ export class Agent implements AsyncDisposable {
   readonly #enforcer: Enforcer;
   readonly #learner: Learner;
   readonly #processes: ProcessTable;
-  readonly #pipeline: ExecPipeline;
+  readonly #execs: ExecPipeline;
+  readonly #events: EventPipeline;
   readonly #supervisor: SensorSupervisor;
   readonly #timers: Disposable[] = [];
   #hello: HelloFrame | undefined;
@@ -53,18 +61,20 @@ export class Agent implements AsyncDisposable {
     this.#enforcer = new Enforcer(options.treatment ?? DEFAULT_TREATMENT, logger);
     this.#learner = new Learner(clock, options.sendObservation);
     this.#processes = new ProcessTable(bootId);
-    this.#pipeline = new ExecPipeline({
-      bootId,
-      cache: this.#cache,
-      processes: this.#processes,
-      slots: this.#enforcer.slots,
+    const wallClock = { toMs: (ktimeNs: bigint) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) };
+    const conclusion = new Conclusion({
       learner: this.#learner,
       audits: this.audits,
-      wallClock: { toMs: (ktimeNs) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) },
       intelVersion: () => "",
-      putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
       stop: (container) => this.stop(container),
     });
+    const common = { bootId, processes: this.#processes, slots: this.#enforcer.slots, conclusion, wallClock };
+    this.#execs = new ExecPipeline({
+      ...common,
+      cache: this.#cache,
+      putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
+    });
+    this.#events = new EventPipeline({ ...common, clock });
     this.containers = new ContainerWatch({
       nodeId,
       scope: options.scope,
@@ -74,12 +84,9 @@ export class Agent implements AsyncDisposable {
       holdMs: options.holdMs,
       logger,
       onAppear: (container, signal) => this.#appear(container, signal),
-      onExec: (container, frame) => {
-        const isTaken = container.events.add(
-          () => this.#pipeline.handle(container, frame),
-          (err) => logger.error({ err }, "exec not handled"),
-        );
-        if (!isTaken) container.lostSinceSpan += 1n;
+      onEvent: (container, frame) => this.#takeEvent(container, frame),
+      onLost: (container, kind, count) => {
+        container.span(sectionOfFrame(kind)).lost += count;
       },
       onGone: (container) => this.#gone(container),
     });
@@ -113,6 +120,11 @@ export class Agent implements AsyncDisposable {
     return this.#stats;
   }
 
+  /** Sections that a container's rule has in use. */
+  sectionsOf(container: Container): Section[] {
+    return this.#enforcer.sectionsOf(container);
+  }
+
   /** Starts sensing. Fails with the reason where no sensor can run here. */
   async start(): Promise<void> {
     await this.#supervisor.start();
@@ -121,6 +133,7 @@ export class Agent implements AsyncDisposable {
     this.#timers.push(
       clock.every(spanMs, () => this.#flushSpans()),
       clock.every(SCAN_MS, () => this.#scan()),
+      clock.every(UNIT_SECONDS * 1_000, () => this.#renewSyscalls()),
     );
   }
 
@@ -167,9 +180,6 @@ export class Agent implements AsyncDisposable {
 
   #take(frame: Unsolicited): void {
     switch (frame.kind) {
-      case "exec":
-        this.containers.takeExec(frame);
-        break;
       case "exit":
         // In the container's turn: its exec may still be waiting.
         this.containers.byGroup(frame.cgroupId)?.events.add(
@@ -183,9 +193,23 @@ export class Agent implements AsyncDisposable {
       case "hold_expired":
         this.#takeHoldExpired(frame.cgroupId);
         break;
-      default:
+      case "cgroup_new":
+      case "cgroup_empty":
+      case "cgroup_gone":
         this.containers.takeGroup(frame);
+        break;
+      default:
+        this.#options.onFrame?.(frame);
+        this.containers.takeEvent(frame);
     }
+  }
+
+  #takeEvent(container: WatchedContainer, frame: ContainerFrame): void {
+    const isTaken = container.events.add(
+      () => (frame.kind === "exec" ? this.#execs.handle(container, frame) : this.#events.handle(container, frame)),
+      (err) => this.#options.logger.error({ err, kind: frame.kind }, "event not handled"),
+    );
+    if (!isTaken) container.span(sectionOfFrame(frame.kind)).lost += 1n;
   }
 
   #takeStats(frame: StatsFrame): void {
@@ -193,9 +217,22 @@ export class Agent implements AsyncDisposable {
     for (const row of frame.rows) {
       const container = this.containers.byGroup(row.cgroupId);
       if (!container) continue;
-      container.lostSinceSpan += row.lost - container.kernelLost;
-      container.kernelLost = row.lost;
+      const span = container.span(row.section as Section);
+      span.lost += row.lost - span.kernelLost;
+      span.kernelLost = row.lost;
+      if (row.throttled > span.throttled) this.#noteFlood(container, row.throttled - span.throttled);
+      span.throttled = row.throttled;
     }
+  }
+
+  /** More than one container may send is a sign in itself: of an attack on the sensor, or of one hidden in noise. */
+  #noteFlood(container: WatchedContainer, count: bigint): void {
+    this.audits.writeSystem({
+      name: "flooding",
+      message: `container ${container.id} does more than the sensor takes from one container: ${count} events were counted and not told`,
+      isSuccess: false,
+      container: container.message,
+    });
   }
 
   #takeHoldExpired(cgroupId: bigint): void {
@@ -224,10 +261,10 @@ export class Agent implements AsyncDisposable {
   async #bringIntoForce(container: WatchedContainer): Promise<void> {
     const isInForce = await this.#enforcer.enforce(container);
     if (isInForce) {
-      container.spanBeginMs ||= this.#options.clock.now();
+      for (const section of SECTIONS) container.span(section).beginMs ||= this.#options.clock.now();
       return;
     }
-    container.spanBeginMs = 0;
+    container.endSpans();
     if (container.isGone) return;
     const message = `the policy of container ${container.id} is not in force in the kernel; trying again`;
     this.audits.writeSystem({ name: "policy_not_in_force", message, isSuccess: false, container: container.message });
@@ -278,12 +315,14 @@ export class Agent implements AsyncDisposable {
 
   async #sensorUp(sensor: Sensor, hello: HelloFrame, isFirst: boolean): Promise<void> {
     this.#hello = hello;
-    this.#enforcer.attach(sensor);
+    this.#enforcer.attach(sensor, hello.groups);
     this.containers.attach(sensor);
     if (isFirst) return;
     for (const container of this.containers.all()) {
       this.#enforcer.release(container);
-      container.kernelLost = 0n;
+      container.endSpans();
+      container.addFlag(CgroupFlag.RUNNING);
+      container.isProtected = false;
       const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);
       await this.#bringIntoForce(container);
@@ -299,7 +338,7 @@ export class Agent implements AsyncDisposable {
     this.#enforcer.attach(undefined);
     for (const container of this.containers.all()) {
       this.#flush(container);
-      container.spanBeginMs = 0;
+      container.endSpans();
     }
     const message = `the sensor ended (${reason}): until it runs again nothing is seen or enforced in the kernel`;
     this.audits.writeSystem({ name: "sensor_lost", message, isSuccess: false });
@@ -310,11 +349,24 @@ export class Agent implements AsyncDisposable {
     for (const container of this.containers.all()) this.#flush(container);
   }
 
-  /** Time under a rule that leaves the section out is not time in which it could learn. */
+  /** Time under a rule that leaves a section out is not time in which it could learn. */
   #flush(container: WatchedContainer): void {
-    const isObserving = container.use?.policy.hasRule && container.use.policy.effect !== Effect.DISABLE;
-    if (isObserving) this.#learner.flush(container);
-    else if (container.spanBeginMs > 0) container.spanBeginMs = this.#options.clock.now();
+    for (const section of SECTIONS) {
+      const policy = container.use && sectionPolicy(container.use.policy, section);
+      const span = container.span(section);
+      if (policy?.hasRule && policy.effect !== Effect.DISABLE) this.#learner.flush(container, section);
+      else if (span.beginMs > 0) span.beginMs = this.#options.clock.now();
+    }
+  }
+
+  /** While a model learns its system calls, each unit of time is told anew which were used in it. */
+  async #renewSyscalls(): Promise<void> {
+    for (const container of this.containers.all()) {
+      const policy = container.use?.policy.syscall;
+      const isLearningNow =
+        policy?.hasRule && policy.effect !== Effect.DISABLE && policy.state !== LearningState.ACTIVE;
+      if (isLearningNow) await this.#enforcer.rebind(container);
+    }
   }
 
   async #scan(): Promise<void> {

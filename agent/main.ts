@@ -17,7 +17,6 @@ import { gabionVersion } from "#lib/service/version.ts";
 import { createLogger } from "#lib/telemetry/log.ts";
 import { startTelemetry } from "#lib/telemetry/tracing.ts";
 import { Agent } from "./agent.ts";
-import { OBSERVED_SECTIONS } from "./agent-options.ts";
 import { toCapabilities } from "./capabilities.ts";
 import { bootId, cgroupMount, defaultNodeId } from "./node-identity.ts";
 import { AppliedRevisions } from "./policy/applied-revisions.ts";
@@ -102,7 +101,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     cache: new PolicyCache(join(config["agent.dataDirectory"], "policy")),
     clock: systemClock,
     logger,
-    sections: OBSERVED_SECTIONS,
+    sectionsOf: (container) => agent.sectionsOf(container),
     containers: () => agent.containers.all().map((container) => container.message),
     revisionOf: ({ containerId }) => agent.containers.byId(containerId)?.model?.revision ?? 0n,
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),

@@ -18,10 +18,10 @@ interface Life {
   readonly ended: Promise<string>;
 }
 
-const PING_MS = 1_000;
+const PING_MS = 500;
 const BACKOFF = { firstMs: 100, maxMs: 10_000 };
 
-/** Keeps a sensor running: starts it, asks it every second whether it lives, starts another when it is gone. */
+/** Keeps a sensor running: starts it, asks it twice a second whether it lives, starts another when it is gone. */
 export class SensorSupervisor implements AsyncDisposable {
   readonly #options: SupervisorOptions;
   readonly #abort = new AbortController();

@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { HashCache } from "../content/hash-cache.ts";
-import type { CgroupFrame, ExecFrame } from "../wire/frames.ts";
+import type { CgroupFrame, ContainerFrame } from "../wire/frames.ts";
 import { CgroupFlag } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
 import { identifyContainer } from "./identify.ts";
@@ -22,19 +22,21 @@ export interface ContainerWatchOptions {
   readonly logger: Logger;
   /** A container is known: bring its policy into force. It is held until this is done, within the bound. */
   readonly onAppear: (container: WatchedContainer, signal: AbortSignal) => Promise<void>;
-  readonly onExec: (container: WatchedContainer, frame: ExecFrame) => void;
+  readonly onEvent: (container: WatchedContainer, frame: ContainerFrame) => void;
+  /** Events that found no room before their container was known. */
+  readonly onLost: (container: WatchedContainer, kind: ContainerFrame["kind"], count: bigint) => void;
   readonly onGone: (container: WatchedContainer) => void;
 }
 
-/** Execs of a control group that is not known yet. */
-const PENDING_MAX = 2_000;
+/** Events of a control group that is not known yet. */
+const PENDING_MAX = 4_000;
 /** Reading a container that is not held may take longer. */
 const IDENTIFY_MS = 60_000;
 
 interface Pending {
-  readonly frames: ExecFrame[];
-  /** Execs that found no room. */
-  lost: bigint;
+  readonly frames: ContainerFrame[];
+  /** How many of each kind found no room. */
+  readonly lost: Map<ContainerFrame["kind"], bigint>;
   isEnded: boolean;
 }
 
@@ -72,16 +74,16 @@ export class ContainerWatch {
     if (!sensor) for (const cgroup of [...this.#held.values()]) void this.#thaw(cgroup);
   }
 
-  takeExec(frame: ExecFrame): void {
+  takeEvent(frame: ContainerFrame): void {
     const container = this.#containers.get(frame.cgroupId);
     if (container?.use) {
-      this.#options.onExec(container, frame);
+      this.#options.onEvent(container, frame);
       return;
     }
     const pending = this.#pending.get(frame.cgroupId);
     if (pending && pending.frames.length < PENDING_MAX) pending.frames.push(frame);
-    else if (container) container.lostSinceSpan += 1n;
-    else if (pending) pending.lost += 1n;
+    else if (container) this.#options.onLost(container, frame.kind, 1n);
+    else if (pending) pending.lost.set(frame.kind, (pending.lost.get(frame.kind) ?? 0n) + 1n);
   }
 
   /** A control group was made, emptied or removed. */
@@ -185,20 +187,20 @@ export class ContainerWatch {
     const { nodeId, cache, holdMs, logger, onAppear } = this.#options;
     this.#roots.add(runc.root);
     if (isHeld) this.#held.set(cgroup.id, cgroup);
-    const pending: Pending = { frames: [], lost: 0n, isEnded: false };
+    const pending: Pending = { frames: [], lost: new Map(), isEnded: false };
     this.#pending.set(cgroup.id, pending);
     try {
       const signal = AbortSignal.timeout(isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS);
       const context = { nodeId, cgroupPath: cgroup.path, isPartlySeen, cache, signal };
       const identified = await identifyContainer(runc, context);
-      const flags = this.#flagsOf(identified.bundle);
+      const flags = this.#flagsOf(identified.bundle) | (isHeld ? 0 : CgroupFlag.RUNNING);
       const container = new WatchedContainer(identified, cgroup, flags);
       this.#containers.set(cgroup.id, container);
       await this.#noteSharedNamespaces();
       await onAppear(container, signal);
       this.#pending.delete(cgroup.id);
-      container.lostSinceSpan += pending.lost;
-      for (const frame of pending.frames) this.#options.onExec(container, frame);
+      for (const [kind, count] of pending.lost) this.#options.onLost(container, kind, count);
+      for (const frame of pending.frames) this.#options.onEvent(container, frame);
       if (pending.isEnded) this.#end(container);
     } catch (err) {
       logger.warn({ err, container: runc.id }, "container not watched: it could not be identified");
@@ -228,7 +230,8 @@ export class ContainerWatch {
     }
     for (const container of [...users.values()].filter((all) => all.length > 1).flat()) {
       if (!container.dropFlag(CgroupFlag.OWN_PIDNS) || !container.use) continue;
-      await this.#sensor?.bind(container.cgroup, container.use.slot, container.binding);
+      const { flags, device } = container.binding;
+      await this.#sensor?.bind(container.cgroup, container.use.slot, { flags: flags | container.sectionFlags, device });
     }
   }
 

@@ -1,3 +1,4 @@
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
@@ -42,6 +43,17 @@ export class Turns {
 /** Events of one container that may wait for their turn. */
 const EVENTS_MAX = 20_000;
 
+/** One section of a container since its last presence span. */
+export interface SectionSpan {
+  /** 0 while it is not observed. */
+  beginMs: number;
+  /** Events lost since, by kernel, pipe and queue together. */
+  lost: bigint;
+  /** Counters of the kernel as last reported. */
+  kernelLost: bigint;
+  throttled: bigint;
+}
+
 /** A container under watch, with the policy in force for it. */
 export class WatchedContainer {
   readonly identified: IdentifiedContainer;
@@ -56,10 +68,11 @@ export class WatchedContainer {
   isGone = false;
   /** The stop that is under way or done; undefined where there was none, or it failed. */
   stopping: Promise<StopResult> | undefined;
-  /** Events lost since the last presence span, by kernel, pipe and queue together. */
-  lostSinceSpan = 0n;
-  kernelLost = 0n;
-  spanBeginMs = 0;
+  /** Section flags that the kernel has for it. */
+  sectionFlags = 0;
+  /** True while the file system watch refuses something in it. */
+  isProtected = false;
+  readonly #spans = new Map<Section, SectionSpan>();
 
   constructor(identified: IdentifiedContainer, cgroup: ControlGroup, flags: number) {
     this.identified = identified;
@@ -74,9 +87,28 @@ export class WatchedContainer {
     return had;
   }
 
+  /** Sets a flag. It counts from the next time the container is bound. */
+  addFlag(flag: number): void {
+    this.#flags |= flag;
+  }
+
   /** What the kernel is told with the policy. */
   get binding(): { flags: number; device: number } {
     return { flags: this.#flags, device: this.identified.rootDevice };
+  }
+
+  /** What is observed of a section since its last presence span. */
+  span(section: Section): SectionSpan {
+    const known = this.#spans.get(section);
+    if (known) return known;
+    const fresh: SectionSpan = { beginMs: 0, lost: 0n, kernelLost: 0n, throttled: 0n };
+    this.#spans.set(section, fresh);
+    return fresh;
+  }
+
+  /** Nothing is observed from now on, in any section; counters of the kernel begin anew. */
+  endSpans(): void {
+    for (const span of this.#spans.values()) Object.assign(span, { beginMs: 0, kernelLost: 0n, throttled: 0n });
   }
 
   get message(): Container {

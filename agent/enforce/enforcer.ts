@@ -1,22 +1,43 @@
-import { compileProcessPolicy } from "#core/policy/process-policy.ts";
+import { compileContainerPolicy, SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
+import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
-import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
+import { CgroupFlag, Group } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
+import { toProtectEntries } from "./protect.ts";
 import { type PolicyInForce, SlotTable } from "./slot-table.ts";
+
+/** Sections beside the process section, with what the kernel is told where they are in use. */
+const SECTION_FLAGS: readonly (readonly [Section, number, number])[] = [
+  [Section.NETWORK, CgroupFlag.NETWORK, Group.NETWORK | Group.TCP | Group.SYSCALL],
+  [Section.DNS, CgroupFlag.DNS | CgroupFlag.NETWORK, Group.DNS | Group.NETWORK],
+  [Section.FILESYSTEM, CgroupFlag.FILES, Group.SYSCALL],
+  [Section.SYSCALL, CgroupFlag.SYSCALLS, Group.SYSCALL],
+];
+
+function isInUse(policy: PolicyInForce, section: Section): boolean {
+  const { hasRule, effect } = sectionPolicy(policy.policy, section);
+  return hasRule && effect !== Effect.DISABLE;
+}
 
 /** Composes the policy of each container from rule set and model, and brings it into force in the kernel. */
 export class Enforcer {
   readonly slots = new SlotTable();
   readonly #settings: TreatmentSettings;
   readonly #logger: Logger;
+  /** Sensor program groups that each container needs. */
+  readonly #needs = new Map<WatchedContainer, number>();
   #choose: RuleChooser | undefined;
   #rulesetRevision = 0n;
   #sensor: Sensor | undefined;
+  #groups = 0;
+  #sensed = 0;
 
   constructor(settings: TreatmentSettings, logger: Logger) {
     this.#settings = settings;
@@ -28,8 +49,11 @@ export class Enforcer {
   }
 
   /** A sensor that has just started holds no policy; without one nothing is in force. */
-  attach(sensor: Sensor | undefined): void {
+  attach(sensor: Sensor | undefined, groups = 0): void {
     this.#sensor = sensor;
+    this.#groups = groups;
+    this.#sensed = 0;
+    this.#needs.clear();
     this.slots.attach(sensor);
   }
 
@@ -38,25 +62,49 @@ export class Enforcer {
     this.#rulesetRevision = ruleset.revision;
   }
 
+  /** Sections that a container's rule has in use; the process section is always watched. */
+  sectionsOf(container: Container): Section[] {
+    const rule: Rule | undefined = this.#choose?.(container).rule;
+    const policy = compileContainerPolicy(rule, undefined, this.#settings);
+    return SECTIONS.filter(
+      (section) =>
+        section === Section.PROCESS || (rule !== undefined && sectionPolicy(policy, section).effect !== Effect.DISABLE),
+    );
+  }
+
   /**
    * Loads and binds a container's policy, if it is another one than now; the kernel changes over at once. Answers
    * whether the policy is in force.
    */
   enforce(container: WatchedContainer): Promise<boolean> {
-    const done = Promise.withResolvers<boolean>();
-    const onError = (err: unknown) => {
-      this.#logger.error({ err, container: container.id }, "policy not in force");
-      done.resolve(false);
-    };
-    const run = async () => done.resolve(await this.#change(container));
-    if (!container.policyTurns.add(run, onError)) done.resolve(false);
-    return done.promise;
+    return this.#inTurn(container, () => this.#change(container));
+  }
+
+  /** Binds again what is in force: the kernel forgets which system calls were used, so that each is told anew. */
+  rebind(container: WatchedContainer): Promise<boolean> {
+    return this.#inTurn(container, async () => {
+      if (!container.use || !this.#sensor || container.isGone) return false;
+      await this.#bind(this.#sensor, container, container.use);
+      return true;
+    });
   }
 
   /** Gives back what a container that has ended used. */
   release(container: WatchedContainer): void {
     if (container.use) this.slots.release(container.use);
     container.use = undefined;
+    this.#needs.delete(container);
+    void this.#sense().catch((err: unknown) => this.#logger.warn({ err }, "sensor groups not changed"));
+  }
+
+  #inTurn(container: WatchedContainer, run: () => Promise<boolean>): Promise<boolean> {
+    const done = Promise.withResolvers<boolean>();
+    const onError = (err: unknown) => {
+      this.#logger.error({ err, container: container.id }, "policy not in force");
+      done.resolve(false);
+    };
+    if (!container.policyTurns.add(async () => done.resolve(await run()), onError)) done.resolve(false);
+    return done.promise;
   }
 
   async #change(container: WatchedContainer): Promise<boolean> {
@@ -66,7 +114,8 @@ export class Enforcer {
     if (before?.fingerprint === policy.fingerprint) return true;
     const use = await this.slots.acquire(policy);
     try {
-      await this.#sensor.bind(container.cgroup, use.slot, container.binding);
+      await this.#bind(this.#sensor, container, use);
+      await this.#protect(this.#sensor, container, use.refused, use.slot);
     } catch (error) {
       this.slots.release(use);
       throw error;
@@ -77,23 +126,60 @@ export class Enforcer {
     return true;
   }
 
+  /** A program group that the kernel refused is not asked for: what it would have seen is said to be missing. */
+  async #bind(sensor: Sensor, container: WatchedContainer, use: PolicyInForce & { slot: number }): Promise<void> {
+    const used = SECTION_FLAGS.filter(([section]) => isInUse(use, section));
+    const needed = used.reduce((sum, [, , groups]) => sum | groups, 0) & this.#groups;
+    const lacking = (this.#groups & Group.DNS) === 0 ? CgroupFlag.DNS : 0;
+    const withoutNetwork = (this.#groups & Group.NETWORK) === 0 ? CgroupFlag.NETWORK : 0;
+    const flags = used.reduce((sum, [, flag]) => sum | flag, 0) & ~lacking & ~withoutNetwork;
+    this.#needs.set(container, needed);
+    await this.#sense();
+    const { flags: own, device } = container.binding;
+    await sensor.bind(container.cgroup, use.slot, { flags: own | flags, device });
+    container.sectionFlags = flags;
+    // Who ran before is known now; who comes later comes by an exec.
+    container.dropFlag(CgroupFlag.RUNNING);
+  }
+
+  async #protect(
+    sensor: Sensor,
+    container: WatchedContainer,
+    refused: readonly RefusedPath[],
+    slot: number,
+  ): Promise<void> {
+    if ((this.#groups & Group.FANOTIFY) === 0) return;
+    const entries = refused.length === 0 ? [] : await toProtectEntries(container.identified, refused);
+    if (entries.length === 0 && !container.isProtected) return;
+    await sensor.protect(container.cgroup, slot, entries);
+    container.isProtected = entries.length > 0;
+  }
+
+  /** Programs that cost the whole machine something run only while some container needs them. */
+  async #sense(): Promise<void> {
+    const wanted = [...this.#needs.values()].reduce((sum, groups) => sum | groups, 0) & (Group.TCP | Group.SYSCALL);
+    if (wanted === this.#sensed || !this.#sensor) return;
+    this.#sensed = wanted;
+    await this.#sensor.sense(wanted);
+  }
+
   #policyFor(container: WatchedContainer): PolicyInForce {
     const rule = this.#choose?.(container.message).rule;
-    const section = container.model?.sections.find((s) => s.section === Section.PROCESS);
-    const items = (section?.facts ?? []).flatMap(({ kind }) => (kind.case === "process" ? [kind.value] : []));
-    const state = section?.state ?? LearningState.LEARNING;
-    const modelRevision = container.model?.revision ?? 0n;
+    const { model } = container;
+    const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
-    const input = { section: rule?.process, hasRule: rule !== undefined, items, state, settings: this.#settings };
     return {
       fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision}`,
-      policy: compileProcessPolicy(input),
+      policy: compileContainerPolicy(rule, model, this.#settings),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,
       modelRevision,
-      modelState: state,
-      completeness: section?.completeness,
+      completeness: new Map(
+        (model?.sections ?? []).flatMap(({ section, completeness }) =>
+          completeness ? [[section, completeness] as const] : [],
+        ),
+      ),
     };
   }
 }

@@ -1,6 +1,7 @@
-import { toKernelSlot } from "#core/policy/kernel-slot.ts";
-import type { CompiledProcessPolicy } from "#core/policy/process-policy.ts";
-import type { Completeness, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import type { CompiledContainerPolicy } from "#core/policy/container-policy.ts";
+import { type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Completeness } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Sensor } from "../wire/sensor.ts";
 
@@ -8,18 +9,20 @@ import type { Sensor } from "../wire/sensor.ts";
 export interface PolicyInForce {
   /** Equal texts mean equal policies. */
   readonly fingerprint: string;
-  readonly policy: CompiledProcessPolicy;
+  readonly policy: CompiledContainerPolicy;
   readonly rule: Rule | undefined;
   readonly rulesetRevision: bigint;
   readonly modelKey: string;
   readonly modelRevision: bigint;
-  readonly modelState: LearningState;
-  readonly completeness: Completeness | undefined;
+  /** How sure the model was, by section. */
+  readonly completeness: ReadonlyMap<Section, Completeness>;
 }
 
 /** A policy with the kernel slot that holds it. */
 export interface SlotUse extends PolicyInForce {
   readonly slot: number;
+  /** What opening is refused, where the node can do that. */
+  readonly refused: readonly RefusedPath[];
 }
 
 interface Loaded {
@@ -79,8 +82,9 @@ export class SlotTable {
 
   #load(policy: PolicyInForce): Loaded {
     const slot = this.#freeSlot();
-    const ready = this.#sensor?.loadSlot(slot, toKernelSlot(policy.policy)) ?? Promise.resolve();
-    const loaded: Loaded = { use: { ...policy, slot }, ready, users: 0 };
+    const kernelSlot = toKernelSlot(policy.policy);
+    const ready = this.#sensor?.loadSlot(slot, kernelSlot) ?? Promise.resolve();
+    const loaded: Loaded = { use: { ...policy, slot, refused: kernelSlot.refused }, ready, users: 0 };
     this.#byFingerprint.set(policy.fingerprint, loaded);
     this.#bySlot.set(slot, loaded);
     return loaded;

@@ -69,6 +69,8 @@ export interface ExecContext {
   readonly content: Content;
   readonly ancestors: readonly Process[];
   readonly wallClock: WallClock;
+  /** Which connection its standard streams are; empty for none. */
+  readonly stream: string;
   /** Full real path where the kernel's was cut and the process could still be asked. */
   readonly fullPath?: string;
 }
@@ -99,6 +101,8 @@ export function toExecEvent(frame: ExecFrame, context: ExecContext): Event {
     isScript: (frame.flags & ExecFlag.SCRIPT) !== 0,
     isDrift,
     isFileless,
+    stream: context.stream,
+    isSetuid: (frame.flags & ExecFlag.SETUID) !== 0,
   });
   return create(EventSchema, {
     eventTime: timestampFromMs(wallClock.toMs(frame.ktimeNs)),

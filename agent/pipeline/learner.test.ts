@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
+import { ContentState, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { ManualClock } from "#lib/flow/clock.ts";
@@ -21,7 +21,7 @@ function setUp() {
   const clock = new ManualClock(1_500_000_000_000);
   const sent: Observation[] = [];
   const container = new WatchedContainer({ message } as IdentifiedContainer, { id: 1n, path: "/c1" }, 0);
-  container.spanBeginMs = clock.now();
+  container.span(Section.PROCESS).beginMs = clock.now();
   return { clock, sent, container, learner: new Learner(clock, (observation) => sent.push(observation)) };
 }
 
@@ -31,7 +31,7 @@ test("a fact is sent once and counted from then on", async () => {
   const { clock, sent, container, learner } = setUp();
   for (let i = 0; i < 5; i += 1) learner.observe(container, fact("/a"), note);
   await clock.advance(10);
-  learner.flush(container);
+  learner.flush(container, Section.PROCESS);
   expect(sent.map(({ kind }) => kind)).toEqual(["fact", "seen", "span"]);
   expect(seen(sent)[0]).toMatchObject({ counts: [5], isFirst: [true], isFirstPart: true });
 });
@@ -39,12 +39,12 @@ test("a fact is sent once and counted from then on", async () => {
 test("parts of one unit add up, and the next unit begins anew without losing the last part of the one before", async () => {
   const { clock, sent, container, learner } = setUp();
   learner.observe(container, fact("/a"), note);
-  learner.flush(container);
+  learner.flush(container, Section.PROCESS);
   learner.observe(container, fact("/a"), note);
   learner.observe(container, fact("/b"), note);
   await clock.advance(300_000);
   learner.observe(container, fact("/a"), note);
-  learner.flush(container);
+  learner.flush(container, Section.PROCESS);
   const units = seen(sent);
   expect(units.map(({ counts }) => counts)).toEqual([[1], [1, 1], [1]]);
   expect(units.map(({ isFirst }) => isFirst)).toEqual([[true], [false, true], [true]]);
@@ -54,11 +54,11 @@ test("parts of one unit add up, and the next unit begins anew without losing the
 
 test("a span carries the loss since the one before", async () => {
   const { clock, sent, container, learner } = setUp();
-  container.lostSinceSpan = 7n;
+  container.span(Section.PROCESS).lost = 7n;
   await clock.advance(1_000);
-  learner.flush(container);
+  learner.flush(container, Section.PROCESS);
   await clock.advance(1_000);
-  learner.flush(container);
+  learner.flush(container, Section.PROCESS);
   const spans = sent.flatMap((o) => (o.kind === "span" ? [o.value.lostEventCount] : []));
   expect(spans).toEqual([7n, 0n]);
 });

@@ -1,8 +1,8 @@
 import { create } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
-import { factId } from "#core/model/fact.ts";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { factId, sectionOfFact } from "#core/model/fact.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Enforced } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import {
   type ContainerPresence,
@@ -50,7 +50,7 @@ export class Learner {
   readonly #clock: Clock;
   readonly #send: (observation: Observation) => void;
   readonly #known = new Map<string, Set<string>>();
-  readonly #units = new Map<WatchedContainer, Unit>();
+  readonly #units = new Map<WatchedContainer, Map<Section, Unit>>();
 
   constructor(clock: Clock, send: (observation: Observation) => void) {
     this.#clock = clock;
@@ -66,7 +66,7 @@ export class Learner {
   /** A fact that a learning section takes in. */
   observe(container: WatchedContainer, fact: Fact, note: ObservedNote): void {
     const id = factId(fact);
-    this.#count(container, id);
+    this.#count(container, sectionOfFact(fact), id);
     const modelKey = container.message.modelKey;
     const known = this.#known.get(modelKey) ?? new Set();
     this.#known.set(modelKey, known);
@@ -86,17 +86,18 @@ export class Learner {
     });
   }
 
-  /** Reports the time since the last span and what was seen in it. */
-  flush(container: WatchedContainer): void {
+  /** Reports the time since the last span of a section and what was seen in it. */
+  flush(container: WatchedContainer, section: Section): void {
     const now = this.#clock.now();
-    const attachedMs = now - container.spanBeginMs;
-    const base = { modelKey: container.message.modelKey, containerId: container.id, section: Section.PROCESS };
-    this.#report(container, this.#unitOf(container));
-    if (container.spanBeginMs === 0 || attachedMs <= 0) return;
-    const span = { ...base, attached: durationFromMs(attachedMs), lostEventCount: container.lostSinceSpan };
-    container.lostSinceSpan = 0n;
-    container.spanBeginMs = now;
-    this.#send({ kind: "span", value: create(PresenceSpanSchema, span) });
+    const span = container.span(section);
+    const attachedMs = now - span.beginMs;
+    const base = { modelKey: container.message.modelKey, containerId: container.id, section };
+    this.#report(container, section, this.#unitOf(container, section));
+    if (span.beginMs === 0 || attachedMs <= 0) return;
+    const value = { ...base, attached: durationFromMs(attachedMs), lostEventCount: span.lost };
+    span.lost = 0n;
+    span.beginMs = now;
+    this.#send({ kind: "span", value: create(PresenceSpanSchema, value) });
   }
 
   /** Drops what is kept for a container; with `isLastOfModel` what is known of its model too. */
@@ -106,28 +107,30 @@ export class Learner {
   }
 
   /** The unit that it is now. What the one before has not reported yet leaves when the next begins. */
-  #unitOf(container: WatchedContainer): Unit {
+  #unitOf(container: WatchedContainer, section: Section): Unit {
     const index = BigInt(Math.floor(this.#clock.now() / 1_000 / UNIT_SECONDS));
-    const unit = this.#units.get(container);
+    const units = this.#units.get(container) ?? new Map<Section, Unit>();
+    this.#units.set(container, units);
+    const unit = units.get(section);
     if (unit?.index === index) return unit;
-    if (unit) this.#report(container, unit);
+    if (unit) this.#report(container, section, unit);
     const fresh: Unit = { index, isReported: false, seen: new Set(), counts: new Map() };
-    this.#units.set(container, fresh);
+    units.set(section, fresh);
     return fresh;
   }
 
-  #count(container: WatchedContainer, id: string): void {
-    const { counts } = this.#unitOf(container);
+  #count(container: WatchedContainer, section: Section, id: string): void {
+    const { counts } = this.#unitOf(container, section);
     if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
   }
 
-  #report(container: WatchedContainer, unit: Unit): void {
+  #report(container: WatchedContainer, section: Section, unit: Unit): void {
     if (unit.isReported && unit.counts.size === 0) return;
     const itemIds = [...unit.counts.keys()];
     const value = create(SeenUnitSchema, {
       modelKey: container.message.modelKey,
       containerId: container.id,
-      section: Section.PROCESS,
+      section,
       unitIndex: unit.index,
       itemIds,
       counts: [...unit.counts.values()],

@@ -54,6 +54,12 @@ export class ProcessTable {
     this.#entries.delete(pid);
   }
 
+  /** A process whose exec was seen; undefined for another one that had its pid before or has it now. */
+  find(pid: number, startNs: bigint): Process | undefined {
+    const entry = this.#entries.get(pid);
+    return entry?.startNs === startNs ? entry.process : undefined;
+  }
+
   /** Ancestors, nearest first, up to the container's first process or what made it. A pid that was used again is not one. */
   ancestors(parentPid: number, parentStartNs: bigint): Process[] {
     const found: Process[] = [];

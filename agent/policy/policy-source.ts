@@ -27,7 +27,8 @@ export interface PolicySourceOptions {
   readonly cache: PolicyCache;
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly sections: readonly Section[];
+  /** Sections that a container's rule has in use: the model is to have them. */
+  readonly sectionsOf: (container: Container) => readonly Section[];
   /** Containers under watch. */
   readonly containers: () => readonly Container[];
   /** Revision of the model that a container has, 0 for none. */
@@ -70,6 +71,8 @@ export class PolicySource implements AsyncDisposable {
     this.#options.cache.write(RULESET_KEY, body);
     this.#options.applied.apply(RULESET_KEY, ruleset.revision);
     await this.#options.onRuleset(ruleset);
+    // A section that a rule turned on learns from now on.
+    await this.#fetchModels().catch((err: unknown) => this.#options.logger.debug({ err }, "models not fetched"));
   }
 
   /** The model of a container: from model-service, else the last one verified here; undefined where there is neither. */
@@ -90,8 +93,8 @@ export class PolicySource implements AsyncDisposable {
   }
 
   async #fetchModel(container: Container, head?: BodyHead, signal?: AbortSignal): Promise<ModelPolicy> {
-    const { models, sections, cache, applied } = this.#options;
-    const request = { container, sections: [...sections] };
+    const { models, sectionsOf, cache, applied } = this.#options;
+    const request = { container, sections: [...sectionsOf(container)] };
     const { modelPolicy: body } = await models.ensureModel(request, signal ? { signal } : {});
     const model = fromBinary(ModelPolicySchema, body);
     const key = modelKeyOnBus(container.modelKey);
@@ -121,15 +124,20 @@ export class PolicySource implements AsyncDisposable {
 
   /** Asks the services themselves: for what was told while the bus was away, and for models that could not be had. */
   async #reconcile(): Promise<void> {
-    const { logger, containers, onModel, revisionOf } = this.#options;
+    const { logger } = this.#options;
     try {
       await this.fetchRuleset();
-      for (const container of containers()) {
-        const model = await this.#fetchModel(container);
-        if (model.revision > revisionOf(container)) await onModel(model);
-      }
+      await this.#fetchModels();
     } catch (err) {
       logger.debug({ err }, "policy not compared with the services");
+    }
+  }
+
+  async #fetchModels(): Promise<void> {
+    const { containers, onModel, revisionOf } = this.#options;
+    for (const container of containers()) {
+      const model = await this.#fetchModel(container);
+      if (model.revision > revisionOf(container)) await onModel(model);
     }
   }
 

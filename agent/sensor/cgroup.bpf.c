@@ -70,7 +70,7 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 		mine.container_id = id;
 	}
 	if (bpf_map_update_elem(&cgroups, &id, &mine, BPF_ANY) < 0)
-		count_lost(counts_of(mine.container_id));
+		count_lost(counts_of(mine.container_id, SECTION_PROCESS));
 	/* A group inside a container needs nothing of the agent. */
 	if (mine.flags & GABION_CGROUP_NESTED)
 		return 0;

@@ -33,6 +33,27 @@ static void handle_cgroup(struct events_context *context, const struct cgroup_ev
 	output_send(&event, event.event.frame.length, true);
 }
 
+/* Section that an event is counted in; sections as the agent numbers them. */
+static uint32_t section_of(uint16_t type)
+{
+	switch (type) {
+	case GABION_CONNECT:
+	case GABION_LISTEN:
+	case GABION_SOCKET:
+	case GABION_CONTACT:
+		return 2;
+	case GABION_DNS:
+		return 3;
+	case GABION_FILE:
+	case GABION_REFUSED:
+		return 4;
+	case GABION_SYSCALL:
+		return 5;
+	default:
+		return 1;
+	}
+}
+
 int events_handle(void *argument, void *data, size_t size)
 {
 	struct events_context *context = argument;
@@ -49,7 +70,7 @@ int events_handle(void *argument, void *data, size_t size)
 		break;
 	default:
 		if (!output_send(data, size, event->frame.outcome >= GABION_KILLED))
-			output_count_lost(event->cgroup_id);
+			output_count_lost(event->cgroup_id, section_of(event->frame.type));
 	}
 	return 0;
 }
@@ -84,21 +105,23 @@ void events_send_stats(struct programs *programs)
 	} frame;
 	static uint64_t last_sum;
 	struct totals all = read_totals(programs);
-	uint64_t id, next, sum = output_lost() + all.lost + all.decide_count;
+	uint64_t sum = output_lost() + all.lost + all.decide_count;
+	uint64_t id[2], next[2];
 	uint32_t count = 0;
-	bool has_next = bpf_map_get_next_key(programs->counts, NULL, &next) == 0;
+	bool has_next = bpf_map_get_next_key(programs->counts, NULL, next) == 0;
 
 	while (has_next && count < STATS_ROWS_MAX) {
 		struct stats_row *row = &frame.rows[count];
-		uint64_t values[5];
+		uint64_t values[6];
 
-		id = next;
-		has_next = bpf_map_get_next_key(programs->counts, &id, &next) == 0;
-		if (bpf_map_lookup_elem(programs->counts, &id, values) < 0)
+		memcpy(id, next, sizeof(id));
+		has_next = bpf_map_get_next_key(programs->counts, id, next) == 0;
+		if (bpf_map_lookup_elem(programs->counts, id, values) < 0)
 			continue;
-		row->cgroup_id = id;
+		row->cgroup_id = id[0];
+		row->section = id[1];
 		memcpy(&row->seen, values, sizeof(values));
-		row->lost += output_lost_of(id);
+		row->lost += output_lost_of(id[0], id[1]);
 		sum += row->seen + row->lost;
 		count++;
 	}

@@ -7,40 +7,6 @@
 #ifndef GABION_EXEC_DECIDE_BPF_H
 #define GABION_EXEC_DECIDE_BPF_H
 
-struct policy_key {
-	__u32 slot;
-	__u32 kind;
-	__u64 hash;
-};
-
-struct policy_value {
-	__u32 action;
-	__u32 entry;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
-	__type(key, struct policy_key);
-	__type(value, struct policy_value);
-	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC: most of it stays empty */);
-} policy SEC(".maps");
-
-/* What is done about an exec that no entry names, and which kinds of entries there are at all. */
-struct slot_defaults {
-	__u32 image_action;   /* for a file of the image */
-	__u32 foreign_action; /* for any other file */
-	__u32 kinds;	      /* bit for each enum gabion_entry_kind in use: a look-up costs 60 ns, a bit nothing */
-	__u32 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u32);
-	__type(value, struct slot_defaults);
-} slots SEC(".maps");
-
 struct file_key {
 	__u64 inode;
 	__u32 device;
@@ -60,34 +26,6 @@ struct {
 	__type(value, struct file_value);
 	__uint(map_flags, 1);
 } files SEC(".maps");
-
-struct match {
-	__u32 denied; /* strongest action of the denied list, 0 for none */
-	__u32 allowed;
-	__u32 asked; /* an entry with a condition that only the agent can check */
-	__u32 denied_entry;
-	__u32 allowed_entry;
-};
-
-static __always_inline void try_entry(struct match *match, __u32 slot, __u32 kind, __u64 hash)
-{
-	struct policy_key key = { .slot = slot, .kind = kind, .hash = hash };
-	struct policy_value *value = bpf_map_lookup_elem(&policy, &key);
-
-	if (!value)
-		return;
-	if (value->action >= GABION_AUDIT) {
-		if (value->action > match->denied) {
-			match->denied = value->action;
-			match->denied_entry = value->entry;
-		}
-	} else if (value->action == GABION_ASK) {
-		match->asked = 1;
-	} else {
-		match->allowed = 1;
-		match->allowed_entry = value->entry;
-	}
-}
 
 static __always_inline void try_directories(struct match *match, __u32 slot, struct text_hashes *hashes)
 {
@@ -129,13 +67,13 @@ __attribute__((noinline)) int decide_exec(void)
 	is_whole = !(s->event.flags & (GABION_EXEC_PATH_TRUNCATED | GABION_EXEC_NAME_TRUNCATED | GABION_EXEC_MEMFD));
 	is_linked = s->filename.full != s->path.full;
 
-	if (defaults->kinds & 1 << GABION_PATH) {
+	if (has_kind(defaults, GABION_PATH)) {
 		if (s->path.is_complete)
 			try_entry(&match, slot, GABION_PATH, s->path.full);
 		if (s->filename.is_complete && is_absolute && is_linked)
 			try_entry(&match, slot, GABION_PATH, s->filename.full);
 	}
-	if (defaults->kinds & 1 << GABION_NAME) {
+	if (has_kind(defaults, GABION_NAME)) {
 		if (s->path.is_complete)
 			try_entry(&match, slot, GABION_NAME, s->path.base);
 		if (s->filename.is_complete && s->filename.base != s->path.base)
@@ -143,7 +81,7 @@ __attribute__((noinline)) int decide_exec(void)
 		if (s->name.is_complete && !is_script && s->name.base != s->path.base)
 			try_entry(&match, slot, GABION_NAME, s->name.base);
 	}
-	if (defaults->kinds & 1 << GABION_DIRECTORY) {
+	if (has_kind(defaults, GABION_DIRECTORY)) {
 		if (s->path.is_complete)
 			try_directories(&match, slot, &s->path);
 		if (s->filename.is_complete && is_absolute && is_script)
@@ -154,6 +92,12 @@ __attribute__((noinline)) int decide_exec(void)
 		return match.denied;
 	}
 
+	/* Whether standard streams that are sockets or pipes mean a remote shell is for the agent to tell. */
+	if (s->event.flags & (GABION_EXEC_SOCKET_STREAM | GABION_EXEC_PIPE_STREAMS) &&
+	    defaults->actions[GABION_DEFAULT_STREAM] != GABION_ALLOW)
+		return GABION_ASK;
+	if (s->event.flags & GABION_EXEC_SETUID && defaults->actions[GABION_DEFAULT_SETUID] != GABION_ALLOW)
+		return GABION_ASK;
 	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */
 	if (match.asked || !is_whole || (is_script && !(is_absolute && s->filename.is_plain)))
 		return GABION_ASK;
@@ -171,7 +115,8 @@ __attribute__((noinline)) int decide_exec(void)
 		s->event.event.entry = match.allowed_entry;
 		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? GABION_ALLOW : GABION_ASK;
 	}
-	return s->event.content == GABION_CONTENT_IMAGE ? defaults->image_action : defaults->foreign_action;
+	return s->event.content == GABION_CONTENT_IMAGE ? defaults->actions[GABION_DEFAULT_IMAGE] :
+							defaults->actions[GABION_DEFAULT_FOREIGN];
 }
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef GABION_EXEC_READ_BPF_H
 #define GABION_EXEC_READ_BPF_H
 
+#define S_ISUID 04000
 #define OVERLAY_MAGIC 0x794c7630
 #define CTIME_NSEC_MASK 0x3fffffff /* I_CTIME_QUERIED lies above */
 
@@ -52,6 +53,8 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 	event->ctime_ns = change_time(inode);
 	if (inode->i_nlink == 0)
 		event->flags |= GABION_EXEC_UNLINKED;
+	if (inode->i_mode & S_ISUID && inode->i_uid.val != event->uid)
+		event->flags |= GABION_EXEC_SETUID;
 	if (block->s_magic == OVERLAY_MAGIC)
 		read_overlay(event, inode, root_device);
 	if (event->content || event->flags & GABION_EXEC_UNLINKED)
@@ -67,13 +70,23 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 	event->content = known->content;
 }
 
+/* A shell whose input or output is a connection, or runs through pipes to whoever holds one, is somebody's remote shell. */
+static __always_inline void read_streams(struct exec_event *event, struct task_struct *task)
+{
+	struct file *input = file_of(task, 0), *output = file_of(task, 1);
+
+	if ((input && internet_socket(input)) || (output && internet_socket(output)))
+		event->flags |= GABION_EXEC_SOCKET_STREAM;
+	if (input && output && (input->f_inode->i_mode & S_IFMT) == S_IFIFO &&
+	    (output->f_inode->i_mode & S_IFMT) == S_IFIFO)
+		event->flags |= GABION_EXEC_PIPE_STREAMS;
+}
+
 static __always_inline void read_task(struct exec_event *event, struct task_struct *task)
 {
 	__u64 uid_gid = bpf_get_current_uid_gid();
 	struct task_struct *parent = task->real_parent->group_leader;
-	struct pid *pid = task->thread_pid;
-	__u32 level = pid->level;
-	struct upid upid;
+	struct upid upid = innermost_pid(task);
 
 	event->pid = task->tgid;
 	event->start_ns = task->group_leader->start_boottime;
@@ -81,22 +94,9 @@ static __always_inline void read_task(struct exec_event *event, struct task_stru
 	event->parent_start_ns = parent->start_boottime;
 	event->uid = uid_gid;
 	event->gid = uid_gid >> 32;
-	bpf_probe_read_kernel(&upid, sizeof(upid),
-			      (char *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * bpf_core_type_size(struct upid));
 	event->pid_ns = BPF_CORE_READ(upid.ns, ns.inum);
 	if (upid.nr == 1)
 		event->flags |= GABION_EXEC_FIRST_PROCESS;
-}
-
-static __always_inline void read_walked(__u8 *target, __u32 size, __u16 *length, struct path_buffer *buffer,
-					struct walked_path walked)
-{
-	__u32 offset = walked.offset & (GABION_PATH_MAX - 1);
-
-	/* As much as the field takes: behind the path the buffer is zero, so the copy is padded. */
-	bpf_probe_read_kernel(target, size, &buffer->bytes[offset]);
-	*length = walked.length < size ? walked.length : size - 1;
 }
 
 static __always_inline void read_arguments(struct exec_event *event, struct mm_struct *mm)

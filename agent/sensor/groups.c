@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "sensor.h"
 
@@ -20,6 +21,7 @@ struct cgroup_policy {
 	uint64_t container_id;
 	uint32_t device;
 	uint32_t reserved;
+	uint64_t syscalls_seen[2 * GABION_SYSCALLS / 64];
 };
 
 static struct {
@@ -188,13 +190,41 @@ int groups_adopt_tree(const struct options *options, int cgroups_map)
 	return put_tree(directory, cgroups_map, policy, true, 0, 0);
 }
 
-int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
-		uint32_t flags, uint32_t device)
+/* Who ran in a container before it was watched is the container's own too: its files and system calls count. */
+static void mark_running(const struct programs *programs, int directory)
 {
-	struct cgroup_policy policy = { .slot = slot, .flags = flags, .container_id = id, .device = device };
-	int directory = open_group(options, path, id);
+	int list = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+	FILE *stream = list < 0 ? NULL : fdopen(list, "r");
+	uint32_t yes = 1;
+	int pid;
+
+	if (!stream)
+		return;
+	while (fscanf(stream, "%d", &pid) == 1) {
+		int process = (int)syscall(SYS_pidfd_open, pid, 0);
+
+		if (process < 0)
+			continue;
+		bpf_map_update_elem(programs->contained, &process, &yes, BPF_NOEXIST);
+		close(process);
+	}
+	fclose(stream);
+}
+
+int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
+		uint32_t slot, uint32_t flags, uint32_t device)
+{
+	struct cgroup_policy policy = { .slot = slot, .flags = flags & ~GABION_CGROUP_RUNNING, .container_id = id, .device = device };
+	int directory = open_group(options, path, id), error;
 
 	if (directory < 0)
 		return directory;
-	return put_tree(directory, cgroups_map, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0);
+	if (flags & GABION_CGROUP_RUNNING)
+		mark_running(programs, directory);
+	error = attach_container(id, directory, flags);
+	if (error) {
+		close(directory);
+		return error;
+	}
+	return put_tree(directory, programs->cgroups, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0);
 }

@@ -9,6 +9,7 @@ struct cgroup_policy {
 	__u64 container_id; /* control group of the container, also for nested groups */
 	__u32 device;	    /* of the container's root file system: another overlay is not its image */
 	__u32 reserved;
+	__u64 syscalls_seen[2 * GABION_SYSCALLS / 64]; /* since the group was bound; binding it again forgets them */
 };
 
 struct cgroup_counts {
@@ -16,7 +17,16 @@ struct cgroup_counts {
 	__u64 allowed;
 	__u64 emitted;
 	__u64 lost;
-	__u64 killed;
+	__u64 killed;	 /* or denied */
+	__u64 throttled; /* part of `lost` */
+};
+
+/* Sections as the agent numbers them. */
+enum { SECTION_PROCESS = 1, SECTION_NETWORK, SECTION_DNS, SECTION_FILES, SECTION_SYSCALLS };
+
+struct counts_key {
+	__u64 container_id;
+	__u64 section;
 };
 
 /* Control group id to what it is. An id without entry is outside the watched tree: nothing is done for it. */
@@ -25,19 +35,27 @@ struct {
 	__uint(max_entries, 65536);
 	__type(key, __u64);
 	__type(value, struct cgroup_policy);
+	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC */);
 } cgroups SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
-	__type(key, __u64);
+	__type(key, struct counts_key);
 	__type(value, struct cgroup_counts);
+	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC */);
 } counts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 8 * 1024 * 1024);
 } events SEC(".maps");
+
+/* For what comes in masses: files, system calls and contacts cannot push out an exec. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 * 1024 * 1024);
+} bulk SEC(".maps");
 
 struct totals {
 	__u64 lost;
@@ -53,15 +71,16 @@ struct {
 	__type(value, struct totals);
 } totals SEC(".maps");
 
-static __always_inline struct cgroup_counts *counts_of(__u64 container_id)
+static __always_inline struct cgroup_counts *counts_of(__u64 container_id, __u64 section)
 {
+	struct counts_key key = { .container_id = container_id, .section = section };
 	struct cgroup_counts zero = {};
-	struct cgroup_counts *found = bpf_map_lookup_elem(&counts, &container_id);
+	struct cgroup_counts *found = bpf_map_lookup_elem(&counts, &key);
 
 	if (found)
 		return found;
-	bpf_map_update_elem(&counts, &container_id, &zero, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&counts, &container_id);
+	bpf_map_update_elem(&counts, &key, &zero, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&counts, &key);
 }
 
 /* Every event that could not be kept is counted for its container and in total, here and nowhere else. */

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The compiled kernel programs, so that the sensor is one file. */
+	.macro object name
+	.balign 8
+	.global \name\()_object, \name\()_object_end
+\name\()_object:
+	.incbin "\name\().bpf.o"
+\name\()_object_end:
+	.endm
+
 	.section .rodata
-	.balign 8
-	.global process_object, process_object_end, cgroup_object, cgroup_object_end
-process_object:
-	.incbin "process.bpf.o"
-process_object_end:
-	.balign 8
-cgroup_object:
-	.incbin "cgroup.bpf.o"
-cgroup_object_end:
+	object process
+	object cgroup
+	object network
+	object tcp
+	object dns
+	object syscall
 	.section .note.GNU-stack,"",@progbits

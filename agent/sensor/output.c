@@ -76,17 +76,23 @@ static uint64_t *lost_row(uint64_t cgroup_id, bool is_adding)
 	return NULL;
 }
 
-void output_count_lost(uint64_t cgroup_id)
+/* Sections of one container have rows of their own. */
+static uint64_t row_key(uint64_t cgroup_id, uint32_t section)
 {
-	uint64_t *row = lost_row(cgroup_id, true);
+	return cgroup_id << 3 | section;
+}
+
+void output_count_lost(uint64_t cgroup_id, uint32_t section)
+{
+	uint64_t *row = lost_row(row_key(cgroup_id, section), true);
 
 	if (row)
 		++*row;
 }
 
-uint64_t output_lost_of(uint64_t cgroup_id)
+uint64_t output_lost_of(uint64_t cgroup_id, uint32_t section)
 {
-	uint64_t *row = lost_row(cgroup_id, false);
+	uint64_t *row = lost_row(row_key(cgroup_id, section), false);
 
 	return row ? *row : 0;
 }

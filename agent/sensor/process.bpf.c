@@ -8,23 +8,16 @@
 #include "gabion_hash.h"
 #include "maps.bpf.h"
 #include "path_walk.bpf.h"
+#include "actor.bpf.h"
+#include "policy.bpf.h"
+#include "act.bpf.h"
+#include "text_hash.bpf.h"
+#include "contained.bpf.h"
 #include "exec_hash.bpf.h"
 #include "exec_decide.bpf.h"
 #include "exec_read.bpf.h"
 
-#define SIGKILL 9
-
 char LICENSE[] SEC("license") = "GPL";
-
-const volatile __u32 host_mount_ns;
-const volatile __u32 host_pid_ns;
-const volatile bool has_container_kill;
-const volatile bool is_measuring;
-
-/* Both since 6.13; without them a container is ended by the loader alone. */
-extern struct task_struct *bpf_task_from_vpid(__s32 vpid) __ksym __weak;
-extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, __u64 value) __ksym __weak;
-extern void bpf_task_release(struct task_struct *task) __ksym __weak;
 
 /* Processes whose exec was sent, so that their end is sent too. */
 struct {
@@ -34,41 +27,21 @@ struct {
 	__type(value, __u64); /* start time */
 } sent_processes SEC(".maps");
 
-/*
- * INVARIANT: only for control groups flagged as owning their pid namespace, so that pid 1 is this container's; and
- * never in the host's pid namespace, whatever the flag says.
- */
-static __always_inline void kill_first_process(__u32 pid_ns)
-{
-	struct task_struct *first;
-
-	if (pid_ns == host_pid_ns || host_pid_ns == 0)
-		return;
-	if (!has_container_kill || !bpf_task_from_vpid || !bpf_send_signal_task)
-		return;
-	first = bpf_task_from_vpid(1);
-	if (!first)
-		return;
-	bpf_send_signal_task(first, SIGKILL, PIDTYPE_TGID, 0);
-	bpf_task_release(first);
-}
-
 static __always_inline void apply(struct exec_scratch *s, __u32 action, struct cgroup_counts *of_container)
 {
 	__u8 outcome = GABION_ASKED;
 
 	if (action == GABION_AUDIT)
 		outcome = GABION_AUDITED;
-	if (action == GABION_KILL_PROCESS || action == GABION_KILL_CONTAINER) {
+	if (action == GABION_PREVENT || action == GABION_BLOCK) {
 		bpf_send_signal(SIGKILL);
 		outcome = GABION_KILLED;
 		if (of_container)
 			__sync_fetch_and_add(&of_container->killed, 1);
 	}
-	if (action == GABION_KILL_CONTAINER) {
+	if (action == GABION_BLOCK) {
 		outcome = GABION_KILLED_CONTAINER;
-		if (s->cgroup_flags & GABION_CGROUP_OWN_PIDNS)
-			kill_first_process(s->event.pid_ns);
+		kill_first_process(s->cgroup_flags, s->event.pid_ns);
 	}
 	s->event.event.frame.outcome = outcome;
 }
@@ -78,15 +51,9 @@ static __always_inline void send(struct exec_scratch *s, struct cgroup_counts *o
 	__u32 pid = s->event.pid;
 	__u64 start = s->event.start_ns;
 	__u64 length = __builtin_offsetof(struct exec_event, argv) + ((s->event.argv_length + 7) & ~7ULL);
-	__u64 how = s->event.event.frame.outcome >= GABION_KILLED ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
-
 	s->event.event.frame.length = length;
-	if (length > sizeof(s->event) || bpf_ringbuf_output(&events, &s->event, length, how) < 0) {
-		count_lost(of_container);
+	if (length > sizeof(s->event) || !emit(&events, &s->event.event, length, of_container))
 		return;
-	}
-	if (of_container)
-		__sync_fetch_and_add(&of_container->emitted, 1);
 	bpf_map_update_elem(&sent_processes, &pid, &start, BPF_ANY);
 }
 
@@ -128,22 +95,17 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s = scratch();
 	if (!s)
 		return 0;
-	of_container = counts_of(of_cgroup->container_id);
+	of_container = counts_of(of_cgroup->container_id, SECTION_PROCESS);
 	if (of_container)
 		__sync_fetch_and_add(&of_container->seen, 1);
 
-	s->event.event.frame.type = GABION_EXEC;
-	s->event.event.frame.version = GABION_WIRE_VERSION;
-	s->event.event.frame.outcome = GABION_OBSERVED;
-	s->event.event.ktime_ns = bpf_ktime_get_boot_ns();
-	s->event.event.cgroup_id = of_cgroup->container_id;
-	s->event.event.slot = of_cgroup->slot;
-	s->event.event.entry = 0;
+	begin_event(&s->event.event, GABION_EXEC, 0, of_cgroup);
 	s->cgroup_flags = of_cgroup->flags;
 	s->event.flags = 0;
 	s->event.content = 0;
 	s->event.mount_ns = mount_ns;
 	read_task(&s->event, task);
+	read_streams(&s->event, task);
 	read_file(&s->event, bprm->file, of_cgroup->device);
 	if (!read_texts(s, task, bprm))
 		return 0;
@@ -151,6 +113,8 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	/* In the host's mounts paths mean other files: who got there is told, and judged by the agent. */
 	if (is_outside)
 		s->event.flags |= GABION_EXEC_HOST_MOUNTS;
+	else
+		mark_contained(task);
 	if (of_cgroup->flags & GABION_CGROUP_BOUND && !is_outside) {
 		hash_exec_path();
 		hash_exec_filename();
@@ -187,6 +151,15 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	return 0;
 }
 
+/* Why this hook: the child has its own storage here and has not run yet. */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
+{
+	if (is_contained(parent))
+		mark_contained(child);
+	return 0;
+}
+
 /* Why this hook: once for each thread, with the exit code set; only group leaders whose exec was sent are told. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(handle_exit, struct task_struct *task)
@@ -218,7 +191,7 @@ int BPF_PROG(handle_exit, struct task_struct *task)
 			event->exit_code = BPF_CORE_READ(task, exit_code);
 			bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 		} else {
-			count_lost(counts_of(of_cgroup->container_id));
+			count_lost(counts_of(of_cgroup->container_id, SECTION_PROCESS));
 		}
 	}
 	bpf_map_delete_elem(&sent_processes, &pid);

@@ -10,14 +10,35 @@
 #include <sys/stat.h>
 #include "sensor.h"
 
-extern const char process_object[], process_object_end[], cgroup_object[], cgroup_object_end[];
+#define OBJECT(name) extern const char name##_object[], name##_object_end[]
+OBJECT(process);
+OBJECT(cgroup);
+OBJECT(network);
+OBJECT(tcp);
+OBJECT(dns);
+OBJECT(syscall);
 
 #define GROUPS_MAX 8
-#define LINKS_MAX 32
+
+/* In the order of loading: a map is made by the first object that has it and shared with the others. */
+static const struct group {
+	const char *name, *begin, *end;
+	uint32_t bit;
+	bool is_needed;	  /* without it there is no sensor */
+	bool is_on_demand; /* attached while a policy needs it, or to each container */
+} groups[] = {
+	{ "process", process_object, process_object_end, GABION_GROUP_PROCESS, true, false },
+	{ "cgroup", cgroup_object, cgroup_object_end, GABION_GROUP_CGROUP, false, false },
+	{ "network", network_object, network_object_end, GABION_GROUP_NETWORK, false, true },
+	{ "tcp", tcp_object, tcp_object_end, GABION_GROUP_TCP, false, true },
+	{ "dns", dns_object, dns_object_end, GABION_GROUP_DNS, false, true },
+	{ "syscall", syscall_object, syscall_object_end, GABION_GROUP_SYSCALL, false, true },
+};
+#define GROUP_COUNT (sizeof(groups) / sizeof(*groups))
 
 static struct bpf_object *objects[GROUPS_MAX];
-static struct bpf_link *links[LINKS_MAX];
-static int object_count, link_count;
+static uint32_t object_bits[GROUPS_MAX];
+static int object_count;
 
 /* Pid 1's namespace is the host's also for a sensor in a container; where it may not be read, our own must do. */
 static uint32_t host_namespace(const char *name)
@@ -68,29 +89,35 @@ static void note_missing(struct programs *programs, const char *group, const cha
 		 what, strerror(error < 0 ? -error : error));
 }
 
+/* Maps are known by their names; each is made once. */
 static int share_maps(struct bpf_object *object)
 {
 	struct bpf_map *map, *shared;
 
-	if (object_count == 0)
-		return 0;
 	bpf_object__for_each_map(map, object) {
-		shared = bpf_object__find_map_by_name(objects[0], bpf_map__name(map));
-		if (shared && bpf_map__name(map)[0] != '.' && bpf_map__reuse_fd(map, bpf_map__fd(shared)) < 0)
-			return -errno;
+		if (bpf_map__name(map)[0] == '.' || strchr(bpf_map__name(map), '.'))
+			continue;
+		for (int i = 0; i < object_count; i++) {
+			shared = bpf_object__find_map_by_name(objects[i], bpf_map__name(map));
+			if (!shared)
+				continue;
+			if (bpf_map__reuse_fd(map, bpf_map__fd(shared)) < 0)
+				return -errno;
+			break;
+		}
 	}
 	return 0;
 }
 
-static int load_group(struct programs *programs, const char *name, const char *begin, const char *end,
-		      const struct options *options, bool has_container_kill)
+static int load_group(struct programs *programs, const struct group *group, const struct options *options,
+		      bool has_container_kill)
 {
-	struct bpf_object *object = bpf_object__open_mem(begin, end - begin, NULL);
+	struct bpf_object *object = bpf_object__open_mem(group->begin, group->end - group->begin, NULL);
 	struct bpf_program *program;
 	int error;
 
 	if (!object) {
-		note_missing(programs, name, "open", errno);
+		note_missing(programs, group->name, "open", errno);
 		return -errno;
 	}
 	set_constant(object, "host_mount_ns", &programs->host_mount_ns, 4);
@@ -98,25 +125,51 @@ static int load_group(struct programs *programs, const char *name, const char *b
 	set_constant(object, "hash_basis", &programs->hash_basis, 8);
 	set_constant(object, "has_container_kill", &has_container_kill, 1);
 	set_constant(object, "is_measuring", &options->is_measuring, 1);
+	if (options->events_per_second) {
+		uint64_t burst = options->events_per_second * 2;
+
+		set_constant(object, "events_per_second", &options->events_per_second, 8);
+		set_constant(object, "events_burst", &burst, 8);
+	}
 	error = share_maps(object);
 	if (!error)
 		error = bpf_object__load(object);
 	if (error) {
-		note_missing(programs, name, "load", error);
+		note_missing(programs, group->name, "load", error);
 		bpf_object__close(object);
 		return error;
 	}
+	object_bits[object_count] = group->bit;
 	objects[object_count++] = object;
+	if (group->is_on_demand)
+		return 0;
 	bpf_object__for_each_program(program, object) {
-		struct bpf_link *link = bpf_program__attach(program);
-
-		if (!link) {
-			note_missing(programs, name, bpf_program__name(program), errno);
-			return -errno;
+		error = attach_always(program);
+		if (error) {
+			note_missing(programs, group->name, bpf_program__name(program), error);
+			return error;
 		}
-		links[link_count++] = link;
 	}
 	return 0;
+}
+
+struct bpf_object *programs_of(uint32_t group)
+{
+	for (int i = 0; i < object_count; i++)
+		if (object_bits[i] == group)
+			return objects[i];
+	return NULL;
+}
+
+static int find_map(const char *name)
+{
+	for (int i = 0; i < object_count; i++) {
+		int found = bpf_object__find_map_fd_by_name(objects[i], name);
+
+		if (found >= 0)
+			return found;
+	}
+	return -1;
 }
 
 int programs_load(struct programs *programs, const struct options *options)
@@ -131,27 +184,32 @@ int programs_load(struct programs *programs, const struct options *options)
 	programs->host_pid_ns = host_namespace("pid");
 	if (getrandom(&programs->hash_basis, sizeof(programs->hash_basis), 0) != sizeof(programs->hash_basis))
 		return -errno;
-	error = load_group(programs, "process", process_object, process_object_end, options, has_kill);
-	if (error)
-		return error;
-	programs->groups |= GABION_GROUP_PROCESS | (has_kill ? GABION_GROUP_KILL_CONTAINER : 0);
-	if (load_group(programs, "cgroup", cgroup_object, cgroup_object_end, options, has_kill) == 0)
-		programs->groups |= GABION_GROUP_CGROUP;
-	programs->events = bpf_object__find_map_fd_by_name(objects[0], "events");
-	programs->cgroups = bpf_object__find_map_fd_by_name(objects[0], "cgroups");
-	programs->counts = bpf_object__find_map_fd_by_name(objects[0], "counts");
-	programs->totals = bpf_object__find_map_fd_by_name(objects[0], "totals");
-	programs->policy = bpf_object__find_map_fd_by_name(objects[0], "policy");
-	programs->slots = bpf_object__find_map_fd_by_name(objects[0], "slots");
-	programs->files = bpf_object__find_map_fd_by_name(objects[0], "files");
+	for (size_t i = 0; i < GROUP_COUNT; i++) {
+		error = load_group(programs, &groups[i], options, has_kill);
+		if (error && groups[i].is_needed)
+			return error;
+		if (!error)
+			programs->groups |= groups[i].bit;
+	}
+	if (has_kill)
+		programs->groups |= GABION_GROUP_KILL_CONTAINER;
+	programs->events = find_map("events");
+	programs->bulk = find_map("bulk");
+	programs->cgroups = find_map("cgroups");
+	programs->counts = find_map("counts");
+	programs->totals = find_map("totals");
+	programs->policy = find_map("policy");
+	programs->prefixes = find_map("prefixes");
+	programs->slots = find_map("slots");
+	programs->files = find_map("files");
+	programs->contained = find_map("contained");
 	return 0;
 }
 
 void programs_unload(void)
 {
-	for (int i = 0; i < link_count; i++)
-		bpf_link__destroy(links[i]);
+	attach_end();
 	for (int i = object_count - 1; i >= 0; i--)
 		bpf_object__close(objects[i]);
-	link_count = object_count = 0;
+	object_count = 0;
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -98,13 +99,14 @@ static int run(struct programs *programs, const struct options *options)
 {
 	struct events_context context = { .programs = programs, .options = options };
 	struct ring_buffer *ring = ring_buffer__new(programs->events, events_handle, &context, NULL);
+	bool has_bulk = ring && ring_buffer__add(ring, programs->bulk, events_handle, &context) == 0;
 	int poll = epoll_create1(EPOLL_CLOEXEC);
 	struct epoll_event on_input = { .events = EPOLLIN, .data.u32 = 1 };
 	struct epoll_event on_ring = { .events = EPOLLIN, .data.u32 = 2 };
 	uint64_t next_second = now_ms() + 1000;
 	int wait = IDLE_POLL_MS;
 
-	if (!ring || poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &on_input) < 0 ||
+	if (!has_bulk || poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &on_input) < 0 ||
 	    epoll_ctl(poll, EPOLL_CTL_ADD, ring_buffer__epoll_fd(ring), &on_ring) < 0) {
 		fprintf(stderr, "cannot wait for events: %s\n", strerror(errno));
 		return 1;
@@ -119,6 +121,7 @@ static int run(struct programs *programs, const struct options *options)
 			if (ready[i].data.u32 == 1 && !read_control(programs, options))
 				is_ending = 1;
 		wait = context.handled != before ? BUSY_POLL_MS : IDLE_POLL_MS;
+		refuse_pump();
 		groups_expire_holds(options);
 		if (now_ms() >= next_second) {
 			next_second += 1000;
@@ -132,12 +135,24 @@ static int run(struct programs *programs, const struct options *options)
 	return 0;
 }
 
+/* Each container takes some ten links. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static bool parse_options(int argc, char **argv, struct options *options)
 {
 	static const struct option known[] = {
 		{ "scope", required_argument, NULL, 's' },  { "mount", required_argument, NULL, 'm' },
 		{ "hold-ms", required_argument, NULL, 'h' }, { "hold-all", no_argument, NULL, 'a' },
-		{ "measure", no_argument, NULL, 't' },	     { NULL, 0, NULL, 0 },
+		{ "measure", no_argument, NULL, 't' },	     { "events-per-second", required_argument, NULL, 'e' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int option;
 
@@ -148,6 +163,7 @@ static bool parse_options(int argc, char **argv, struct options *options)
 		case 'h': options->hold_ms = strtoul(optarg, NULL, 10); break;
 		case 'a': options->is_holding_all = true; break;
 		case 't': options->is_measuring = true; break;
+		case 'e': options->events_per_second = strtoull(optarg, NULL, 10); break;
 		default: return false;
 		}
 	}
@@ -161,13 +177,15 @@ int main(int argc, char **argv)
 	int error;
 
 	if (!parse_options(argc, argv, &options)) {
-		fprintf(stderr, "usage: gabion-sensor --scope /PATH --mount /CGROUP2 [--hold-ms N] [--hold-all] [--measure]\n");
+		fprintf(stderr, "usage: gabion-sensor --scope /PATH --mount /CGROUP2 [--hold-ms N] [--hold-all] [--measure] "
+				"[--events-per-second N]\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGTERM, end_soon);
 	signal(SIGINT, SIG_IGN); /* the agent decides when to end */
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	raise_file_limit();
 	libbpf_set_print(print_warning);
 	fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
 	fcntl(STDOUT_FILENO, F_SETPIPE_SZ, 1024 * 1024);
@@ -181,9 +199,12 @@ int main(int argc, char **argv)
 		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
 		return 4;
 	}
+	if (refuse_start(&programs))
+		programs.groups |= GABION_GROUP_FANOTIFY;
 	malloc_trim(0); /* the kernel's type information was read for loading; its memory is not needed any more */
 	send_hello(&programs);
 	error = run(&programs, &options);
+	refuse_end();
 	programs_unload();
 	return error;
 }

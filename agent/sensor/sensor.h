@@ -15,32 +15,53 @@ struct options {
 	uint32_t hold_ms;	/* longest time that a new container is held; 0: never hold */
 	bool is_holding_all;	/* hold every new group, not only those that a container runtime makes */
 	bool is_measuring;
+	uint64_t events_per_second; /* what one container may send; 0 for the default */
 };
 
 /* programs.c: loads and attaches the program groups. */
 struct programs {
 	uint32_t groups;
-	int events, cgroups, counts, totals, policy, slots, files;
+	int events, bulk, cgroups, counts, totals, policy, prefixes, slots, files, contained;
 	uint64_t hash_basis;
 	uint32_t host_mount_ns, host_pid_ns;
 	char missing[256];
 };
 int programs_load(struct programs *programs, const struct options *options);
 void programs_unload(void);
+struct bpf_object *programs_of(uint32_t group); /* null where it did not load */
+
+/* attach.c: where programs are attached. */
+struct bpf_program;
+int attach_always(struct bpf_program *program);
+int attach_on_demand(uint32_t wanted);
+int attach_container(uint64_t cgroup_id, int directory, uint32_t flags);
+void attach_forget(uint64_t cgroup_id);
+void attach_end(void);
+
+/* slots.c: versions of policies. */
+int slots_load(struct programs *programs, const struct control_frame *frame);
+int slots_drop(struct programs *programs, uint32_t slot);
+
+/* refuse.c: opens and execs that are refused with EPERM, decided in a thread that waits for nothing else. */
+bool refuse_start(struct programs *programs);
+int refuse_protect(const struct control_frame *frame, const char *group, const char *entries, size_t length);
+void refuse_forget(uint64_t cgroup_id);
+void refuse_pump(void); /* hands what was refused to the output */
+void refuse_end(void);
 
 /* output.c: frames to the agent; never blocks, counts what did not fit. */
 bool output_send(const void *frame, uint32_t length, bool is_critical);
 bool output_flush(void);
 bool output_has_pending(void);
 uint64_t output_lost(void);
-void output_count_lost(uint64_t cgroup_id);
-uint64_t output_lost_of(uint64_t cgroup_id);
+void output_count_lost(uint64_t cgroup_id, uint32_t section);
+uint64_t output_lost_of(uint64_t cgroup_id, uint32_t section);
 void output_acknowledge(uint32_t request, int error, const char *message);
 
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
 int groups_adopt_tree(const struct options *options, int cgroups_map);
-int groups_bind(const struct options *options, int cgroups_map, const char *path, uint64_t id, uint32_t slot,
-		uint32_t flags, uint32_t device);
+int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
+		uint32_t slot, uint32_t flags, uint32_t device);
 int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value);
 bool groups_hold(const struct options *options, const char *path, uint64_t id);
 int groups_thaw(const struct options *options, const char *path, uint64_t id);

@@ -1,3 +1,4 @@
+import { decodeContainerEvent } from "./decode-event.ts";
 import type { DecodeFault, ExecFrame, SensorFrame, StatsRow } from "./frames.ts";
 import { FrameType, HEADER_BYTES, LAYOUT, MAX_FRAME_BYTES, Outcome, WIRE_VERSION } from "./layout.ts";
 
@@ -66,14 +67,16 @@ function decodeExec(frame: Buffer): ExecFrame | DecodeFault {
 
 function decodeRow(frame: Buffer, base: number): StatsRow {
   const read = (offset: number) => frame.readBigUInt64LE(base + offset);
-  const { cgroup_id, seen, allowed, emitted, lost, killed } = ROW.fields;
+  const { cgroup_id, section, seen, allowed, emitted, lost, killed, throttled } = ROW.fields;
   return {
     cgroupId: read(cgroup_id),
+    section: Number(read(section)),
     seen: read(seen),
     allowed: read(allowed),
     emitted: read(emitted),
     lost: read(lost),
     killed: read(killed),
+    throttled: read(throttled),
   };
 }
 
@@ -135,6 +138,15 @@ const MINIMUM: Partial<Record<number, number>> = {
   [FrameType.STATS]: STATS.size,
   [FrameType.ACK]: LAYOUT.ack_frame.size,
   [FrameType.HOLD_EXPIRED]: LAYOUT.hold_frame.size,
+  [FrameType.CONNECT]: LAYOUT.connect_event.size,
+  [FrameType.LISTEN]: LAYOUT.listen_event.size,
+  [FrameType.SOCKET]: LAYOUT.socket_event.size,
+  [FrameType.DNS]: LAYOUT.dns_event.size,
+  [FrameType.FILE]: LAYOUT.file_event.size,
+  [FrameType.SYSCALL]: LAYOUT.syscall_event.size,
+  [FrameType.CONTACT]: LAYOUT.contact_event.size,
+  [FrameType.REDIRECT]: LAYOUT.redirect_event.size,
+  [FrameType.REFUSED]: LAYOUT.refused_event.size,
 };
 
 /** Decodes one whole frame. Every length is checked before it is used; what does not fit is a fault, never a throw. */
@@ -169,8 +181,12 @@ export function decodeFrame(frame: Buffer): SensorFrame | DecodeFault {
         error: frame.readUInt32LE(LAYOUT.ack_frame.fields.error),
         message: textAt(frame, LAYOUT.ack_frame.fields.message, 112).toString("utf8"),
       };
+    case FrameType.CGROUP_NEW:
+    case FrameType.CGROUP_EMPTY:
+    case FrameType.CGROUP_GONE:
+      return decodeCgroup(frame, type);
     default:
-      return decodeCgroup(frame, type as keyof typeof CGROUP_KINDS);
+      return decodeContainerEvent(frame, type);
   }
 }
 

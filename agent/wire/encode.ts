@@ -1,10 +1,23 @@
-import type { KernelAction, KernelEntry, KernelSlot } from "#core/policy/kernel-slot.ts";
+import type { KernelAction, KernelDefaults, KernelEntry, KernelSlot, RefusedPath } from "#core/policy/kernel-slot.ts";
 import { unescapeText } from "#core/text/escape.ts";
-import { Action, CONTENT_IMAGE, EntryKind, FrameType, LAYOUT, MAX_FRAME_BYTES, WIRE_VERSION } from "./layout.ts";
+import {
+  Action,
+  CONTENT_IMAGE,
+  Default,
+  EntryKind,
+  FrameType,
+  LAYOUT,
+  MAX_FRAME_BYTES,
+  ProtectFlag,
+  SYSCALLS,
+  WIRE_VERSION,
+} from "./layout.ts";
 
 const CONTROL = LAYOUT.control_frame;
 const ENTRY = LAYOUT.slot_entry;
 const FILE = LAYOUT.file_entry;
+const HEAD = LAYOUT.slot_head;
+const PROTECT = LAYOUT.protect_entry;
 /** A frame is filled up to here, so that one more entry of any length always fits. */
 const FILL_BYTES = MAX_FRAME_BYTES - 64 * 1024;
 
@@ -12,8 +25,8 @@ const ACTIONS: Record<KernelAction, number> = {
   allow: Action.ALLOW,
   ask: Action.ASK,
   audit: Action.AUDIT,
-  kill: Action.KILL_PROCESS,
-  kill_container: Action.KILL_CONTAINER,
+  prevent: Action.PREVENT,
+  block: Action.BLOCK,
 };
 
 /** A file whose content is known, by identity. */
@@ -32,8 +45,6 @@ interface ControlFields {
   readonly flags?: number;
   readonly count?: number;
   readonly path?: string;
-  readonly defaultAction?: KernelAction;
-  readonly foreignAction?: KernelAction;
   readonly device?: number;
 }
 
@@ -44,7 +55,11 @@ function padded(length: number): number {
 /** One order to the sensor. */
 export function encodeControl(type: FrameType, request: number, fields: ControlFields, body?: Buffer): Buffer {
   const path = Buffer.from(fields.path ?? "", "utf8");
-  const payload = body ?? path;
+  const head =
+    path.length === 0 || body === undefined
+      ? path
+      : Buffer.concat([path, Buffer.alloc(padded(path.length) - path.length)]);
+  const payload = body === undefined ? path : Buffer.concat([head, body]);
   const frame = Buffer.alloc(padded(CONTROL.size + payload.length));
   const at = CONTROL.fields;
   frame.writeUInt32LE(frame.length, LAYOUT.gabion_frame.fields.length);
@@ -56,8 +71,6 @@ export function encodeControl(type: FrameType, request: number, fields: ControlF
   frame.writeUInt32LE(fields.flags ?? 0, at.flags);
   frame.writeUInt32LE(fields.count ?? 0, at.count);
   frame.writeUInt32LE(path.length, at.path_length);
-  frame.writeUInt32LE(ACTIONS[fields.defaultAction ?? "ask"], at.default_action);
-  frame.writeUInt32LE(ACTIONS[fields.foreignAction ?? "ask"], at.foreign_action);
   frame.writeUInt32LE(fields.device ?? 0, at.device);
   payload.copy(frame, CONTROL.size);
   return frame;
@@ -68,20 +81,76 @@ export function contentNumber(content: string): bigint {
   return content === "image" ? CONTENT_IMAGE : BigInt(`0x${content.slice(0, 16)}`);
 }
 
+/** Texts and numbers of an entry as they are matched. */
+function partsOf(entry: KernelEntry): { first: Uint8Array; second: Uint8Array; content: bigint; prefix: number } {
+  const none = new Uint8Array();
+  const parts = { first: none, second: none, content: 0n, prefix: 0 };
+  switch (entry.kind) {
+    case "item":
+    case "item_content": {
+      const content = entry.kind === "item_content" ? contentNumber(entry.content) : 0n;
+      return { ...parts, first: unescapeText(entry.path), second: unescapeText(entry.name), content };
+    }
+    case "file_item":
+      return { ...parts, first: unescapeText(entry.directory), second: unescapeText(entry.process) };
+    case "domain_item":
+      return { ...parts, first: unescapeText(entry.text), content: BigInt(entry.recordType) };
+    default:
+      return "bytes" in entry
+        ? { ...parts, first: entry.bytes, prefix: entry.prefix }
+        : { ...parts, first: unescapeText(entry.text) };
+  }
+}
+
 function encodeEntry(entry: KernelEntry, number: number): Buffer {
-  const isItem = entry.kind === "item" || entry.kind === "item_content";
-  const first = unescapeText(isItem ? entry.path : entry.text);
-  const second = unescapeText(isItem ? entry.name : "");
+  const { first, second, content, prefix } = partsOf(entry);
   const kind = EntryKind[entry.kind.toUpperCase() as keyof typeof EntryKind];
   const bytes = Buffer.alloc(padded(ENTRY.size + first.length + second.length));
   bytes.writeUInt16LE(kind, ENTRY.fields.kind);
   bytes.writeUInt16LE(ACTIONS[entry.action], ENTRY.fields.action);
   bytes.writeUInt32LE(number, ENTRY.fields.entry);
-  bytes.writeBigUInt64LE(entry.kind === "item_content" ? contentNumber(entry.content) : 0n, ENTRY.fields.content);
+  bytes.writeBigUInt64LE(content, ENTRY.fields.content);
   bytes.writeUInt16LE(first.length, ENTRY.fields.first_length);
   bytes.writeUInt16LE(second.length, ENTRY.fields.second_length);
+  bytes.writeUInt32LE(prefix, ENTRY.fields.prefix);
   bytes.set(first, ENTRY.size);
   bytes.set(second, ENTRY.size + first.length);
+  return bytes;
+}
+
+const DEFAULTS: Record<keyof KernelDefaults, number> = {
+  image: Default.IMAGE,
+  foreign: Default.FOREIGN,
+  listen: Default.LISTEN,
+  connect: Default.CONNECT,
+  internal: Default.INTERNAL,
+  direct: Default.DIRECT,
+  raw: Default.RAW,
+  domain: Default.DOMAIN,
+  file: Default.FILE,
+  executable: Default.EXECUTABLE,
+  syscall: Default.SYSCALL,
+  syscallDenied: Default.SYSCALL_DENIED,
+  stream: Default.STREAM,
+  setuid: Default.SETUID,
+  rawIcmp: Default.RAW_ICMP,
+};
+
+function setBits(bytes: Buffer, at: number, numbers: readonly number[]): void {
+  for (const number of numbers) {
+    if (number >= 2 * SYSCALLS) continue;
+    const place = at + (number >> 3);
+    bytes.writeUInt8(bytes.readUInt8(place) | (1 << (number & 7)), place);
+  }
+}
+
+function encodeHead({ defaults, syscallsAllowed, syscallsDenied }: KernelSlot): Buffer {
+  const bytes = Buffer.alloc(HEAD.size);
+  for (const [name, place] of Object.entries(DEFAULTS)) {
+    bytes.writeUInt32LE(ACTIONS[defaults[name as keyof KernelDefaults]], HEAD.fields.actions + place * 4);
+  }
+  setBits(bytes, HEAD.fields.syscalls_allowed, syscallsAllowed);
+  setBits(bytes, HEAD.fields.syscalls_denied, syscallsDenied);
   return bytes;
 }
 
@@ -110,12 +179,41 @@ function chunked(pieces: Iterable<Buffer>): Chunk[] {
 
 /** A policy slot as orders: as many as its entries need, to be sent before any container is bound to it. */
 export function encodeSlot(slot: number, policy: KernelSlot, nextRequest: () => number): [number, Buffer][] {
-  const { defaultAction, foreignAction } = policy;
+  const head = encodeHead(policy);
   return chunked(policy.entries.map((entry, index) => encodeEntry(entry, index + 1))).map(({ count, body }) => {
     const request = nextRequest();
-    const fields = { slot, count, defaultAction, foreignAction };
-    return [request, encodeControl(FrameType.SLOT_LOAD, request, fields, body)];
+    return [request, encodeControl(FrameType.SLOT_LOAD, request, { slot, count }, Buffer.concat([head, body]))];
   });
+}
+
+/** A path to refuse, with the folder on the host that is watched for it. */
+export interface ProtectEntry extends RefusedPath {
+  /** Empty where another entry marks the folder. */
+  readonly host: string;
+}
+
+function encodeProtected({ path, host, isWrite, isExec, isDirectory, isListed, isMark }: ProtectEntry): Buffer {
+  const hostBytes = Buffer.from(host, "latin1");
+  const pathBytes = Buffer.from(unescapeText(path));
+  const bytes = Buffer.alloc(padded(PROTECT.size + hostBytes.length + pathBytes.length));
+  const flags =
+    (isWrite ? ProtectFlag.WRITE : 0) |
+    (isExec ? ProtectFlag.EXEC : 0) |
+    (isDirectory ? ProtectFlag.DIRECTORY : 0) |
+    (isMark ? ProtectFlag.MARK : 0) |
+    (isListed ? ProtectFlag.LISTED : 0);
+  bytes.writeUInt32LE(flags, PROTECT.fields.flags);
+  bytes.writeUInt32LE(hostBytes.length, PROTECT.fields.host_length);
+  bytes.writeUInt32LE(pathBytes.length, PROTECT.fields.path_length);
+  bytes.set(hostBytes, PROTECT.size);
+  bytes.set(pathBytes, PROTECT.size + hostBytes.length);
+  return bytes;
+}
+
+/** What is refused in a container, as one order; undefined where it is too much for one. */
+export function encodeProtect(entries: readonly ProtectEntry[]): Buffer | undefined {
+  const body = Buffer.concat(entries.map(encodeProtected));
+  return body.length > FILL_BYTES ? undefined : body;
 }
 
 function encodeFile(file: KnownFile): Buffer {

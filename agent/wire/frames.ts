@@ -45,6 +45,125 @@ export interface ExitFrame {
   readonly exitCode: number;
 }
 
+/** Who did something that is not an exec, as the kernel saw it at that moment. */
+export interface Actor {
+  /** 0 where the kernel acted on behalf of a socket. */
+  readonly pid: number;
+  readonly startNs: bigint;
+  readonly parentPid: number;
+  readonly parentStartNs: bigint;
+  readonly uid: number;
+  readonly gid: number;
+  /** True for pid 1 of its pid namespace. */
+  readonly isFirst: boolean;
+  /** True if `exe` was longer than its field. */
+  readonly isCut: boolean;
+  readonly comm: Uint8Array;
+  /** Real path of its program. */
+  readonly exe: Uint8Array;
+}
+
+/** What every event of a container begins with. */
+export interface EventHead {
+  /** What the kernel did: a value of `Outcome`. */
+  readonly outcome: number;
+  readonly ktimeNs: bigint;
+  readonly cgroupId: bigint;
+  readonly slot: number;
+}
+
+/** Addresses are 4 or 16 bytes. */
+export interface ConnectFrame extends EventHead {
+  readonly kind: "connect";
+  readonly actor: Actor;
+  readonly address: Uint8Array;
+  readonly port: number;
+  /** Protocol number, 6 for TCP. */
+  readonly transport: number;
+  readonly flags: number;
+  readonly domain: Uint8Array;
+}
+
+export interface ListenFrame extends EventHead {
+  readonly kind: "listen";
+  readonly actor: Actor;
+  readonly address: Uint8Array;
+  readonly port: number;
+  readonly transport: number;
+  readonly flags: number;
+}
+
+export interface SocketFrame extends EventHead {
+  readonly kind: "socket";
+  readonly actor: Actor;
+  readonly family: number;
+  readonly type: number;
+  readonly protocol: number;
+}
+
+export interface DnsFrame extends EventHead {
+  readonly kind: "dns";
+  readonly actor: Actor;
+  readonly name: Uint8Array;
+  readonly recordType: number;
+  readonly questionCount: number;
+  readonly responseCode: number;
+  readonly payloadLength: number;
+  readonly resolver: Uint8Array;
+  readonly answers: readonly Uint8Array[];
+  readonly flags: number;
+}
+
+export interface FileFrame extends EventHead {
+  readonly kind: "file";
+  readonly actor: Actor;
+  readonly inode: bigint;
+  readonly device: number;
+  readonly mode: number;
+  /** As `gabion.event.v1.FileOperation`. */
+  readonly operation: number;
+  readonly flags: number;
+  readonly path: Uint8Array;
+  readonly target: Uint8Array;
+  readonly base: Uint8Array;
+  readonly targetBase: Uint8Array;
+}
+
+export interface SyscallFrame extends EventHead {
+  readonly kind: "syscall";
+  readonly actor: Actor;
+  readonly number: number;
+  readonly flags: number;
+}
+
+/** A destination that answered for the first time, or an attempt that came to nothing. */
+export interface ContactFrame extends EventHead {
+  readonly kind: "contact";
+  readonly address: Uint8Array;
+  readonly port: number;
+  readonly isFailed: boolean;
+  readonly error: number;
+}
+
+export interface RedirectFrame extends EventHead {
+  readonly kind: "redirect";
+  readonly actor: Actor;
+  readonly descriptor: number;
+}
+
+/** An open or exec that the file system watch refused. */
+export interface RefusedFrame extends EventHead {
+  readonly kind: "refused";
+  readonly pid: number;
+  readonly isExec: boolean;
+  readonly path: Uint8Array;
+}
+
+/** Events that carry who did it. */
+export type ActorFrame = ConnectFrame | ListenFrame | SocketFrame | DnsFrame | FileFrame | SyscallFrame | RedirectFrame;
+/** Everything that happens in a container, in the order in which it is judged. */
+export type ContainerFrame = ExecFrame | ActorFrame | ContactFrame | RefusedFrame;
+
 export interface CgroupFrame {
   readonly kind: "cgroup_new" | "cgroup_empty" | "cgroup_gone";
   readonly cgroupId: bigint;
@@ -57,11 +176,16 @@ export interface CgroupFrame {
 
 export interface StatsRow {
   readonly cgroupId: bigint;
+  /** As `gabion.event.v1.Section`. */
+  readonly section: number;
   readonly seen: bigint;
   readonly allowed: bigint;
   readonly emitted: bigint;
   readonly lost: bigint;
+  /** Or denied. */
   readonly killed: bigint;
+  /** Part of `lost`: more than one container may send. */
+  readonly throttled: bigint;
 }
 
 export interface StatsFrame {
@@ -88,7 +212,14 @@ export interface HoldExpiredFrame {
   readonly cgroupId: bigint;
 }
 
-export type SensorFrame = HelloFrame | ExecFrame | ExitFrame | CgroupFrame | StatsFrame | AckFrame | HoldExpiredFrame;
+export type SensorFrame =
+  | HelloFrame
+  | ContainerFrame
+  | ExitFrame
+  | CgroupFrame
+  | StatsFrame
+  | AckFrame
+  | HoldExpiredFrame;
 
 /** A frame that says what it cannot mean. After one the stream is not to be trusted any further. */
 export interface DecodeFault {

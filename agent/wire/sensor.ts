@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import type { KernelSlot } from "#core/policy/kernel-slot.ts";
 import { FrameReader } from "./decode.ts";
-import { encodeControl, encodeFiles, encodeSlot, type KnownFile } from "./encode.ts";
+import { encodeControl, encodeFiles, encodeProtect, encodeSlot, type KnownFile, type ProtectEntry } from "./encode.ts";
 import type { HelloFrame, SensorFrame } from "./frames.ts";
 import { FrameType } from "./layout.ts";
 
@@ -27,6 +27,8 @@ export interface SensorOptions {
 }
 
 const ANSWER_TIMEOUT_MS = 10_000;
+/** A container must never hang for more than 3 s, whatever becomes of the sensor. */
+const PING_TIMEOUT_MS = 1_500;
 const START_TIMEOUT_MS = 20_000;
 const STDERR_MAX = 8192;
 /** Orders in flight; more is a fault of the agent. */
@@ -107,6 +109,20 @@ export class Sensor implements AsyncDisposable {
     await this.#send(FrameType.KILL, { cgroupId: cgroup.id, path: cgroup.path });
   }
 
+  /** Attaches exactly these of the program groups that cost the whole machine something. */
+  async sense(groups: number): Promise<void> {
+    await this.#send(FrameType.SENSE, { flags: groups });
+  }
+
+  /** Replaces what is refused in a container by the file system watch. */
+  async protect(cgroup: Group, slot: number, entries: readonly ProtectEntry[]): Promise<void> {
+    const body = encodeProtect(entries);
+    if (!body) throw new SensorError(`${entries.length} paths are more than can be watched in one container`);
+    const request = this.#nextRequest();
+    const fields = { cgroupId: cgroup.id, path: cgroup.path, slot, count: entries.length };
+    await this.#post(request, encodeControl(FrameType.PROTECT, request, fields, body));
+  }
+
   async putFiles(files: readonly KnownFile[]): Promise<void> {
     if (files.length > 0) await this.#sendAll(encodeFiles(FrameType.FILES_PUT, files, () => this.#nextRequest()));
   }
@@ -115,9 +131,10 @@ export class Sensor implements AsyncDisposable {
     if (files.length > 0) await this.#sendAll(encodeFiles(FrameType.FILES_DROP, files, () => this.#nextRequest()));
   }
 
-  /** Fails unless the sensor answers in time. */
+  /** Asks whether it lives. One that does not answer in time is ended: opens of containers may be waiting for it. */
   async ping(): Promise<void> {
-    await this.#send(FrameType.PING, {});
+    const request = this.#nextRequest();
+    await this.#post(request, encodeControl(FrameType.PING, request, {}), PING_TIMEOUT_MS);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -141,11 +158,11 @@ export class Sensor implements AsyncDisposable {
     await Promise.all(frames.map(([request, frame]) => this.#post(request, frame)));
   }
 
-  #post(request: number, frame: Buffer): Promise<void> {
+  #post(request: number, frame: Buffer, timeoutMs = ANSWER_TIMEOUT_MS): Promise<void> {
     if (this.#isEnded) return Promise.reject(new SensorError("the sensor has ended"));
     if (this.#waiting.size >= REQUESTS_MAX) return Promise.reject(new SensorError("too many orders are unanswered"));
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#end("an order was not answered within 10 s"), ANSWER_TIMEOUT_MS);
+      const timer = setTimeout(() => this.#end(`an order was not answered within ${timeoutMs / 1_000} s`), timeoutMs);
       this.#waiting.set(request, { resolve, reject, timer });
       this.#process.stdin?.write(frame);
     });

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import type { KernelDefaults, KernelSlot } from "#core/policy/kernel-slot.ts";
 import { decodeFrame, FrameReader } from "./decode.ts";
 import { contentNumber, encodeControl, encodeSlot } from "./encode.ts";
 import type { ExecFrame } from "./frames.ts";
@@ -78,13 +79,39 @@ test("a frame that names more text than it has is a fault", () => {
   expect(decodeFrame(frame)).toMatchObject({ kind: "fault" });
 });
 
+const ask = (names: readonly (keyof KernelDefaults)[]) =>
+  Object.fromEntries(names.map((name) => [name, "ask"])) as unknown as KernelDefaults;
+const quiet: KernelSlot = {
+  entries: [],
+  defaults: ask([
+    "image",
+    "foreign",
+    "listen",
+    "connect",
+    "internal",
+    "direct",
+    "raw",
+    "rawIcmp",
+    "domain",
+    "file",
+    "executable",
+    "syscall",
+    "syscallDenied",
+    "stream",
+    "setuid",
+  ]),
+  syscallsAllowed: [],
+  syscallsDenied: [],
+  refused: [],
+};
+
 test("a large slot is sent in several frames, each within the limit and each answered", () => {
   const entries = Array.from(
     { length: 20_000 },
-    (_, i) => ({ kind: "path", text: `/opt/${"d".repeat(80)}/${i}`, action: "kill" }) as const,
+    (_, i) => ({ kind: "path", text: `/opt/${"d".repeat(80)}/${i}`, action: "prevent" }) as const,
   );
   let request = 0;
-  const frames = encodeSlot(3, { entries, defaultAction: "ask", foreignAction: "ask" }, () => ++request);
+  const frames = encodeSlot(3, { ...quiet, entries }, () => ++request);
   expect(frames.length).toBeGreaterThan(1);
   expect(frames.map(([number]) => number)).toEqual(frames.map((_, i) => i + 1));
   for (const [, frame] of frames) {

@@ -1,6 +1,7 @@
 import { isIP } from "node:net";
 import { domainToASCII } from "node:url";
 import { IndicatorType } from "#gen/gabion/intel/v1/intel_pb.ts";
+import { addressBits, prefixText } from "../matching/address.ts";
 
 /** A value in the one form in which it is stored and looked up, or why it has none. */
 export type NormalForm = { readonly value: string } | { readonly fault: string };
@@ -14,37 +15,6 @@ function normalDomain(text: string): NormalForm {
   const labels = ascii.split(".");
   const isDomain = ascii.length <= 253 && labels.length >= 2 && labels.every((label) => LABEL.test(label));
   return isDomain ? { value: ascii } : { fault: `\`${text}\` is no domain such as \`evil.example\`` };
-}
-
-/** The bits of an address as one number. */
-export function addressBits(address: string): { readonly bits: bigint; readonly width: 32 | 128 } {
-  if (isIP(address) === 4) {
-    const bits = address.split(".").reduce((sum, part) => (sum << 8n) | BigInt(part), 0n);
-    return { bits, width: 32 };
-  }
-  const [head = "", tail] = address.replace(/(\d+)\.(\d+)\.(\d+)\.(\d+)$/, fourAsTwo).split("::");
-  const left = head === "" ? [] : head.split(":");
-  const right = tail === undefined || tail === "" ? [] : tail.split(":");
-  const zeros = tail === undefined ? [] : Array<string>(8 - left.length - right.length).fill("0");
-  const bits = [...left, ...zeros, ...right].reduce((sum, part) => (sum << 16n) | BigInt(`0x${part}`), 0n);
-  return { bits, width: 128 };
-}
-
-function fourAsTwo(_: string, a: string, b: string, c: string, d: string): string {
-  const hex = (high: string, low: string) => ((Number(high) << 8) | Number(low)).toString(16);
-  return `${hex(a, b)}:${hex(c, d)}`;
-}
-
-/** A prefix as text: the address with the bits behind the prefix cleared, IPv6 in eight full groups. */
-export function prefixText(bits: bigint, width: 32 | 128, length: number): string {
-  const shift = BigInt(width - length);
-  const cleared = (bits >> shift) << shift;
-  const size = width === 32 ? 8n : 16n;
-  const parts = Array.from({ length: width === 32 ? 4 : 8 }, (_, i) => {
-    const part = (cleared >> (BigInt(width) - size * BigInt(i + 1))) & ((1n << size) - 1n);
-    return width === 32 ? String(part) : part.toString(16);
-  });
-  return `${parts.join(width === 32 ? "." : ":")}/${length}`;
 }
 
 function normalPrefix(text: string): NormalForm {

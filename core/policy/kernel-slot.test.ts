@@ -6,8 +6,9 @@ import { LearningState, ProcessFactSchema } from "#gen/gabion/model/v1/model_pb.
 import { Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { ProcessSectionSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { contentIdentity } from "../model/fact.ts";
-import { type KernelAction, type KernelSlot, toKernelSlot } from "./kernel-slot.ts";
-import { baseName, type ProcessEvent } from "./process-event.ts";
+import type { KernelAction } from "./kernel-entry.ts";
+import { type ProcessSlot, toProcessSlot } from "./kernel-process.ts";
+import { baseName, NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
 import { compileProcessPolicy, evaluateProcess } from "./process-policy.ts";
 
 /** An event with the file name as the kernel sees it: a script may be called by a relative one. */
@@ -15,13 +16,13 @@ type KernelEvent = ProcessEvent & { readonly filename: string };
 
 type Find = (kind: string, first: string, second?: string, content?: string) => KernelAction | undefined;
 
-function finder(slot: KernelSlot): Find {
+function finder(slot: ProcessSlot): Find {
   return (kind, first, second = "", content = "") =>
     slot.entries.find((e) => {
       if (e.kind !== kind) return false;
       if (e.kind === "item") return e.path === first && e.name === second;
       if (e.kind === "item_content") return e.path === first && e.name === second && e.content === content;
-      return e.text === first;
+      return "text" in e && e.text === first;
     })?.action;
 }
 
@@ -53,16 +54,16 @@ function isPlain(filename: string): boolean {
 }
 
 /** What agent/sensor/exec_decide.bpf.h does, in the same order. The kernel tests run the real one. */
-function decideAsKernel(slot: KernelSlot, event: KernelEvent): KernelAction {
+function decideAsKernel(slot: ProcessSlot, event: KernelEvent): KernelAction {
   const find = finder(slot);
   const tried = lookUp(find, event);
-  for (const denial of ["kill_container", "kill", "audit"] as const) if (tried.includes(denial)) return denial;
+  for (const denial of ["block", "prevent", "audit"] as const) if (tried.includes(denial)) return denial;
   if (tried.includes("ask") || (event.isScript && !isPlain(event.filename))) return "ask";
   const byItem = lookUpItem(find, event);
   if (byItem) return byItem;
   const isImage = event.contentState === ContentState.UNCHANGED;
   if (tried.includes("allow")) return isImage && !event.isScript ? "allow" : "ask";
-  return isImage ? slot.defaultAction : slot.foreignAction;
+  return isImage ? slot.defaults.image : slot.defaults.foreign;
 }
 
 const paths = ["/bin/sh", "/bin/nc", "/opt/app/run", "/opt/x", "/tmp/drop", "/bin/busybox"];
@@ -97,13 +98,13 @@ const event: fc.Arbitrary<KernelEvent> = fc
     script: fc.constantFrom("", "", ...(Object.keys(scripts) as (keyof typeof scripts)[])),
   })
   .map(({ path: real, name, invoked, content: c, parents, script }) => {
-    const base = { path: real, ...c, parents };
+    const base = { path: real, ...c, parents, ...NOTHING_SPECIAL };
     if (script === "")
       return { ...base, name, invokedPath: invoked || real, filename: invoked || real, isScript: false };
     return { ...base, name: scripts[script], invokedPath: scripts[script], filename: script, isScript: true };
   });
 
-const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "kill", [Effect.BLOCK]: "kill_container" };
+const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "prevent", [Effect.BLOCK]: "block" };
 
 test("the kernel never says anything that the policy would not say, in every state and effect", () => {
   fc.assert(
@@ -124,7 +125,7 @@ test("the kernel never says anything that the policy would not say, in every sta
         const section = create(ProcessSectionSchema, { effect, allowed, denied, detectors });
         const facts = items.map(([p, name, c]) => create(ProcessFactSchema, { path: p, name, ...c }));
         const policy = compileProcessPolicy({ section, hasRule: true, items: facts, state });
-        const action = decideAsKernel(toKernelSlot(policy), run);
+        const action = decideAsKernel(toProcessSlot(policy), run);
         const decision = evaluateProcess(policy, run);
         if (action === "allow") {
           expect(decision.outcome).toBe(Outcome.ALLOW);
@@ -132,8 +133,7 @@ test("the kernel never says anything that the policy would not say, in every sta
         }
         if (action === "audit")
           expect(decision).toMatchObject({ outcome: Outcome.DENIAL, effectApplied: Effect.ALERT });
-        if (action === "kill" || action === "kill_container")
-          expect(STRONG[decision.effectApplied as Effect]).toBe(action);
+        if (action === "prevent" || action === "block") expect(STRONG[decision.effectApplied as Effect]).toBe(action);
       },
     ),
     { numRuns: 50_000 },
@@ -143,7 +143,7 @@ test("the kernel never says anything that the policy would not say, in every sta
 test("known-good execs of an active model are allowed in the kernel, unknown ones killed there", () => {
   const section = create(ProcessSectionSchema, { effect: Effect.PREVENT, denied: [{ process: "nc" }] });
   const items = [create(ProcessFactSchema, { path: "/bin/sh", name: "sh", contentState: ContentState.UNCHANGED })];
-  const slot = toKernelSlot(compileProcessPolicy({ section, hasRule: true, items, state: LearningState.ACTIVE }));
+  const slot = toProcessSlot(compileProcessPolicy({ section, hasRule: true, items, state: LearningState.ACTIVE }));
   const run = (p: string, name: string): KernelEvent => ({
     filename: p,
     path: p,
@@ -153,15 +153,18 @@ test("known-good execs of an active model are allowed in the kernel, unknown one
     sha256: "",
     parents: [],
     isScript: false,
+    ...NOTHING_SPECIAL,
   });
   expect(decideAsKernel(slot, run("/bin/sh", "sh"))).toBe("allow");
-  expect(decideAsKernel(slot, run("/bin/id", "id"))).toBe("kill");
-  expect(decideAsKernel(slot, run("/usr/bin/nc", "x"))).toBe("kill");
+  expect(decideAsKernel(slot, run("/bin/id", "id"))).toBe("prevent");
+  expect(decideAsKernel(slot, run("/usr/bin/nc", "x"))).toBe("prevent");
 });
 
 test("a model that learns is asked about everything but denials", () => {
   const section = create(ProcessSectionSchema, { effect: Effect.BLOCK, denied: [{ process: "/bin/nc" }] });
-  const slot = toKernelSlot(compileProcessPolicy({ section, hasRule: true, items: [], state: LearningState.LEARNING }));
-  expect(slot).toMatchObject({ defaultAction: "ask", foreignAction: "ask" });
-  expect(slot.entries).toEqual([{ kind: "path", text: "/bin/nc", action: "kill_container" }]);
+  const slot = toProcessSlot(
+    compileProcessPolicy({ section, hasRule: true, items: [], state: LearningState.LEARNING }),
+  );
+  expect(slot.defaults).toMatchObject({ image: "ask", foreign: "ask" });
+  expect(slot.entries).toEqual([{ kind: "path", text: "/bin/nc", action: "block" }]);
 });

@@ -41,3 +41,22 @@ export function nearestProcesses(items: readonly ProcessFact[], event: ProcessEv
       }),
     );
 }
+
+/** The items nearest to what was seen, by a distance that a section has for them, with in which way each differs. */
+export function nearestItems<Item>(
+  items: readonly Item[],
+  distance: (item: Item) => number,
+  text: (item: Item) => string,
+  difference: (item: Item) => string,
+): NearestItem[] {
+  return items
+    .map((item) => ({ item, far: distance(item) }))
+    .sort((a, b) => a.far - b.far)
+    .slice(0, SHOWN)
+    .map(({ item }) =>
+      create(NearestItemSchema, {
+        item: text(item).slice(0, TEXT_MAX),
+        difference: difference(item).slice(0, TEXT_MAX),
+      }),
+    );
+}

@@ -7,7 +7,7 @@ import { Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { ProcessSectionSchema, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { DEFAULT_RULE_NAME, defaultRule } from "./default-rule.ts";
-import type { ProcessEvent } from "./process-event.ts";
+import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
 import { compileProcessPolicy, evaluateProcess } from "./process-policy.ts";
 import { checkRule, warnOfRule } from "./rule-check.ts";
 import { compileRuleChoice } from "./rule-choice.ts";
@@ -76,6 +76,7 @@ function event(path: string, more: Partial<ProcessEvent> = {}): ProcessEvent {
     sha256: "",
     parents: [],
     isScript: false,
+    ...NOTHING_SPECIAL,
   };
   return { ...base, ...more };
 }
@@ -142,7 +143,7 @@ test("an explanation names what was passed over and what is nearest", () => {
   const { explanation } = evaluateProcess(policy, event("/tmp/curl"));
   expect(explanation?.passedOver).toEqual([
     "denied list: names it not",
-    "drift detector: names it not",
+    "detectors: names it not",
     "allowed list: names it not",
   ]);
   expect(explanation?.nearest[0]).toMatchObject({ item: "/usr/bin/curl as curl", difference: "another directory" });

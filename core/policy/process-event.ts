@@ -14,7 +14,15 @@ export interface ProcessEvent {
   /** Real paths of the ancestors, nearest first. */
   readonly parents: readonly string[];
   readonly isScript: boolean;
+  readonly args: readonly string[];
+  /** Set where standard input or output is a connection: which, for a person. Empty otherwise. */
+  readonly stream: string;
+  /** True if the file gives another user's rights. */
+  readonly isSetuid: boolean;
 }
+
+/** What most events have nothing of. */
+export const NOTHING_SPECIAL = { args: [] as readonly string[], stream: "", isSetuid: false } as const;
 
 /** The part after the last slash. */
 export function baseName(path: string): string {
@@ -33,5 +41,8 @@ export function toProcessEvent(exec: ProcessExec): ProcessEvent {
     sha256: process?.sha256 ?? "",
     parents: exec.ancestors.map((ancestor) => ancestor.path),
     isScript: exec.isScript,
+    args: process?.args ?? [],
+    stream: exec.stream,
+    isSetuid: exec.isSetuid,
   };
 }

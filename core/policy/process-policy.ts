@@ -1,21 +1,27 @@
-import { create } from "@bufbuild/protobuf";
 import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import type { LearningState, ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
-import {
-  type Decision,
-  DecisionSchema,
-  Effect,
-  ExplanationSchema,
-  Outcome,
-  Reason,
-} from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { Detector, ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { compilePattern } from "../matching/pattern.ts";
+import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, SHELLS } from "../detect/programs.ts";
 import { contentIdentity } from "../model/fact.ts";
+import {
+  allowed,
+  type CompiledDetector,
+  type Consideration,
+  compileDetector,
+  denial,
+  detection,
+  deviation,
+  type Finding,
+  inModel,
+  judge,
+  toDecision,
+  unjudged,
+} from "./finding.ts";
 import { nearestProcesses } from "./nearest.ts";
-import type { ProcessEvent } from "./process-event.ts";
+import { baseName, type ProcessEvent } from "./process-event.ts";
 import { type CompiledProcessList, compileProcessList } from "./process-list.ts";
-import { DEFAULT_TREATMENT, type EventClass, type TreatmentSettings, treat } from "./treatment.ts";
+import type { TreatmentSettings } from "./treatment.ts";
 
 /** What the process part of a resultant policy is made of. */
 export interface ProcessPolicyInput {
@@ -28,13 +34,16 @@ export interface ProcessPolicyInput {
   readonly settings?: TreatmentSettings;
 }
 
+/** Detectors of the process section that look at an exec. */
+export const PROCESS_DETECTORS = ["reverse_shell", "crypto_miner", "lateral_movement", "setuid", "drift"] as const;
+export type ProcessDetector = (typeof PROCESS_DETECTORS)[number];
+
 /** The resultant policy for processes: model + allowed − denied, ready to be asked. */
 export interface CompiledProcessPolicy extends ProcessPolicyInput {
   readonly effect: Effect;
-  readonly driftEffect: Effect;
   readonly denied: CompiledProcessList;
   readonly allowed: CompiledProcessList;
-  readonly isDriftException: (event: ProcessEvent) => boolean;
+  readonly detectors: Readonly<Record<ProcessDetector, CompiledDetector>>;
   /** Content identities of the model by path and name. */
   readonly contents: ReadonlyMap<string, ReadonlySet<string>>;
 }
@@ -53,37 +62,20 @@ function indexItems(items: readonly ProcessFact[]): Map<string, Set<string>> {
   return contents;
 }
 
-/** Effect of a detector: its own, or that of the section where it says nothing; off where it is not listed. */
-function detectorEffect(detector: Detector | undefined, section: Effect): Effect {
-  if (detector === undefined || section === Effect.DISABLE) return Effect.DISABLE;
-  return detector.effect === Effect.UNSPECIFIED ? section : detector.effect;
-}
-
 /** Compiles the resultant policy. A section that the rule leaves out is disabled. */
 export function compileProcessPolicy(input: ProcessPolicyInput): CompiledProcessPolicy {
   const effect = input.section?.effect ?? Effect.DISABLE;
-  const drift = input.section?.detectors["drift"];
-  const exceptions = (drift?.exceptions ?? []).map((exception) => compilePattern(exception));
+  const compiled = PROCESS_DETECTORS.map(
+    (name) => [name, compileDetector(input.section?.detectors[name], effect)] as const,
+  );
   return {
     ...input,
     effect,
-    driftEffect: detectorEffect(drift, effect),
+    detectors: Object.fromEntries(compiled) as Record<ProcessDetector, CompiledDetector>,
     denied: compileProcessList(input.section?.denied ?? []),
     allowed: compileProcessList(input.section?.allowed ?? []),
-    isDriftException: (event) =>
-      exceptions.some((pattern) => pattern.matches(event.path) || pattern.matches(event.invokedPath)),
     contents: indexItems(input.items),
   };
-}
-
-interface Finding {
-  readonly outcome: Outcome;
-  readonly eventClass: EventClass;
-  readonly effect: Effect;
-  readonly reason: Reason;
-  readonly matched: string;
-  readonly message: string;
-  readonly detector?: string;
 }
 
 function shown(event: ProcessEvent): string {
@@ -94,90 +86,77 @@ function shown(event: ProcessEvent): string {
 
 function findDenial(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const match = policy.denied.find(event);
-  return match === undefined
-    ? undefined
-    : {
-        outcome: Outcome.DENIAL,
-        eventClass: "denial",
-        effect: policy.effect,
-        reason: Reason.DENIED_LIST,
-        matched: match.entry.process,
-        message: `${shown(event)} is denied by the rule's entry \`${match.entry.process}\``,
-      };
+  return match && denial(policy.effect, match.entry.process, shown(event));
 }
 
 /** A binary that is changed or not in the image. Content that could not be read is not accused. */
-function findDrift(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
-  const isDrift = event.contentState === ContentState.CHANGED || event.contentState === ContentState.FOREIGN;
-  if (!isDrift || policy.driftEffect === Effect.DISABLE || policy.isDriftException(event)) return undefined;
-  const what =
-    event.contentState === ContentState.CHANGED ? "was changed since the image was made" : "is not in the image";
-  return {
-    outcome: Outcome.DETECTION,
-    eventClass: "other_detection",
-    effect: policy.driftEffect,
-    reason: Reason.DETECTOR,
-    matched: "drift",
-    detector: "drift",
-    message: `${shown(event)} ${what}`,
-  };
+function driftMessage(event: ProcessEvent): string | undefined {
+  if (event.contentState === ContentState.CHANGED) return `${shown(event)} was changed since the image was made`;
+  return event.contentState === ContentState.FOREIGN ? `${shown(event)} is not in the image` : undefined;
+}
+
+function namesOf(event: ProcessEvent): string[] {
+  return [baseName(event.path), event.name, baseName(event.invokedPath)].map((name) => name.toLowerCase());
+}
+
+function reverseShellMessage(event: ProcessEvent): string | undefined {
+  if (event.stream === "" || !namesOf(event).some((name) => SHELLS.has(name))) return undefined;
+  return `${shown(event)} takes its commands from a connection (${event.stream})`;
+}
+
+function minerMessage(event: ProcessEvent): string | undefined {
+  if (namesOf(event).some((name) => MINERS.has(name))) return `${shown(event)} has the name of a mining program`;
+  const argument = event.args.find((arg) => MINER_ARGUMENTS.some((pattern) => pattern.test(arg)));
+  return argument && `${shown(event)} has an argument of mining programs, \`${argument.slice(0, 100)}\``;
+}
+
+function attackToolMessage(event: ProcessEvent): string | undefined {
+  const name = namesOf(event).find((known) => Object.hasOwn(ATTACK_TOOLS, known));
+  return name && `${shown(event)} is a tool that ${ATTACK_TOOLS[name]}`;
+}
+
+/** What each detector says of an event; a threat is never learned. */
+const CHECKS: readonly {
+  readonly name: ProcessDetector;
+  readonly isThreat: boolean;
+  readonly message: (event: ProcessEvent) => string | undefined;
+}[] = [
+  { name: "reverse_shell", isThreat: true, message: reverseShellMessage },
+  { name: "crypto_miner", isThreat: true, message: minerMessage },
+  { name: "lateral_movement", isThreat: true, message: attackToolMessage },
+  {
+    name: "setuid",
+    isThreat: false,
+    message: (event) => (event.isSetuid ? `${shown(event)} takes another user's rights (set-user-ID)` : undefined),
+  },
+  { name: "drift", isThreat: false, message: driftMessage },
+];
+
+function findDetection(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
+  for (const { name, isThreat, message } of CHECKS) {
+    const { effect, excepts } = policy.detectors[name];
+    if (effect === Effect.DISABLE || excepts(event.path, event.invokedPath, event.name)) continue;
+    const text = message(event);
+    if (text !== undefined) return detection(effect, name, isThreat, text);
+  }
+  return undefined;
 }
 
 function findAllowed(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const match = policy.allowed.find(event);
-  return match === undefined
-    ? undefined
-    : {
-        outcome: Outcome.ALLOW,
-        eventClass: "allowed",
-        effect: policy.effect,
-        reason: Reason.ALLOWED_LIST,
-        matched: match.entry.process,
-        message: `${shown(event)} is allowed by the rule's entry \`${match.entry.process}\``,
-      };
+  return match && allowed(policy.effect, match.entry.process, shown(event));
 }
 
 function findInModel(policy: CompiledProcessPolicy, event: ProcessEvent): Finding {
   const known = policy.contents.get(itemKey(event.path, event.name));
   const content = contentIdentity(event);
-  const base = { effect: policy.effect, matched: "" };
-  if (known === undefined) {
-    const message = `${shown(event)} is not in the model`;
-    return { ...base, outcome: Outcome.DEVIATION, eventClass: "deviation", reason: Reason.NOT_IN_MODEL, message };
-  }
+  if (known === undefined) return deviation(policy.effect, `${shown(event)} is not in the model`);
   const matched = `${event.path} as ${event.name}`;
-  if (content !== "unknown" && known.has(content)) {
-    const message = `${shown(event)} is in the model`;
-    return { ...base, matched, outcome: Outcome.ALLOW, eventClass: "allowed", reason: Reason.MODEL, message };
-  }
+  if (content !== "unknown" && known.has(content)) return inModel(policy.effect, matched, shown(event));
   const outcome = content === "unknown" ? Outcome.UNDECIDED : Outcome.DEVIATION;
   const what = content === "unknown" ? "its content could not be read" : "with other content than learned";
   const message = `${shown(event)} is in the model, but ${what}`;
-  return { ...base, matched, outcome, eventClass: "deviation", reason: Reason.CONTENT_CHANGED, message };
-}
-
-function disabled(reason: Reason, message: string): Finding {
-  return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: Effect.DISABLE, reason, matched: "", message };
-}
-
-const CONSIDERATIONS: readonly (readonly [
-  string,
-  (p: CompiledProcessPolicy, e: ProcessEvent) => Finding | undefined,
-])[] = [
-  ["denied list", findDenial],
-  ["drift detector", findDrift],
-  ["allowed list", findAllowed],
-  ["model", findInModel],
-];
-
-function find(policy: CompiledProcessPolicy, event: ProcessEvent): { finding: Finding; passedOver: string[] } {
-  const passedOver: string[] = [];
-  for (const [name, consider] of CONSIDERATIONS) {
-    const finding = consider(policy, event);
-    if (finding) return { finding, passedOver };
-    passedOver.push(`${name}: names it not`);
-  }
-  throw new Error("the model always answers");
+  return { ...deviation(policy.effect, message), outcome, reason: Reason.CONTENT_CHANGED, matched };
 }
 
 /** An effect that what could not be told apart may have at most: nobody is stopped on a guess. */
@@ -186,13 +165,15 @@ function capUndecided(finding: Finding): Finding {
   return finding.outcome === Outcome.UNDECIDED && isStronger ? { ...finding, effect: Effect.ALERT } : finding;
 }
 
-function findWithin(policy: CompiledProcessPolicy, event: ProcessEvent): { finding: Finding; passedOver: string[] } {
-  if (!policy.hasRule)
-    return { finding: disabled(Reason.NO_RULE, "no rule applies to this container"), passedOver: [] };
-  if (policy.effect === Effect.DISABLE) {
-    return { finding: disabled(Reason.SECTION_DISABLED, "the rule disables the process section"), passedOver: [] };
-  }
-  return find(policy, event);
+/** A standard stream of a program that runs already became a connection: only whether it is a shell is asked. */
+export function evaluateRedirect(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
+  const { effect, excepts } = policy.detectors.reverse_shell;
+  const message = reverseShellMessage(event);
+  const isSilent = message === undefined || effect === Effect.DISABLE || excepts(event.path, event.name);
+  const finding = isSilent
+    ? unjudged(Reason.MODEL, "not a shell that takes its commands from a connection")
+    : detection(effect, "reverse_shell", true, message);
+  return toDecision(policy, { finding, passedOver: [] });
 }
 
 /**
@@ -200,25 +181,20 @@ function findWithin(policy: CompiledProcessPolicy, event: ProcessEvent): { findi
  * name are in the model and the content could not be read; that is audited and never stops anything.
  */
 export function evaluateProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
-  const { finding, passedOver } = findWithin(policy, event);
-  const { eventClass, effect } = capUndecided(finding);
+  const considerations: readonly Consideration<ProcessEvent>[] = [
+    ["denied list", (e) => findDenial(policy, e)],
+    ["detectors", (e) => findDetection(policy, e)],
+    ["allowed list", (e) => findAllowed(policy, e)],
+    ["model", (e) => findInModel(policy, e)],
+  ];
+  const { finding, passedOver } = judge(policy, "process", considerations, event);
   const isUnknown = contentIdentity(event) === "unknown";
-  const treatment = treat(eventClass, policy.state, effect, policy.settings ?? DEFAULT_TREATMENT);
-  return create(DecisionSchema, {
-    outcome: finding.outcome,
-    effectAsked: finding.effect,
-    effectApplied: treatment.effect,
-    isLearned: treatment.isLearned && !isUnknown,
-    isHeld: treatment.isHeld || (treatment.isLearned && isUnknown),
-    isAudited: treatment.isAudited,
-    isDryRun: treatment.isDryRun,
-    detector: finding.detector ?? "",
-    explanation: create(ExplanationSchema, {
-      reason: finding.reason,
-      matched: finding.matched,
-      message: finding.message,
-      passedOver,
-      nearest: treatment.isAudited ? nearestProcesses(policy.items, event) : [],
-    }),
-  });
+  const decision = toDecision(policy, { finding: capUndecided(finding), passedOver }, () =>
+    nearestProcesses(policy.items, event),
+  );
+  decision.effectAsked = finding.effect;
+  // What could not be read waits for a person instead of being learned.
+  decision.isHeld ||= decision.isLearned && isUnknown;
+  decision.isLearned &&= !isUnknown;
+  return decision;
 }

@@ -1,5 +1,7 @@
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { parseDomainPattern } from "../matching/domain.ts";
+import { syscallNumber } from "../syscall/names.ts";
 
 /** A fault that makes a rule unusable, with its place. */
 export interface RuleFault {
@@ -11,7 +13,7 @@ export interface RuleFault {
 const DETECTORS: Readonly<Record<string, readonly string[]>> = {
   process: ["drift", "crypto_miner", "reverse_shell", "lateral_movement", "setuid", "parent_check", "intel"],
   network: ["port_scan", "raw_socket", "metadata_service", "kubernetes_api", "intel"],
-  dns: ["dns_tunnel", "encrypted_dns", "intel"],
+  dns: ["dns_tunnel", "dns_flood", "encrypted_dns", "intel"],
   filesystem: ["changed_binary", "account_files", "ssh_files", "loader_files", "malware"],
 };
 
@@ -45,11 +47,47 @@ function detectorFaults(rule: Rule): RuleFault[] {
   });
 }
 
+function domainFaults(place: string, domains: readonly string[]): RuleFault[] {
+  return domains.flatMap((domain, index) => {
+    if (parseDomainPattern(domain)) return [];
+    const message = `\`${domain}\` must be a domain such as \`example.com\`, or \`*.example.com\` for all below it`;
+    return [{ field: `${place}[${index}]`, message }];
+  });
+}
+
+function pathFaults(place: string, paths: readonly string[]): RuleFault[] {
+  return paths.flatMap((path, index) => {
+    const field = `${place}[${index}]`;
+    const isRelative = !path.startsWith("/") && !path.startsWith("*");
+    if (isRelative) return [{ field, message: `\`${path}\` must begin with \`/\` or \`*\`` }];
+    if (/\/\.{0,2}(\/|$)/.test(path) && path !== "/") {
+      return [
+        { field, message: `\`${path}\` is not a real path: leave out \`//\`, \`/./\`, \`/../\` and the last slash` },
+      ];
+    }
+    return path.split("*").length - 1 > STARS_MAX ? [{ field, message: `has more than ${STARS_MAX} stars` }] : [];
+  });
+}
+
+function syscallFaults(place: string, names: readonly string[]): RuleFault[] {
+  return names.flatMap((name, index) =>
+    syscallNumber(name, false) === undefined && syscallNumber(name, true) === undefined
+      ? [{ field: `${place}[${index}]`, message: `\`${name}\` is no system call such as \`ptrace\`` }]
+      : [],
+  );
+}
+
 /** All faults that field rules in the proto cannot express. */
 export function checkRule(rule: Rule): RuleFault[] {
   return [
     ...entryFaults("process.allowed", rule.process?.allowed ?? []),
     ...entryFaults("process.denied", rule.process?.denied ?? []),
+    ...domainFaults("dns.allowed", rule.dns?.allowed ?? []),
+    ...domainFaults("dns.denied", rule.dns?.denied ?? []),
+    ...pathFaults("filesystem.allowed", rule.filesystem?.allowed ?? []),
+    ...pathFaults("filesystem.denied", rule.filesystem?.denied ?? []),
+    ...syscallFaults("syscall.allowed", rule.syscall?.allowed ?? []),
+    ...syscallFaults("syscall.denied", rule.syscall?.denied ?? []),
     ...detectorFaults(rule),
   ];
 }

@@ -18,7 +18,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file gabion/event/v1/event.proto.
  */
 export const file_gabion_event_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("ChtnYWJpb24vZXZlbnQvdjEvZXZlbnQucHJvdG8SD2dhYmlvbi5ldmVudC52MSL7AgoHUHJvY2VzcxIZCgdleGVjX2lkGAEgASgJQgi6SAVyAxiAARILCgNwaWQYAiABKA0SCwoDdWlkGAMgASgNEhcKBHBhdGgYBCABKAlCCbpIBnIEGICAARIXCgRuYW1lGAUgASgJQgm6SAZyBBiAgAESFgoEYXJncxgGIAMoCUIIukgFkgECEEASFgoDY3dkGAcgASgJQgm6SAZyBBiAgAESPgoNY29udGVudF9zdGF0ZRgIIAEoDjIdLmdhYmlvbi5ldmVudC52MS5Db250ZW50U3RhdGVCCLpIBYIBAhABEigKBnNoYTI1NhgJIAEoCUIYukgVchMyEV4oWzAtOWEtZl17NjR9KT8kEi4KCnN0YXJ0X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRydW5jYXRlZBgLIAEoCBIfCgxpbnZva2VkX3BhdGgYDCABKAlCCbpIBnIEGICAARILCgNnaWQYDSABKA0isQEKC1Byb2Nlc3NFeGVjEjEKB3Byb2Nlc3MYASABKAsyGC5nYWJpb24uZXZlbnQudjEuUHJvY2Vzc0IGukgDyAEBEjUKCWFuY2VzdG9ycxgCIAMoCzIYLmdhYmlvbi5ldmVudC52MS5Qcm9jZXNzQgi6SAWSAQIQEBIRCglpc19zY3JpcHQYAyABKAgSEAoIaXNfZHJpZnQYBCABKAgSEwoLaXNfZmlsZWxlc3MYBSABKAgiZQoLUHJvY2Vzc0V4aXQSMQoHcHJvY2VzcxgBIAEoCzIYLmdhYmlvbi5ldmVudC52MS5Qcm9jZXNzQga6SAPIAQESEwoLZXhpdF9zdGF0dXMYAiABKA0SDgoGc2lnbmFsGAMgASgNIr4BCg5OZXR3b3JrQ29ubmVjdBI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIYCgdhZGRyZXNzGAIgASgMQge6SAR6AhgQEhcKBHBvcnQYAyABKA1CCbpIBioEGP//AxIYCgZkb21haW4YBCABKAlCCLpIBXIDGIAIEhMKC2lzX2ludGVybmV0GAUgASgIEhEKCWlzX2RpcmVjdBgGIAEoCCKRAQoNTmV0d29ya0xpc3RlbhI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIXCgRwb3J0GAIgASgNQgm6SAYqBBj//wMSFAoMaXNfZXBoZW1lcmFsGAMgASgIEhgKB2FkZHJlc3MYBCABKAxCB7pIBHoCGBAiLQoJUmF3U29ja2V0Eg4KBmZhbWlseRgBIAEoDRIQCghwcm90b2NvbBgCIAEoDSKIAQoIUG9ydFNjYW4SFQoNaXNfaG9yaXpvbnRhbBgBIAEoCBISCgpwb3J0X2NvdW50GAIgASgNEhUKDWFkZHJlc3NfY291bnQYAyABKA0SOgoHc2FtcGxlcxgEIAMoCzIfLmdhYmlvbi5ldmVudC52MS5OZXR3b3JrQ29ubmVjdEIIukgFkgECEBAimwEKCERuc1F1ZXJ5EhYKBG5hbWUYASABKAlCCLpIBXIDGIAIEhMKC3JlY29yZF90eXBlGAIgASgNEhkKB2Fuc3dlcnMYAyADKAxCCLpIBZIBAhAgEhkKCHJlc29sdmVyGAQgASgMQge6SAR6AhgQEhoKDXJlc3BvbnNlX2NvZGUYBSABKA1IAIgBAUIQCg5fcmVzcG9uc2VfY29kZSLOAQoKRmlsZUNoYW5nZRI7CglvcGVyYXRpb24YASABKA4yHi5nYWJpb24uZXZlbnQudjEuRmlsZU9wZXJhdGlvbkIIukgFggECEAESFwoEcGF0aBgCIAEoCUIJukgGcgQYgIABEhsKCG5ld19wYXRoGAMgASgJQgm6SAZyBBiAgAESDAoEbW9kZRgEIAEoDRIVCg1pc19leGVjdXRhYmxlGAUgASgIEigKBnNoYTI1NhgGIAEoCUIYukgVchMyEV4oWzAtOWEtZl17NjR9KT8kIkYKClN5c2NhbGxVc2USFQoEbmFtZRgBIAEoCUIHukgEcgIYQBIOCgZudW1iZXIYAiABKA0SEQoJaXNfY29tcGF0GAMgASgIItYECgVFdmVudBIuCgpldmVudF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghrdGltZV9ucxgCIAEoBBIeCgxjb250YWluZXJfaWQYAyABKAlCCLpIBXIDGIACEicKBWFjdG9yGAQgASgLMhguZ2FiaW9uLmV2ZW50LnYxLlByb2Nlc3MSLAoEZXhlYxgKIAEoCzIcLmdhYmlvbi5ldmVudC52MS5Qcm9jZXNzRXhlY0gAEiwKBGV4aXQYCyABKAsyHC5nYWJpb24uZXZlbnQudjEuUHJvY2Vzc0V4aXRIABIyCgdjb25uZWN0GAwgASgLMh8uZ2FiaW9uLmV2ZW50LnYxLk5ldHdvcmtDb25uZWN0SAASMAoGbGlzdGVuGA0gASgLMh4uZ2FiaW9uLmV2ZW50LnYxLk5ldHdvcmtMaXN0ZW5IABIwCgpyYXdfc29ja2V0GA4gASgLMhouZ2FiaW9uLmV2ZW50LnYxLlJhd1NvY2tldEgAEi4KCXBvcnRfc2NhbhgPIAEoCzIZLmdhYmlvbi5ldmVudC52MS5Qb3J0U2NhbkgAEi4KCWRuc19xdWVyeRgQIAEoCzIZLmdhYmlvbi5ldmVudC52MS5EbnNRdWVyeUgAEjIKC2ZpbGVfY2hhbmdlGBEgASgLMhsuZ2FiaW9uLmV2ZW50LnYxLkZpbGVDaGFuZ2VIABIyCgtzeXNjYWxsX3VzZRgSIAEoCzIbLmdhYmlvbi5ldmVudC52MS5TeXNjYWxsVXNlSABCBgoEa2luZCqKAQoHU2VjdGlvbhIXChNTRUNUSU9OX1VOU1BFQ0lGSUVEEAASEwoPU0VDVElPTl9QUk9DRVNTEAESEwoPU0VDVElPTl9ORVRXT1JLEAISDwoLU0VDVElPTl9ETlMQAxIWChJTRUNUSU9OX0ZJTEVTWVNURU0QBBITCg9TRUNUSU9OX1NZU0NBTEwQBSqbAQoMQ29udGVudFN0YXRlEh0KGUNPTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIbChdDT05URU5UX1NUQVRFX1VOQ0hBTkdFRBABEhkKFUNPTlRFTlRfU1RBVEVfQ0hBTkdFRBACEhkKFUNPTlRFTlRfU1RBVEVfRk9SRUlHThADEhkKFUNPTlRFTlRfU1RBVEVfVU5LTk9XThAEKkwKCVRyYW5zcG9ydBIZChVUUkFOU1BPUlRfVU5TUEVDSUZJRUQQABIRCg1UUkFOU1BPUlRfVENQEAESEQoNVFJBTlNQT1JUX1VEUBACKtMBCg1GaWxlT3BlcmF0aW9uEh4KGkZJTEVfT1BFUkFUSU9OX1VOU1BFQ0lGSUVEEAASGAoURklMRV9PUEVSQVRJT05fV1JJVEUQARIZChVGSUxFX09QRVJBVElPTl9DUkVBVEUQAhIZChVGSUxFX09QRVJBVElPTl9SRU5BTUUQAxIZChVGSUxFX09QRVJBVElPTl9ERUxFVEUQBBIeChpGSUxFX09QRVJBVElPTl9DSEFOR0VfTU9ERRAFEhcKE0ZJTEVfT1BFUkFUSU9OX0xJTksQBmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChtnYWJpb24vZXZlbnQvdjEvZXZlbnQucHJvdG8SD2dhYmlvbi5ldmVudC52MSL7AgoHUHJvY2VzcxIZCgdleGVjX2lkGAEgASgJQgi6SAVyAxiAARILCgNwaWQYAiABKA0SCwoDdWlkGAMgASgNEhcKBHBhdGgYBCABKAlCCbpIBnIEGICAARIXCgRuYW1lGAUgASgJQgm6SAZyBBiAgAESFgoEYXJncxgGIAMoCUIIukgFkgECEEASFgoDY3dkGAcgASgJQgm6SAZyBBiAgAESPgoNY29udGVudF9zdGF0ZRgIIAEoDjIdLmdhYmlvbi5ldmVudC52MS5Db250ZW50U3RhdGVCCLpIBYIBAhABEigKBnNoYTI1NhgJIAEoCUIYukgVchMyEV4oWzAtOWEtZl17NjR9KT8kEi4KCnN0YXJ0X3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRydW5jYXRlZBgLIAEoCBIfCgxpbnZva2VkX3BhdGgYDCABKAlCCbpIBnIEGICAARILCgNnaWQYDSABKA0i3gEKC1Byb2Nlc3NFeGVjEjEKB3Byb2Nlc3MYASABKAsyGC5nYWJpb24uZXZlbnQudjEuUHJvY2Vzc0IGukgDyAEBEjUKCWFuY2VzdG9ycxgCIAMoCzIYLmdhYmlvbi5ldmVudC52MS5Qcm9jZXNzQgi6SAWSAQIQEBIRCglpc19zY3JpcHQYAyABKAgSEAoIaXNfZHJpZnQYBCABKAgSEwoLaXNfZmlsZWxlc3MYBSABKAgSGAoGc3RyZWFtGAYgASgJQgi6SAVyAxiABBIRCglpc19zZXR1aWQYByABKAgiJAoOU3RyZWFtUmVkaXJlY3QSEgoKZGVzY3JpcHRvchgBIAEoDSJlCgtQcm9jZXNzRXhpdBIxCgdwcm9jZXNzGAEgASgLMhguZ2FiaW9uLmV2ZW50LnYxLlByb2Nlc3NCBrpIA8gBARITCgtleGl0X3N0YXR1cxgCIAEoDRIOCgZzaWduYWwYAyABKA0ivgEKDk5ldHdvcmtDb25uZWN0EjcKCXRyYW5zcG9ydBgBIAEoDjIaLmdhYmlvbi5ldmVudC52MS5UcmFuc3BvcnRCCLpIBYIBAhABEhgKB2FkZHJlc3MYAiABKAxCB7pIBHoCGBASFwoEcG9ydBgDIAEoDUIJukgGKgQY//8DEhgKBmRvbWFpbhgEIAEoCUIIukgFcgMYgAgSEwoLaXNfaW50ZXJuZXQYBSABKAgSEQoJaXNfZGlyZWN0GAYgASgIIpEBCg1OZXR3b3JrTGlzdGVuEjcKCXRyYW5zcG9ydBgBIAEoDjIaLmdhYmlvbi5ldmVudC52MS5UcmFuc3BvcnRCCLpIBYIBAhABEhcKBHBvcnQYAiABKA1CCbpIBioEGP//AxIUCgxpc19lcGhlbWVyYWwYAyABKAgSGAoHYWRkcmVzcxgEIAEoDEIHukgEegIYECI7CglSYXdTb2NrZXQSDgoGZmFtaWx5GAEgASgNEhAKCHByb3RvY29sGAIgASgNEgwKBHR5cGUYAyABKA0itQEKCFBvcnRTY2FuEhUKDWlzX2hvcml6b250YWwYASABKAgSEgoKcG9ydF9jb3VudBgCIAEoDRIVCg1hZGRyZXNzX2NvdW50GAMgASgNEjoKB3NhbXBsZXMYBCADKAsyHy5nYWJpb24uZXZlbnQudjEuTmV0d29ya0Nvbm5lY3RCCLpIBZIBAhAQEhQKDGZhaWxlZF9jb3VudBgFIAEoDRIVCg1jb250YWN0X2NvdW50GAYgASgNItkBCghEbnNRdWVyeRIWCgRuYW1lGAEgASgJQgi6SAVyAxiACBITCgtyZWNvcmRfdHlwZRgCIAEoDRIZCgdhbnN3ZXJzGAMgAygMQgi6SAWSAQIQIBIZCghyZXNvbHZlchgEIAEoDEIHukgEegIYEBIaCg1yZXNwb25zZV9jb2RlGAUgASgNSACIAQESFAoMaXNfbWFsZm9ybWVkGAYgASgIEg4KBmlzX3RjcBgHIAEoCBIWCg5wYXlsb2FkX2xlbmd0aBgIIAEoDUIQCg5fcmVzcG9uc2VfY29kZSLOAQoKRmlsZUNoYW5nZRI7CglvcGVyYXRpb24YASABKA4yHi5nYWJpb24uZXZlbnQudjEuRmlsZU9wZXJhdGlvbkIIukgFggECEAESFwoEcGF0aBgCIAEoCUIJukgGcgQYgIABEhsKCG5ld19wYXRoGAMgASgJQgm6SAZyBBiAgAESDAoEbW9kZRgEIAEoDRIVCg1pc19leGVjdXRhYmxlGAUgASgIEigKBnNoYTI1NhgGIAEoCUIYukgVchMyEV4oWzAtOWEtZl17NjR9KT8kIkYKClN5c2NhbGxVc2USFQoEbmFtZRgBIAEoCUIHukgEcgIYQBIOCgZudW1iZXIYAiABKA0SEQoJaXNfY29tcGF0GAMgASgIIskFCgVFdmVudBIuCgpldmVudF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghrdGltZV9ucxgCIAEoBBIeCgxjb250YWluZXJfaWQYAyABKAlCCLpIBXIDGIACEicKBWFjdG9yGAQgASgLMhguZ2FiaW9uLmV2ZW50LnYxLlByb2Nlc3MSNQoJYW5jZXN0b3JzGAUgAygLMhguZ2FiaW9uLmV2ZW50LnYxLlByb2Nlc3NCCLpIBZIBAhAQEiwKBGV4ZWMYCiABKAsyHC5nYWJpb24uZXZlbnQudjEuUHJvY2Vzc0V4ZWNIABIsCgRleGl0GAsgASgLMhwuZ2FiaW9uLmV2ZW50LnYxLlByb2Nlc3NFeGl0SAASMgoHY29ubmVjdBgMIAEoCzIfLmdhYmlvbi5ldmVudC52MS5OZXR3b3JrQ29ubmVjdEgAEjAKBmxpc3RlbhgNIAEoCzIeLmdhYmlvbi5ldmVudC52MS5OZXR3b3JrTGlzdGVuSAASMAoKcmF3X3NvY2tldBgOIAEoCzIaLmdhYmlvbi5ldmVudC52MS5SYXdTb2NrZXRIABIuCglwb3J0X3NjYW4YDyABKAsyGS5nYWJpb24uZXZlbnQudjEuUG9ydFNjYW5IABIuCglkbnNfcXVlcnkYECABKAsyGS5nYWJpb24uZXZlbnQudjEuRG5zUXVlcnlIABIyCgtmaWxlX2NoYW5nZRgRIAEoCzIbLmdhYmlvbi5ldmVudC52MS5GaWxlQ2hhbmdlSAASMgoLc3lzY2FsbF91c2UYEiABKAsyGy5nYWJpb24uZXZlbnQudjEuU3lzY2FsbFVzZUgAEjoKD3N0cmVhbV9yZWRpcmVjdBgTIAEoCzIfLmdhYmlvbi5ldmVudC52MS5TdHJlYW1SZWRpcmVjdEgAQgYKBGtpbmQqigEKB1NlY3Rpb24SFwoTU0VDVElPTl9VTlNQRUNJRklFRBAAEhMKD1NFQ1RJT05fUFJPQ0VTUxABEhMKD1NFQ1RJT05fTkVUV09SSxACEg8KC1NFQ1RJT05fRE5TEAMSFgoSU0VDVElPTl9GSUxFU1lTVEVNEAQSEwoPU0VDVElPTl9TWVNDQUxMEAUqmwEKDENvbnRlbnRTdGF0ZRIdChlDT05URU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASGwoXQ09OVEVOVF9TVEFURV9VTkNIQU5HRUQQARIZChVDT05URU5UX1NUQVRFX0NIQU5HRUQQAhIZChVDT05URU5UX1NUQVRFX0ZPUkVJR04QAxIZChVDT05URU5UX1NUQVRFX1VOS05PV04QBCpMCglUcmFuc3BvcnQSGQoVVFJBTlNQT1JUX1VOU1BFQ0lGSUVEEAASEQoNVFJBTlNQT1JUX1RDUBABEhEKDVRSQU5TUE9SVF9VRFAQAirTAQoNRmlsZU9wZXJhdGlvbhIeChpGSUxFX09QRVJBVElPTl9VTlNQRUNJRklFRBAAEhgKFEZJTEVfT1BFUkFUSU9OX1dSSVRFEAESGQoVRklMRV9PUEVSQVRJT05fQ1JFQVRFEAISGQoVRklMRV9PUEVSQVRJT05fUkVOQU1FEAMSGQoVRklMRV9PUEVSQVRJT05fREVMRVRFEAQSHgoaRklMRV9PUEVSQVRJT05fQ0hBTkdFX01PREUQBRIXChNGSUxFX09QRVJBVElPTl9MSU5LEAZiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * A process and where it stands in its family.
@@ -165,6 +165,20 @@ export type ProcessExec = Message<"gabion.event.v1.ProcessExec"> & {
    * @generated from field: bool is_fileless = 5;
    */
   isFileless: boolean;
+
+  /**
+   * Where standard input or output is a connection, or pipes that lead to one: which, for a person. Empty otherwise.
+   *
+   * @generated from field: string stream = 6;
+   */
+  stream: string;
+
+  /**
+   * True if the file gives the rights of another user than the caller (set-user-ID).
+   *
+   * @generated from field: bool is_setuid = 7;
+   */
+  isSetuid: boolean;
 };
 
 /**
@@ -173,6 +187,27 @@ export type ProcessExec = Message<"gabion.event.v1.ProcessExec"> & {
  */
 export const ProcessExecSchema: GenMessage<ProcessExec> = /*@__PURE__*/
   messageDesc(file_gabion_event_v1_event, 1);
+
+/**
+ * A standard stream of a running program became an Internet connection.
+ *
+ * @generated from message gabion.event.v1.StreamRedirect
+ */
+export type StreamRedirect = Message<"gabion.event.v1.StreamRedirect"> & {
+  /**
+   * File descriptor, 0 to 2.
+   *
+   * @generated from field: uint32 descriptor = 1;
+   */
+  descriptor: number;
+};
+
+/**
+ * Describes the message gabion.event.v1.StreamRedirect.
+ * Use `create(StreamRedirectSchema)` to create a new message.
+ */
+export const StreamRedirectSchema: GenMessage<StreamRedirect> = /*@__PURE__*/
+  messageDesc(file_gabion_event_v1_event, 2);
 
 /**
  * A process ended.
@@ -207,7 +242,7 @@ export type ProcessExit = Message<"gabion.event.v1.ProcessExit"> & {
  * Use `create(ProcessExitSchema)` to create a new message.
  */
 export const ProcessExitSchema: GenMessage<ProcessExit> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 2);
+  messageDesc(file_gabion_event_v1_event, 3);
 
 /**
  * An outbound connection or datagram.
@@ -263,7 +298,7 @@ export type NetworkConnect = Message<"gabion.event.v1.NetworkConnect"> & {
  * Use `create(NetworkConnectSchema)` to create a new message.
  */
 export const NetworkConnectSchema: GenMessage<NetworkConnect> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 3);
+  messageDesc(file_gabion_event_v1_event, 4);
 
 /**
  * A socket began to listen.
@@ -305,7 +340,7 @@ export type NetworkListen = Message<"gabion.event.v1.NetworkListen"> & {
  * Use `create(NetworkListenSchema)` to create a new message.
  */
 export const NetworkListenSchema: GenMessage<NetworkListen> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 4);
+  messageDesc(file_gabion_event_v1_event, 5);
 
 /**
  * A raw or packet socket was opened.
@@ -326,6 +361,13 @@ export type RawSocket = Message<"gabion.event.v1.RawSocket"> & {
    * @generated from field: uint32 protocol = 2;
    */
   protocol: number;
+
+  /**
+   * Socket type number, for example 3 for SOCK_RAW.
+   *
+   * @generated from field: uint32 type = 3;
+   */
+  type: number;
 };
 
 /**
@@ -333,7 +375,7 @@ export type RawSocket = Message<"gabion.event.v1.RawSocket"> & {
  * Use `create(RawSocketSchema)` to create a new message.
  */
 export const RawSocketSchema: GenMessage<RawSocket> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 5);
+  messageDesc(file_gabion_event_v1_event, 6);
 
 /**
  * Many ports or hosts were tried.
@@ -368,6 +410,20 @@ export type PortScan = Message<"gabion.event.v1.PortScan"> & {
    * @generated from field: repeated gabion.event.v1.NetworkConnect samples = 4;
    */
   samples: NetworkConnect[];
+
+  /**
+   * Distinct destinations that failed, of `contact_count`.
+   *
+   * @generated from field: uint32 failed_count = 5;
+   */
+  failedCount: number;
+
+  /**
+   * Distinct destinations contacted for the first time in the same window.
+   *
+   * @generated from field: uint32 contact_count = 6;
+   */
+  contactCount: number;
 };
 
 /**
@@ -375,7 +431,7 @@ export type PortScan = Message<"gabion.event.v1.PortScan"> & {
  * Use `create(PortScanSchema)` to create a new message.
  */
 export const PortScanSchema: GenMessage<PortScan> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 6);
+  messageDesc(file_gabion_event_v1_event, 7);
 
 /**
  * A name was looked up.
@@ -417,6 +473,27 @@ export type DnsQuery = Message<"gabion.event.v1.DnsQuery"> & {
    * @generated from field: optional uint32 response_code = 5;
    */
   responseCode?: number | undefined;
+
+  /**
+   * True for a message on the way to a resolver that is no well-formed question.
+   *
+   * @generated from field: bool is_malformed = 6;
+   */
+  isMalformed: boolean;
+
+  /**
+   * True if it went over TCP.
+   *
+   * @generated from field: bool is_tcp = 7;
+   */
+  isTcp: boolean;
+
+  /**
+   * Length of the whole message in bytes.
+   *
+   * @generated from field: uint32 payload_length = 8;
+   */
+  payloadLength: number;
 };
 
 /**
@@ -424,7 +501,7 @@ export type DnsQuery = Message<"gabion.event.v1.DnsQuery"> & {
  * Use `create(DnsQuerySchema)` to create a new message.
  */
 export const DnsQuerySchema: GenMessage<DnsQuery> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 7);
+  messageDesc(file_gabion_event_v1_event, 8);
 
 /**
  * A file was changed.
@@ -480,7 +557,7 @@ export type FileChange = Message<"gabion.event.v1.FileChange"> & {
  * Use `create(FileChangeSchema)` to create a new message.
  */
 export const FileChangeSchema: GenMessage<FileChange> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 8);
+  messageDesc(file_gabion_event_v1_event, 9);
 
 /**
  * A system call was used for the first time by this container.
@@ -515,7 +592,7 @@ export type SyscallUse = Message<"gabion.event.v1.SyscallUse"> & {
  * Use `create(SyscallUseSchema)` to create a new message.
  */
 export const SyscallUseSchema: GenMessage<SyscallUse> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 9);
+  messageDesc(file_gabion_event_v1_event, 10);
 
 /**
  * One thing that a sensor saw in one container.
@@ -550,6 +627,13 @@ export type Event = Message<"gabion.event.v1.Event"> & {
    * @generated from field: gabion.event.v1.Process actor = 4;
    */
   actor?: Process | undefined;
+
+  /**
+   * Ancestors of the actor, nearest first; for an exec they stand in it.
+   *
+   * @generated from field: repeated gabion.event.v1.Process ancestors = 5;
+   */
+  ancestors: Process[];
 
   /**
    * What happened.
@@ -628,6 +712,14 @@ export type Event = Message<"gabion.event.v1.Event"> & {
      */
     value: SyscallUse;
     case: "syscallUse";
+  } | {
+    /**
+     * A standard stream became a connection.
+     *
+     * @generated from field: gabion.event.v1.StreamRedirect stream_redirect = 19;
+     */
+    value: StreamRedirect;
+    case: "streamRedirect";
   } | { case: undefined; value?: undefined };
 };
 
@@ -636,7 +728,7 @@ export type Event = Message<"gabion.event.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_gabion_event_v1_event, 10);
+  messageDesc(file_gabion_event_v1_event, 11);
 
 /**
  * A rules section. DNS is a section of the network sensor with an effect of its own.

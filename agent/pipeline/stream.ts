@@ -1,0 +1,80 @@
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { join } from "node:path";
+import { SHELLS } from "#core/detect/programs.ts";
+import { escapeBytes } from "#core/text/escape.ts";
+import type { WatchedContainer } from "../containers/watched-container.ts";
+import type { ExecFrame } from "../wire/frames.ts";
+import { ExecFlag } from "../wire/layout.ts";
+
+/** Processes of a container, and files of each, that are looked through for the other end of a pipe. */
+const PROCESSES_MAX = 512;
+const FILES_MAX = 256;
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
+
+function filesOf(pid: string): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`)
+      .slice(0, FILES_MAX)
+      .map((file) => linkOf(`/proc/${pid}/fd/${file}`));
+  } catch {
+    return [];
+  }
+}
+
+/** Inodes of the TCP connections of a network namespace that are established. */
+function connectedSockets(pid: string): Set<string> {
+  const sockets = new Set<string>();
+  for (const file of ["tcp", "tcp6"]) {
+    try {
+      for (const line of readFileSync(`/proc/${pid}/net/${file}`, "latin1").split("\n").slice(1)) {
+        const fields = line.trim().split(/\s+/);
+        if (fields[3] === "01" && fields[9]) sockets.add(`socket:[${fields[9]}]`);
+      }
+    } catch {
+      // gone, or no IPv6
+    }
+  }
+  return sockets;
+}
+
+function isShell(frame: ExecFrame): boolean {
+  const base = (bytes: Uint8Array) => escapeBytes(bytes.subarray(bytes.lastIndexOf(0x2f) + 1)).toLowerCase();
+  return SHELLS.has(base(frame.path)) || SHELLS.has(base(frame.filename));
+}
+
+/** Whoever else in the container has an end of the pipe and a connection passes one on to the other. */
+function pipePartner(container: WatchedContainer, frame: ExecFrame, mount: string): string {
+  const pipes = new Set([linkOf(`/proc/${frame.pid}/fd/0`), linkOf(`/proc/${frame.pid}/fd/1`)]);
+  let pids: string[];
+  try {
+    pids = readFileSync(join(mount, container.cgroup.path, "cgroup.procs"), "utf8")
+      .trim()
+      .split("\n");
+  } catch {
+    return "";
+  }
+  const connected = connectedSockets(String(frame.pid));
+  if (connected.size === 0) return "";
+  for (const pid of pids.slice(0, PROCESSES_MAX)) {
+    if (pid === String(frame.pid)) continue;
+    const files = filesOf(pid);
+    if (files.some((file) => pipes.has(file)) && files.some((file) => connected.has(file))) {
+      return `through a pipe from process ${pid}, which holds a connection`;
+    }
+  }
+  return "";
+}
+
+/** Which connection a program's standard streams are, directly or through pipes; empty for none. */
+export function streamOf(container: WatchedContainer, frame: ExecFrame, mount = "/sys/fs/cgroup"): string {
+  if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input or output is a connection";
+  const mayPass = (frame.flags & ExecFlag.PIPE_STREAMS) !== 0 && isShell(frame);
+  return mayPass ? pipePartner(container, frame, mount) : "";
+}

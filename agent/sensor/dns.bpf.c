@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Names looked up: queries on their way out, where they can be dropped, and answers on their way in. */
+#include "kernel_types.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "gabion_wire.h"
+#include "gabion_hash.h"
+#include "maps.bpf.h"
+#include "path_walk.bpf.h"
+#include "actor.bpf.h"
+#include "policy.bpf.h"
+#include "act.bpf.h"
+#include "network.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define PASS 1
+#define DROP 0
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define TYPE_A 1
+#define TYPE_AAAA 28
+#define MESSAGE_MAX 1024 /* power of two: what is read of one message; the rest is told as cut */
+#define MESSAGE_MASK (MESSAGE_MAX - 1)
+#define HEADER_BYTES 12
+#define LABEL_MAX 63
+#define RECORDS_MAX 64
+
+const volatile __u64 hash_basis = 0xcbf29ce484222325ULL;
+
+struct dns_scratch {
+	struct dns_event event;
+	struct address_key key;
+	struct resolved_name name;
+	struct match match;
+	__u64 name_hash;
+	__u32 length;   /* of what stands in `message` */
+	__u32 position; /* behind the question */
+	__u32 cursor;
+	__u32 label_left;
+	__u32 has_suffixes;
+	__u32 is_whole;
+	__u8 message[2 * MESSAGE_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct dns_scratch);
+} dns_scratches SEC(".maps");
+
+static __always_inline struct dns_scratch *scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&dns_scratches, &zero);
+}
+
+static __always_inline __u8 byte_at(struct dns_scratch *s, __u32 at)
+{
+	return s->message[at & MESSAGE_MASK];
+}
+
+static __always_inline __u16 word_at(struct dns_scratch *s, __u32 at)
+{
+	return (__u16)byte_at(s, at) << 8 | byte_at(s, at + 1);
+}
+
+/* One byte of the question's name; 1 ends the loop. A loop by helper, so that the verifier looks at one round only. */
+static long read_byte(__u32 i, void *context)
+{
+	struct dns_scratch *s = scratch();
+	__u32 from = HEADER_BYTES + i, at;
+	__u8 byte;
+
+	if (!s || from >= s->length)
+		return 1;
+	byte = byte_at(s, from);
+	at = s->cursor;
+	if (s->label_left == 0) {
+		s->is_whole = byte == 0;
+		s->position = from + 1;
+		if (byte == 0 || byte > LABEL_MAX)
+			return 1;
+		s->label_left = byte;
+		if (at == 0)
+			return 0;
+		byte = '.';
+	} else {
+		s->label_left--;
+		if (byte == '.' || byte == 0)
+			return 1;
+		if (byte >= 'A' && byte <= 'Z')
+			byte |= 0x20;
+	}
+	if (at < GABION_DOMAIN_MAX - 1) {
+		s->event.name[at & (GABION_DOMAIN_MAX - 1)] = byte;
+		s->cursor = at + 1;
+	}
+	return 0;
+}
+
+/*
+ * The question's name in lower case with dots. Refused as malformed: a pointer (the first name has nothing to point
+ * to), a dot or NUL inside a label (which would make two names look alike), a name without end.
+ */
+static __always_inline bool read_question(struct dns_scratch *s)
+{
+	s->is_whole = 0;
+	s->cursor = 0;
+	s->label_left = 0;
+	bpf_loop(256, read_byte, 0, 0);
+	s->event.name[s->cursor & (GABION_DOMAIN_MAX - 1)] = 0;
+	s->event.name_length = s->cursor;
+	return s->is_whole;
+}
+
+/* One byte of the name, from its end: at each dot the state is the hash of what follows it. */
+static long match_byte(__u32 i, void *context)
+{
+	struct dns_scratch *s = scratch();
+	__u8 byte;
+
+	if (!s || i >= s->event.name_length)
+		return 1;
+	byte = s->event.name[(s->event.name_length - 1 - i) & (GABION_DOMAIN_MAX - 1)];
+	if (byte == '.' && s->has_suffixes)
+		try_entry(&s->match, s->event.event.slot, GABION_SUFFIX, s->name_hash);
+	s->name_hash = gabion_hash_byte(s->name_hash, byte);
+	return 0;
+}
+
+static __always_inline __u32 match_name(struct dns_scratch *s)
+{
+	struct slot_defaults *defaults;
+	__u32 slot = s->event.event.slot;
+	__u64 hash;
+
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	if (!defaults)
+		return GABION_ASK;
+	__builtin_memset(&s->match, 0, sizeof(s->match));
+	s->has_suffixes = has_kind(defaults, GABION_SUFFIX);
+	s->name_hash = hash_basis;
+	bpf_loop(GABION_DOMAIN_MAX, match_byte, 0, 0);
+	hash = s->name_hash;
+	if (has_kind(defaults, GABION_DOMAIN))
+		try_entry(&s->match, slot, GABION_DOMAIN, hash);
+	if (s->match.denied) {
+		s->event.event.entry = s->match.denied_entry;
+		return s->match.denied;
+	}
+	if (s->match.asked)
+		return GABION_ASK;
+	if (s->match.allowed) {
+		s->event.event.entry = s->match.allowed_entry;
+		return GABION_ALLOW;
+	}
+	if (has_kind(defaults, GABION_DOMAIN_ITEM)) {
+		struct policy_key key = { .slot = slot, .kind = GABION_DOMAIN_ITEM };
+		struct policy_value *value;
+
+		key.hash = gabion_hash_join(hash, s->event.record_type);
+		value = bpf_map_lookup_elem(&policy, &key);
+		if (value)
+			return value->action;
+	}
+	return defaults->actions[GABION_DEFAULT_DOMAIN];
+}
+
+/* One label of a record's name. */
+static long skip_label(__u32 i, void *context)
+{
+	struct dns_scratch *s = scratch();
+	__u32 at;
+	__u8 byte;
+
+	if (!s)
+		return 1;
+	at = s->cursor;
+	s->is_whole = 0;
+	if (at >= s->length)
+		return 1;
+	byte = byte_at(s, at);
+	if (byte == 0 || (byte & 0xc0) == 0xc0) {
+		s->cursor = at + (byte == 0 ? 1 : 2);
+		s->is_whole = 1;
+		return 1;
+	}
+	s->cursor = at + byte + 1;
+	return byte > LABEL_MAX;
+}
+
+static __always_inline void take_address(struct dns_scratch *s, __u32 at, bool is_ipv4)
+{
+	__u32 found = s->event.answer_count;
+
+	if (is_ipv4) {
+		__u32 ip4;
+
+		bpf_probe_read_kernel(&ip4, 4, &s->message[at & MESSAGE_MASK]);
+		map_ipv4(s->key.address, ip4);
+	} else {
+		bpf_probe_read_kernel(s->key.address, 16, &s->message[at & MESSAGE_MASK]);
+	}
+	bpf_map_update_elem(&resolved, &s->key, &s->name, BPF_ANY);
+	if (found >= GABION_ANSWERS_MAX) {
+		s->event.flags |= GABION_DNS_CUT;
+		return;
+	}
+	__builtin_memcpy(s->event.answers[found & (GABION_ANSWERS_MAX - 1)], s->key.address, 16);
+	s->event.answer_count = found + 1;
+}
+
+/* One record of the answer. */
+static long read_record(__u32 i, void *context)
+{
+	struct dns_scratch *s = scratch();
+	__u32 at, type, size;
+
+	if (!s || i >= word_at(s, 6))
+		return 1;
+	bpf_loop(128, skip_label, 0, 0);
+	at = s->cursor;
+	if (!s->is_whole || at + 10 > s->length) {
+		s->event.flags |= GABION_DNS_CUT;
+		return 1;
+	}
+	type = word_at(s, at);
+	size = word_at(s, at + 8);
+	at += 10;
+	if (at + size > s->length) {
+		s->event.flags |= GABION_DNS_CUT;
+		return 1;
+	}
+	if ((type == TYPE_A && size == 4) || (type == TYPE_AAAA && size == 16))
+		take_address(s, at, size == 4);
+	s->cursor = at + size;
+	return 0;
+}
+
+/* Addresses behind whatever chain of aliases; each is remembered with the name that was asked for. */
+static __always_inline void read_answers(struct dns_scratch *s)
+{
+	s->cursor = s->position + 4;
+	bpf_loop(RECORDS_MAX, read_record, 0, 0);
+}
+
+struct packet {
+	__u32 payload; /* offset of the message */
+	__u16 source, destination;
+	__u8 transport;
+};
+
+/* Finds the payload. Extension headers of IPv6 and fragments but the first are not followed. */
+static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *packet)
+{
+	__u8 first, fragment[2];
+	__u32 at;
+	__be16 ports[2];
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, 0, &first, 1) < 0 || bpf_skb_load_bytes(skb, 9, &packet->transport, 1) < 0 ||
+		    bpf_skb_load_bytes(skb, 6, fragment, 2) < 0)
+			return false;
+		if (fragment[0] & 0x1f || fragment[1])
+			return false;
+		at = (first & 0x0f) * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, 6, &packet->transport, 1) < 0)
+			return false;
+		at = 40;
+	} else {
+		return false;
+	}
+	if (packet->transport != IPPROTO_UDP && packet->transport != IPPROTO_TCP)
+		return false;
+	if (bpf_skb_load_bytes(skb, at, ports, 4) < 0)
+		return false;
+	packet->source = bpf_ntohs(ports[0]);
+	packet->destination = bpf_ntohs(ports[1]);
+	if (packet->transport == IPPROTO_UDP) {
+		packet->payload = at + 8;
+		return true;
+	}
+	if (bpf_skb_load_bytes(skb, at + 12, &first, 1) < 0)
+		return false;
+	/* the length that goes before a message over TCP */
+	packet->payload = at + (first >> 4) * 4 + 2;
+	return true;
+}
+
+static __always_inline bool load_message(struct __sk_buff *skb, struct dns_scratch *s, __u32 payload)
+{
+	__u32 length = skb->len;
+
+	if (payload >= length)
+		return false;
+	length -= payload;
+	s->event.payload_length = length > 65535 ? 65535 : length;
+	if (length > MESSAGE_MAX - 1) {
+		length = MESSAGE_MAX - 1;
+		s->event.flags |= GABION_DNS_CUT;
+	}
+	/* so that the verifier sees both bounds */
+	asm volatile("" : "+r"(length));
+	length &= MESSAGE_MASK;
+	if (length == 0)
+		return false;
+	s->length = length;
+	return bpf_skb_load_bytes(skb, payload, s->message, length) == 0;
+}
+
+static __always_inline struct cgroup_policy *policy_of(struct __sk_buff *skb)
+{
+	__u64 id = bpf_skb_cgroup_id(skb);
+	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &id);
+
+	return policy && policy->flags & GABION_CGROUP_BOUND && policy->flags & GABION_CGROUP_DNS ? policy : 0;
+}
+
+static __always_inline void begin(struct dns_scratch *s, struct cgroup_policy *policy, const struct packet *packet,
+				  struct dns_socket *socket)
+{
+	struct dns_event *event = &s->event;
+
+	begin_event(&event->event, GABION_DNS, sizeof(*event), policy);
+	event->flags = packet->transport == IPPROTO_TCP ? GABION_DNS_TCP : 0;
+	event->record_type = 0;
+	event->question_count = 0;
+	event->response_code = 0;
+	event->answer_count = 0;
+	event->name_length = 0;
+	event->payload_length = 0;
+	event->name[0] = 0;
+	if (socket) {
+		__builtin_memcpy(&event->actor, &socket->actor, sizeof(event->actor));
+		__builtin_memcpy(event->resolver, socket->resolver, 16);
+		event->resolver_port = socket->port;
+	} else {
+		__builtin_memset(&event->actor, 0, sizeof(event->actor));
+		__builtin_memset(event->resolver, 0, 16);
+		event->resolver_port = 0;
+	}
+}
+
+/* False where what is there is no question that could be understood. */
+static __always_inline bool read_message(struct dns_scratch *s)
+{
+	if (s->length < HEADER_BYTES)
+		return false;
+	s->event.question_count = word_at(s, 4);
+	if (s->event.question_count != 1 || !read_question(s) || s->position + 4 > s->length)
+		return false;
+	s->event.record_type = word_at(s, s->position);
+	return true;
+}
+
+
+static __always_inline struct dns_socket *socket_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	return sk ? bpf_sk_storage_get(&dns_sockets, sk, 0, 0) : 0;
+}
+
+/* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
+SEC("cgroup_skb/egress")
+int handle_egress(struct __sk_buff *skb)
+{
+	struct dns_socket *socket = socket_of(skb);
+	struct packet packet = {};
+	struct cgroup_policy *policy;
+	struct slot_defaults *defaults;
+	struct cgroup_counts *counts;
+	struct dns_scratch *s;
+	__u32 action, slot;
+	bool is_query;
+
+	if (!find_payload(skb, &packet) || (!socket && packet.destination != DNS_PORT))
+		return PASS;
+	policy = policy_of(skb);
+	s = scratch();
+	if (!policy || !s)
+		return PASS;
+	begin(s, policy, &packet, socket);
+	if (!load_message(skb, s, packet.payload))
+		return PASS; /* carries nothing: part of a handshake */
+	slot = policy->slot;
+	counts = counts_of(policy->container_id, SECTION_DNS);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	is_query = read_message(s);
+	if (is_query && byte_at(s, 2) & 0x80)
+		return PASS; /* an answer: the container is a resolver itself */
+	if (is_query) {
+		action = match_name(s);
+	} else {
+		s->event.flags |= GABION_DNS_MALFORMED;
+		defaults = bpf_map_lookup_elem(&slots, &slot);
+		action = defaults ? defaults->actions[GABION_DEFAULT_DOMAIN] : GABION_ASK;
+		/* The rest of a message over TCP looks like this too: it is told and let go. */
+		if (packet.transport == IPPROTO_TCP)
+			action = GABION_ASK;
+	}
+	if (action == GABION_ALLOW) {
+		if (counts)
+			__sync_fetch_and_add(&counts->allowed, 1);
+		return PASS;
+	}
+	s->event.event.frame.outcome = action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
+	if (action >= GABION_PREVENT) {
+		/* The container is ended by the loader's side: the current task may be anybody's. */
+		s->event.event.frame.outcome = action == GABION_BLOCK ? GABION_DENIED_CONTAINER : GABION_DENIED;
+		if (counts)
+			__sync_fetch_and_add(&counts->killed, 1);
+	}
+	emit(&events, &s->event.event, sizeof(s->event), counts);
+	return action >= GABION_PREVENT ? DROP : PASS;
+}
+
+SEC("cgroup_skb/ingress")
+int handle_ingress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct cgroup_policy *policy;
+	struct slot_defaults *defaults;
+	struct cgroup_counts *counts;
+	struct dns_scratch *s;
+	__u32 slot;
+
+	if (!find_payload(skb, &packet) || packet.source != DNS_PORT)
+		return PASS;
+	policy = policy_of(skb);
+	s = scratch();
+	if (!policy || !s)
+		return PASS;
+	begin(s, policy, &packet, socket_of(skb));
+	if (!load_message(skb, s, packet.payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
+		return PASS;
+	s->event.flags |= GABION_DNS_ANSWER;
+	s->event.response_code = byte_at(s, 3) & 0x0f;
+	s->key.container_id = policy->container_id;
+	s->name.at_ns = s->event.event.ktime_ns;
+	s->name.length = s->event.name_length;
+	__builtin_memcpy(s->name.name, s->event.name, GABION_DOMAIN_MAX);
+	read_answers(s);
+	counts = counts_of(policy->container_id, SECTION_DNS);
+	slot = policy->slot;
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	/* Answers to what is known need no telling; a name that does not exist may be a sign. */
+	if (defaults && match_name(s) == GABION_ALLOW && s->event.response_code == 0)
+		return PASS;
+	s->event.event.frame.outcome = GABION_OBSERVED;
+	emit(&events, &s->event.event, sizeof(s->event), counts);
+	return PASS;
+}

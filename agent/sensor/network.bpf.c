@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Connections, datagrams, bound ports and raw sockets, decided before the act: returning 0 fails it with EPERM. */
+#include "kernel_types.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "gabion_wire.h"
+#include "maps.bpf.h"
+#include "path_walk.bpf.h"
+#define READS_ACTOR
+#include "actor.bpf.h"
+#include "policy.bpf.h"
+#include "act.bpf.h"
+#include "network.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define SOCK_STREAM 1
+#define SOCK_RAW 3
+#define IPPROTO_ICMP 1
+#define IPPROTO_ICMPV6 58
+#define ALLOWED 1
+#define REFUSED 0
+
+struct network_scratch {
+	struct connect_event connect;
+	struct listen_event listen;
+	struct socket_event socket;
+	struct dns_socket dns;
+	struct address_key key;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct network_scratch);
+} network_scratches SEC(".maps");
+
+static __always_inline struct network_scratch *scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&network_scratches, &zero);
+}
+
+static __always_inline struct cgroup_policy *watched(void)
+{
+	__u64 id = bpf_get_current_cgroup_id();
+	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &id);
+
+	return policy && policy->flags & GABION_CGROUP_BOUND && policy->flags & GABION_CGROUP_NETWORK ? policy : 0;
+}
+
+/* Notes what is done, and answers what the hook returns. The first process ends here where that is safe. */
+static __always_inline int conclude(struct gabion_event *event, struct gabion_actor *actor, __u64 length, __u32 action,
+				    __u32 cgroup_flags, struct cgroup_counts *counts)
+{
+	if (action == GABION_ALLOW) {
+		if (counts)
+			__sync_fetch_and_add(&counts->allowed, 1);
+		return ALLOWED;
+	}
+	event->frame.outcome = action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
+	read_actor(actor);
+	if (action == GABION_PREVENT)
+		event->frame.outcome = GABION_DENIED;
+	if (action == GABION_BLOCK) {
+		event->frame.outcome = GABION_DENIED_CONTAINER;
+		kill_first_process(cgroup_flags, actor->pid_ns);
+	}
+	if (action >= GABION_PREVENT && counts)
+		__sync_fetch_and_add(&counts->killed, 1);
+	emit(&events, event, length, counts);
+	return action >= GABION_PREVENT ? REFUSED : ALLOWED;
+}
+
+static __always_inline __u32 decide_connect(struct connect_event *event)
+{
+	__u32 slot = event->event.slot;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	struct policy_value *value;
+	struct match match = {};
+	__u8 port[3];
+
+	if (!defaults)
+		return GABION_ASK;
+	port_bytes(port, event->transport, event->port);
+	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
+		event->flags &= ~GABION_CONNECT_INTERNET;
+	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
+	if (event->flags & GABION_CONNECT_INTERNET)
+		take_entry(&match, find_prefix(defaults, slot, GABION_PORT_DENIED, port, 24));
+	if (match.denied) {
+		event->event.entry = match.denied_entry;
+		return match.denied;
+	}
+	if (match.asked)
+		return GABION_ASK;
+	value = find_prefix(defaults, slot, GABION_ADDRESS_ALLOWED, event->address, 128);
+	if (!value && event->flags & GABION_CONNECT_INTERNET)
+		value = find_prefix(defaults, slot, GABION_PORT_ALLOWED, port, 24);
+	if (value) {
+		event->event.entry = value->entry;
+		return value->action;
+	}
+	if (event->flags & GABION_CONNECT_LOOPBACK)
+		return GABION_ALLOW;
+	if (!(event->flags & GABION_CONNECT_INTERNET))
+		return defaults->actions[GABION_DEFAULT_INTERNAL];
+	if (!find_prefix(defaults, slot, GABION_PORT_LEARNED, port, 24))
+		return defaults->actions[GABION_DEFAULT_CONNECT];
+	if (event->flags & GABION_CONNECT_DIRECT && !find_prefix(defaults, slot, GABION_DIRECT, event->address, 128))
+		return defaults->actions[GABION_DEFAULT_DIRECT];
+	return GABION_ALLOW;
+}
+
+/* The name that an address was last resolved from; where DNS is watched, its absence is a fact of its own. */
+static __always_inline void read_domain(struct network_scratch *s, const struct cgroup_policy *policy)
+{
+	struct connect_event *event = &s->connect;
+	struct resolved_name *name;
+
+	event->domain_length = 0;
+	event->domain[0] = 0;
+	if (!(policy->flags & GABION_CGROUP_DNS))
+		return;
+	s->key.container_id = policy->container_id;
+	__builtin_memcpy(s->key.address, event->address, 16);
+	name = bpf_map_lookup_elem(&resolved, &s->key);
+	if (name) {
+		event->domain_length = name->length;
+		__builtin_memcpy(event->domain, name->name, GABION_DOMAIN_MAX);
+	} else if (event->flags & GABION_CONNECT_INTERNET) {
+		event->flags |= GABION_CONNECT_DIRECT;
+	}
+}
+
+static __always_inline void mark_dns(struct bpf_sock_addr *context, struct network_scratch *s)
+{
+	struct bpf_sock *sk = context->sk;
+
+	if (!sk)
+		return;
+	if (s->connect.port != DNS_PORT) {
+		bpf_sk_storage_delete(&dns_sockets, sk);
+		return;
+	}
+	read_actor(&s->dns.actor);
+	__builtin_memcpy(s->dns.resolver, s->connect.address, 16);
+	s->dns.port = s->connect.port;
+	s->dns.is_dns = 1;
+	bpf_sk_storage_delete(&dns_sockets, sk);
+	bpf_sk_storage_get(&dns_sockets, sk, &s->dns, 1 /* BPF_SK_STORAGE_GET_F_CREATE */);
+}
+
+static __always_inline int handle_destination(struct bpf_sock_addr *context, bool is_ipv6, __u32 flags)
+{
+	struct cgroup_policy *policy = watched();
+	struct network_scratch *s = scratch();
+	struct connect_event *event;
+	struct cgroup_counts *counts;
+	__u32 action;
+
+	if (!policy || !s)
+		return ALLOWED;
+	event = &s->connect;
+	if (is_ipv6) {
+		__u32 parts[4] = { context->user_ip6[0], context->user_ip6[1], context->user_ip6[2], context->user_ip6[3] };
+
+		__builtin_memcpy(event->address, parts, 16);
+	} else {
+		map_ipv4(event->address, context->user_ip4);
+	}
+	event->port = bpf_ntohs(context->user_port);
+	event->transport = context->protocol;
+	/* Libraries connect datagram sockets to port 0 to learn their own address: nothing is ever sent there. */
+	if (event->port == 0 && event->transport != IPPROTO_TCP)
+		return ALLOWED;
+	counts = counts_of(policy->container_id, SECTION_NETWORK);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	event->family = is_mapped_ipv4(event->address) ? 4 : 6;
+	event->flags = flags;
+	if (is_loopback(event->address))
+		event->flags |= GABION_CONNECT_LOOPBACK;
+	else if (!is_internal(event->address))
+		event->flags |= GABION_CONNECT_INTERNET;
+	begin_event(&event->event, GABION_CONNECT, sizeof(*event), policy);
+	read_domain(s, policy);
+	action = decide_connect(event);
+	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
+		mark_dns(context, s);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+}
+
+SEC("cgroup/connect4")
+int handle_connect4(struct bpf_sock_addr *context)
+{
+	return handle_destination(context, false, 0);
+}
+
+SEC("cgroup/connect6")
+int handle_connect6(struct bpf_sock_addr *context)
+{
+	return handle_destination(context, true, 0);
+}
+
+/* Only sockets that are not connected come by here. */
+SEC("cgroup/sendmsg4")
+int handle_sendmsg4(struct bpf_sock_addr *context)
+{
+	return handle_destination(context, false, GABION_CONNECT_DATAGRAM);
+}
+
+SEC("cgroup/sendmsg6")
+int handle_sendmsg6(struct bpf_sock_addr *context)
+{
+	return handle_destination(context, true, GABION_CONNECT_DATAGRAM);
+}
+
+/*
+ * Why this hook: the port is final and nothing has arrived yet. A TCP socket is told when it listens; here it is only
+ * refused, because a client may bind too.
+ */
+static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
+{
+	struct cgroup_policy *policy = watched();
+	struct network_scratch *s = scratch();
+	struct listen_event *event;
+	struct cgroup_counts *counts;
+	__u32 action;
+
+	if (!policy || !s || (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
+		return ALLOWED;
+	event = &s->listen;
+	event->port = sk->src_port;
+	event->transport = sk->protocol;
+	event->flags = GABION_LISTEN_BIND;
+	if (is_ephemeral(event->port)) {
+		/* Sockets of clients: a datagram socket of this range is not told at all. */
+		if (event->transport == IPPROTO_UDP)
+			return ALLOWED;
+		event->flags |= GABION_LISTEN_EPHEMERAL;
+	}
+	if (is_ipv6) {
+		__u32 parts[4] = { sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3] };
+
+		__builtin_memcpy(event->address, parts, 16);
+	} else {
+		map_ipv4(event->address, sk->src_ip4);
+	}
+	event->family = is_ipv6 ? 6 : 4;
+	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
+	action = decide_listen(event);
+	if (event->transport == IPPROTO_TCP && action < GABION_PREVENT)
+		return ALLOWED; /* told when it listens */
+	counts = counts_of(policy->container_id, SECTION_NETWORK);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+}
+
+SEC("cgroup/post_bind4")
+int handle_post_bind4(struct bpf_sock *sk)
+{
+	return handle_bound(sk, false);
+}
+
+SEC("cgroup/post_bind6")
+int handle_post_bind6(struct bpf_sock *sk)
+{
+	return handle_bound(sk, true);
+}
+
+/* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */
+SEC("cgroup/sock_create")
+int handle_sock_create(struct bpf_sock *sk)
+{
+	struct cgroup_policy *policy;
+	struct network_scratch *s;
+	struct slot_defaults *defaults;
+	struct socket_event *event;
+	struct cgroup_counts *counts;
+	__u32 slot, action;
+
+	if (sk->type != SOCK_RAW)
+		return ALLOWED;
+	policy = watched();
+	s = scratch();
+	if (!policy || !s)
+		return ALLOWED;
+	slot = policy->slot;
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	if (!defaults)
+		return ALLOWED;
+	event = &s->socket;
+	event->family = sk->family;
+	event->type = sk->type;
+	event->protocol = sk->protocol;
+	counts = counts_of(policy->container_id, SECTION_NETWORK);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	begin_event(&event->event, GABION_SOCKET, sizeof(*event), policy);
+	action = defaults->actions[sk->protocol == IPPROTO_ICMP || sk->protocol == IPPROTO_ICMPV6 ?
+					   GABION_DEFAULT_RAW_ICMP :
+					   GABION_DEFAULT_RAW];
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+}

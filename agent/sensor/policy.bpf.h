@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Policy as data: slots with their defaults, hashed entries, prefixes. One slot is one version of one policy. */
+#ifndef GABION_POLICY_BPF_H
+#define GABION_POLICY_BPF_H
+
+struct policy_key {
+	__u32 slot;
+	__u32 kind;
+	__u64 hash;
+};
+
+struct policy_value {
+	__u32 action;
+	__u32 entry;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__type(key, struct policy_key);
+	__type(value, struct policy_value);
+	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC: most of it stays empty */);
+} policy SEC(".maps");
+
+struct prefix_key {
+	__u32 prefix; /* bits that count, of all that follows */
+	__u32 slot;
+	__u32 kind;
+	__u8 bytes[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 262144);
+	__type(key, struct prefix_key);
+	__type(value, struct policy_value);
+	__uint(map_flags, 1);
+} prefixes SEC(".maps");
+
+struct slot_defaults {
+	__u64 kinds; /* bit for each kind of entry in use: a look-up costs 35 to 60 ns, a bit nothing */
+	__u32 actions[GABION_DEFAULTS];
+	__u64 syscalls_allowed[2 * GABION_SYSCALLS / 64];
+	__u64 syscalls_denied[2 * GABION_SYSCALLS / 64];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct slot_defaults);
+	__uint(map_flags, 1);
+} slots SEC(".maps");
+
+struct match {
+	__u32 denied; /* strongest action of the denied list, 0 for none */
+	__u32 allowed;
+	__u32 asked; /* an entry with a condition that only the agent can check */
+	__u32 denied_entry;
+	__u32 allowed_entry;
+};
+
+static __always_inline void take_entry(struct match *match, struct policy_value *value)
+{
+	if (!value)
+		return;
+	if (value->action >= GABION_AUDIT) {
+		if (value->action > match->denied) {
+			match->denied = value->action;
+			match->denied_entry = value->entry;
+		}
+	} else if (value->action == GABION_ASK) {
+		match->asked = 1;
+	} else {
+		match->allowed = 1;
+		match->allowed_entry = value->entry;
+	}
+}
+
+static __always_inline void try_entry(struct match *match, __u32 slot, __u32 kind, __u64 hash)
+{
+	struct policy_key key = { .slot = slot, .kind = kind, .hash = hash };
+
+	take_entry(match, bpf_map_lookup_elem(&policy, &key));
+}
+
+static __always_inline bool has_kind(const struct slot_defaults *defaults, __u32 kind)
+{
+	return defaults->kinds & 1ULL << kind;
+}
+
+/* The entry with the longest prefix that covers a port or an address. Denied and allowed ones are different kinds. */
+static __always_inline struct policy_value *find_prefix(const struct slot_defaults *defaults, __u32 slot, __u32 kind,
+							const __u8 *bytes, __u32 bits)
+{
+	struct prefix_key key = { .prefix = 64 + bits, .slot = slot, .kind = kind };
+
+	if (!has_kind(defaults, kind))
+		return 0;
+	__builtin_memcpy(key.bytes, bytes, bits == 24 ? 3 : 16);
+	return bpf_map_lookup_elem(&prefixes, &key);
+}
+
+#endif

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Opens and execs that fail with EPERM, by fanotify: the one way to refuse where the kernel has no BPF LSM. Folders are
+ * marked, not files, so that what takes a file's place is covered too. A thread of its own answers from memory and from
+ * /proc, never from a marked file system, and waits for nobody; when this process ends the kernel lets everything go on.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include "sensor.h"
+
+#define QUEUE_MAX 1024
+#define LINE_MAX_BYTES 256
+
+struct entry {
+	uint32_t flags;
+	char *host; /* folder on the host that is marked */
+	char *path; /* inside the container */
+};
+
+struct protected {
+	uint64_t cgroup_id;
+	uint32_t slot;
+	bool is_listed; /* running anything that is not listed is refused */
+	char group[GABION_CGROUP_PATH_MAX];
+	struct entry *entries;
+	uint32_t count;
+	struct protected *next;
+};
+
+static int watch = -1, ending = -1;
+static pthread_t thread;
+static bool is_running;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct protected *containers;
+static struct refused_event queue[QUEUE_MAX];
+static uint32_t queue_begin, queue_count;
+/* Of the container that filled the queue last; counted by the main thread, whose table it is. */
+static struct {
+	uint64_t cgroup_id, count;
+} lost[2];
+
+static uint64_t mask_of(uint32_t flags)
+{
+	return (flags & GABION_PROTECT_WRITE ? FAN_OPEN_PERM : 0) |
+	       (flags & (GABION_PROTECT_EXEC | GABION_PROTECT_LISTED) ? FAN_OPEN_EXEC_PERM : 0) | FAN_EVENT_ON_CHILD;
+}
+
+static ssize_t read_text(const char *path, char *text, size_t size)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t got;
+
+	if (file < 0)
+		return -errno;
+	got = read(file, text, size - 1);
+	close(file);
+	text[got > 0 ? got : 0] = 0;
+	return got;
+}
+
+/* The protected container that a task is in. Called with the lock held. */
+static struct protected *container_of_task(int task)
+{
+	char path[64], text[2 * GABION_CGROUP_PATH_MAX], *line;
+
+	snprintf(path, sizeof(path), "/proc/%d/cgroup", task);
+	if (read_text(path, text, sizeof(text)) <= 0)
+		return NULL;
+	line = strncmp(text, "0::", 3) == 0 ? text : strstr(text, "\n0::");
+	if (!line)
+		return NULL;
+	line = strchr(line, '/');
+	line[strcspn(line, "\n")] = 0;
+	for (struct protected *each = containers; each; each = each->next) {
+		size_t length = strlen(each->group);
+
+		if (strncmp(line, each->group, length) == 0 && (line[length] == 0 || line[length] == '/'))
+			return each;
+	}
+	return NULL;
+}
+
+/* Whether the open that a task waits in is for writing. What cannot be told counts as writing: only files that a rule
+ * denies come here. */
+static bool is_for_writing(int task)
+{
+	char path[64], text[LINE_MAX_BYTES];
+	unsigned long long arguments[6];
+	long number;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
+	if (read_text(path, text, sizeof(text)) <= 0)
+		return true;
+	if (sscanf(text, "%ld %llx %llx %llx %llx %llx %llx", &number, &arguments[0], &arguments[1], &arguments[2],
+		   &arguments[3], &arguments[4], &arguments[5]) < 4)
+		return true;
+	switch (number) {
+#ifdef SYS_open
+	case SYS_open:
+		return (arguments[1] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
+#endif
+	case SYS_openat:
+		return (arguments[2] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
+	case SYS_execve:
+	case SYS_execveat:
+		return false;
+	default: /* openat2 keeps its flags in memory that another thread may change; io_uring has none here */
+		return true;
+	}
+}
+
+/* A program's interpreter is opened in the same call as the program: registers and stack pointer are the same. */
+static bool is_continuation(int task)
+{
+	static char last[LINE_MAX_BYTES];
+	static int last_task;
+	char path[64], text[LINE_MAX_BYTES];
+	bool is_same;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
+	if (read_text(path, text, sizeof(text)) <= 0)
+		return false;
+	is_same = last_task == task && strcmp(last, text) == 0;
+	last_task = task;
+	memcpy(last, text, sizeof(last));
+	return is_same;
+}
+
+static bool names(const struct entry *entry, const char *path)
+{
+	if (entry->flags & GABION_PROTECT_MARK)
+		return false;
+	if (entry->flags & GABION_PROTECT_DIRECTORY)
+		return strncmp(path, entry->path, strlen(entry->path)) == 0;
+	return strcmp(path, entry->path) == 0;
+}
+
+static bool is_refused(const struct protected *container, const char *path, bool is_exec, int task)
+{
+	bool is_listed = false;
+
+	for (uint32_t i = 0; i < container->count; i++) {
+		const struct entry *entry = &container->entries[i];
+
+		if (!names(entry, path))
+			continue;
+		if (entry->flags & (is_exec ? GABION_PROTECT_EXEC : GABION_PROTECT_WRITE))
+			return is_exec || is_for_writing(task);
+		if (entry->flags & GABION_PROTECT_LISTED)
+			is_listed = true;
+	}
+	if (!is_exec || !container->is_listed)
+		return false;
+	return !is_continuation(task) && !is_listed;
+}
+
+static void enqueue(const struct protected *container, int task, const char *path, bool is_exec)
+{
+	struct refused_event *event;
+	struct timespec now;
+	size_t length = strlen(path);
+
+	if (queue_count == QUEUE_MAX) {
+		lost[is_exec].cgroup_id = container->cgroup_id;
+		lost[is_exec].count++;
+		return;
+	}
+	event = &queue[(queue_begin + queue_count++) % QUEUE_MAX];
+	memset(event, 0, sizeof(*event));
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	event->event.frame.length = sizeof(*event);
+	event->event.frame.type = GABION_REFUSED;
+	event->event.frame.version = GABION_WIRE_VERSION;
+	event->event.frame.outcome = GABION_DENIED;
+	event->event.ktime_ns = (uint64_t)now.tv_sec * 1000000000ull + now.tv_nsec;
+	event->event.cgroup_id = container->cgroup_id;
+	event->event.slot = container->slot;
+	event->pid = task;
+	event->is_exec = is_exec;
+	event->path_length = length < GABION_PATH_MAX ? length : GABION_PATH_MAX - 1;
+	memcpy(event->path, path, event->path_length);
+}
+
+static uint32_t decide(const struct fanotify_event_metadata *event)
+{
+	char link[64], path[4096];
+	bool is_exec = event->mask & FAN_OPEN_EXEC_PERM, refuse = false;
+	struct protected *container;
+	ssize_t length;
+
+	pthread_mutex_lock(&lock);
+	container = container_of_task(event->pid);
+	if (container) {
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", event->fd);
+		length = readlink(link, path, sizeof(path) - 1);
+		if (length > 0) {
+			path[length] = 0;
+			refuse = is_refused(container, path, is_exec, event->pid);
+			if (refuse)
+				enqueue(container, event->pid, path, is_exec);
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	return refuse ? FAN_DENY : FAN_ALLOW;
+}
+
+static void answer_all(void)
+{
+	char buffer[64 * FAN_EVENT_METADATA_LEN] __attribute__((aligned(8)));
+	ssize_t got = read(watch, buffer, sizeof(buffer));
+	struct fanotify_event_metadata *event = (void *)buffer;
+
+	for (; got > 0 && FAN_EVENT_OK(event, got); event = FAN_EVENT_NEXT(event, got)) {
+		if (event->mask & (FAN_OPEN_PERM | FAN_OPEN_EXEC_PERM)) {
+			struct fanotify_response response = { .fd = event->fd, .response = decide(event) };
+
+			while (write(watch, &response, sizeof(response)) < 0 && errno == EINTR)
+				;
+		}
+		if (event->fd >= 0)
+			close(event->fd);
+	}
+}
+
+static void *answer(void *unused)
+{
+	struct pollfd polled[] = { { .fd = watch, .events = POLLIN }, { .fd = ending, .events = POLLIN } };
+
+	(void)unused;
+	while (poll(polled, 2, -1) >= 0 || errno == EINTR) {
+		if (polled[1].revents)
+			break;
+		if (polled[0].revents)
+			answer_all();
+	}
+	return NULL;
+}
+
+bool refuse_start(struct programs *programs)
+{
+	(void)programs;
+	watch = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS |
+				      FAN_REPORT_TID,
+			      O_RDONLY | O_LARGEFILE | O_CLOEXEC);
+	ending = eventfd(0, EFD_CLOEXEC);
+	if (watch < 0 || ending < 0)
+		return false;
+	is_running = pthread_create(&thread, NULL, answer, NULL) == 0;
+	return is_running;
+}
+
+static void release(struct protected *container)
+{
+	for (uint32_t i = 0; i < container->count; i++) {
+		free(container->entries[i].host);
+		free(container->entries[i].path);
+	}
+	free(container->entries);
+	free(container);
+}
+
+static bool is_marked_by_other(const char *host)
+{
+	for (struct protected *each = containers; each; each = each->next)
+		for (uint32_t i = 0; i < each->count; i++)
+			if (each->entries[i].host[0] && strcmp(each->entries[i].host, host) == 0)
+				return true;
+	return false;
+}
+
+/* Marks that nobody needs any more go, so that nothing waits for an answer that is always yes. */
+static void unmark(const struct protected *container)
+{
+	for (uint32_t i = 0; i < container->count; i++)
+		if (container->entries[i].host[0] && !is_marked_by_other(container->entries[i].host))
+			fanotify_mark(watch, FAN_MARK_REMOVE | FAN_MARK_ONLYDIR, mask_of(container->entries[i].flags),
+				      AT_FDCWD, container->entries[i].host);
+}
+
+/* Takes a container's entry out of the list, under the lock; the marks go after, outside it. */
+static struct protected *take(uint64_t cgroup_id)
+{
+	for (struct protected **at = &containers; *at; at = &(*at)->next) {
+		struct protected *found = *at;
+
+		if (found->cgroup_id == cgroup_id) {
+			*at = found->next;
+			return found;
+		}
+	}
+	return NULL;
+}
+
+void refuse_forget(uint64_t cgroup_id)
+{
+	struct protected *old;
+
+	pthread_mutex_lock(&lock);
+	old = take(cgroup_id);
+	pthread_mutex_unlock(&lock);
+	if (!old)
+		return;
+	unmark(old);
+	release(old);
+}
+
+static int parse_entries(struct protected *container, uint32_t count, const char *at, size_t length)
+{
+	const char *end = at + length;
+
+	container->entries = calloc(count ? count : 1, sizeof(*container->entries));
+	if (!container->entries)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		const struct protect_entry *entry = (const void *)at;
+		uint64_t texts;
+
+		if (end - at < (ptrdiff_t)sizeof(*entry))
+			return -EBADMSG;
+		texts = (uint64_t)entry->host_length + entry->path_length;
+		if ((uint64_t)(end - at) < sizeof(*entry) + texts)
+			return -EBADMSG;
+		at += sizeof(*entry);
+		container->entries[i].flags = entry->flags;
+		container->entries[i].host = strndup(at, entry->host_length);
+		container->entries[i].path = strndup(at + entry->host_length, entry->path_length);
+		container->count = i + 1;
+		if (!container->entries[i].host || !container->entries[i].path)
+			return -ENOMEM;
+		if (entry->flags & GABION_PROTECT_LISTED)
+			container->is_listed = true;
+		at += (texts + 7) & ~7ULL;
+	}
+	return 0;
+}
+
+/* Replaces what is refused in a container; with nothing to refuse it is forgotten. A folder that is gone is passed over. */
+int refuse_protect(const struct control_frame *frame, const char *group, const char *entries, size_t length)
+{
+	struct protected *container, *old;
+	int error;
+
+	if (!is_running)
+		return frame->count ? -EOPNOTSUPP : 0;
+	if (frame->count == 0) {
+		refuse_forget(frame->cgroup_id);
+		return 0;
+	}
+	container = calloc(1, sizeof(*container));
+	if (!container)
+		return -ENOMEM;
+	container->cgroup_id = frame->cgroup_id;
+	container->slot = frame->slot;
+	snprintf(container->group, sizeof(container->group), "%s", group);
+	error = parse_entries(container, frame->count, entries, length);
+	if (error) {
+		release(container);
+		return error;
+	}
+	pthread_mutex_lock(&lock);
+	old = take(frame->cgroup_id);
+	container->next = containers;
+	containers = container;
+	pthread_mutex_unlock(&lock);
+	for (uint32_t i = 0; i < container->count; i++)
+		if (container->entries[i].host[0] &&
+		    fanotify_mark(watch, FAN_MARK_ADD | FAN_MARK_ONLYDIR, mask_of(container->entries[i].flags), AT_FDCWD,
+				  container->entries[i].host) < 0 &&
+		    errno != ENOENT && errno != ENOTDIR)
+			error = -errno;
+	if (old) {
+		unmark(old);
+		release(old);
+	}
+	return error;
+}
+
+void refuse_pump(void)
+{
+	static struct refused_event taken[64];
+	uint32_t count;
+
+	pthread_mutex_lock(&lock);
+	for (count = 0; count < 64 && queue_count > 0; count++, queue_count--) {
+		taken[count] = queue[queue_begin];
+		queue_begin = (queue_begin + 1) % QUEUE_MAX;
+	}
+	for (int is_exec = 0; is_exec < 2; is_exec++)
+		for (; lost[is_exec].count > 0; lost[is_exec].count--)
+			output_count_lost(lost[is_exec].cgroup_id, is_exec ? 1 : 4);
+	pthread_mutex_unlock(&lock);
+	for (uint32_t i = 0; i < count; i++)
+		if (!output_send(&taken[i], sizeof(taken[i]), true))
+			output_count_lost(taken[i].event.cgroup_id, taken[i].is_exec ? 1 : 4);
+}
+
+/* Closing the watch lets everything go on that waits for an answer. */
+void refuse_end(void)
+{
+	uint64_t one = 1;
+
+	if (is_running && write(ending, &one, sizeof(one)) == sizeof(one))
+		pthread_join(thread, NULL);
+	is_running = false;
+	if (watch >= 0)
+		close(watch);
+	if (ending >= 0)
+		close(ending);
+	watch = ending = -1;
+}

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What system calls did: which are used at all, files changed, packet sockets, standard streams turned into connections.
+ * One program for all of it: it costs every process of the machine some 20 ns a call, so it is attached only while some
+ * policy needs it. x86-64 only: elsewhere registers and numbers differ.
+ */
+#include "kernel_types.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "gabion_wire.h"
+#include "gabion_hash.h"
+#include "maps.bpf.h"
+#include "path_walk.bpf.h"
+#define READS_ACTOR
+#include "actor.bpf.h"
+#include "policy.bpf.h"
+#include "act.bpf.h"
+#include "text_hash.bpf.h"
+#include "contained.bpf.h"
+#include "file_decide.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define TS_COMPAT 2
+#define AF_PACKET 17
+#define FMODE_WRITE 2
+#define FMODE_CREATED (1 << 20)
+#define EXECUTE_BITS 0111
+#define AT_FDCWD (-100)
+#define NO_ARGUMENT 7
+#define PROC_MAGIC 0x9fa0
+#define COMPAT_SOCKETCALL 102
+#define COMPAT_SOCKET 359
+#define NR_OPEN 2
+#define NR_DUP 32
+#define NR_DUP2 33
+#define NR_SOCKET 41
+#define NR_FCNTL 72
+#define NR_CREAT 85
+#define NR_FCHMOD 91
+#define NR_OPENAT 257
+#define NR_DUP3 292
+#define NR_OPENAT2 437
+
+/* Where a call has its paths: numbers of arguments, from 0. */
+struct path_call {
+	__u8 operation;
+	__u8 folder;
+	__u8 path;
+	__u8 target_folder;
+	__u8 target;
+	__u8 mode;
+};
+
+static __always_inline struct path_call path_call_of(__u64 number)
+{
+	switch (number) {
+	case 76: return (struct path_call){ GABION_FILE_WRITE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT }; /* truncate */
+	case 82: return (struct path_call){ GABION_FILE_RENAME, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
+	case 264:
+	case 316: return (struct path_call){ GABION_FILE_RENAME, 0, 1, 2, 3, NO_ARGUMENT }; /* renameat, renameat2 */
+	case 87: return (struct path_call){ GABION_FILE_DELETE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case 263: return (struct path_call){ GABION_FILE_DELETE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case 86: return (struct path_call){ GABION_FILE_LINK, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
+	case 265: return (struct path_call){ GABION_FILE_LINK, 0, 1, 2, 3, NO_ARGUMENT };
+	case 88: return (struct path_call){ GABION_FILE_CREATE, NO_ARGUMENT, 1, 0, NO_ARGUMENT, NO_ARGUMENT }; /* symlink */
+	case 266: return (struct path_call){ GABION_FILE_CREATE, 1, 2, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case 133: return (struct path_call){ GABION_FILE_CREATE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT }; /* mknod */
+	case 259: return (struct path_call){ GABION_FILE_CREATE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case 90: return (struct path_call){ GABION_FILE_MODE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, 1 };
+	case 268:
+	case 452: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, 2 }; /* fchmodat, fchmodat2 */
+	default: return (struct path_call){};
+	}
+}
+
+static __always_inline __u64 argument(struct pt_regs *regs, __u8 at)
+{
+	switch (at) {
+	case 0: return regs->di;
+	case 1: return regs->si;
+	case 2: return regs->dx;
+	default: return regs->r10;
+	}
+}
+
+static __always_inline __u8 outcome_of(__u32 action)
+{
+	return action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
+}
+
+/* The act has happened. Only block does something here: it ends the process before it can use what it got. */
+static __always_inline void conclude_file(struct file_scratch *s, __u32 action, __u32 cgroup_flags,
+					  struct cgroup_counts *counts)
+{
+	s->event.event.frame.outcome = outcome_of(action);
+	if (action == GABION_BLOCK) {
+		bpf_send_signal(SIGKILL);
+		s->event.event.frame.outcome = GABION_ENDED_CONTAINER;
+		if (counts)
+			__sync_fetch_and_add(&counts->killed, 1);
+		kill_first_process(cgroup_flags, s->event.actor.pid_ns);
+	}
+	emit(&bulk, &s->event.event, sizeof(s->event), counts);
+}
+
+static __always_inline struct file_scratch *begin_file(struct cgroup_policy *policy, struct task_struct *task,
+						       __u32 operation)
+{
+	struct file_scratch *s = file_scratch();
+
+	if (!s)
+		return 0;
+	begin_event(&s->event.event, GABION_FILE, sizeof(s->event), policy);
+	s->event.operation = operation;
+	s->event.flags = 0;
+	s->event.path_length = s->event.target_length = 0;
+	s->event.base_length = s->event.target_base_length = 0;
+	s->event.inode = 0;
+	s->event.device = 0;
+	s->event.mode = 0;
+	if (task->nsproxy->mnt_ns->ns.inum == host_mount_ns)
+		s->event.flags |= GABION_FILE_HOST_MOUNTS;
+	read_actor(&s->event.actor);
+	return s;
+}
+
+/* A file that is open: its path is real, whatever way led there. */
+static __always_inline void handle_open_file(struct cgroup_policy *policy, struct task_struct *task, struct file *file,
+					     __u32 operation)
+{
+	struct inode *inode = file->f_inode;
+	struct file_scratch *s;
+	struct cgroup_counts *counts;
+	struct path_buffer *buffer;
+	struct walked_path walked;
+	__u32 zero = 0, action;
+
+	if ((inode->i_mode & S_IFMT) != S_IFREG)
+		return;
+	buffer = bpf_map_lookup_elem(&path_buffers, &zero);
+	s = begin_file(policy, task, operation);
+	if (!s || !buffer)
+		return;
+	s->event.inode = inode->i_ino;
+	s->event.device = inode->i_sb->s_dev;
+	s->event.mode = inode->i_mode;
+	if (inode->i_sb->s_magic == PROC_MAGIC)
+		s->event.flags |= GABION_FILE_PROC;
+	if (inode->i_mode & EXECUTE_BITS)
+		s->event.flags |= GABION_FILE_EXECUTABLE;
+	walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
+	read_walked(s->event.path, GABION_PATH_MAX, &s->event.path_length, buffer, walked);
+	if (s->event.path[0] != '/')
+		return; /* has no place: memory, or a file without a name */
+	if (walked.is_truncated)
+		s->event.flags |= GABION_FILE_CUT;
+	counts = counts_of(policy->container_id, SECTION_FILES);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	hash_file_path();
+	hash_file_exe();
+	action = decide_file();
+	if (action == GABION_ALLOW) {
+		if (counts)
+			__sync_fetch_and_add(&counts->allowed, 1);
+		return;
+	}
+	conclude_file(s, action, policy->flags, counts);
+}
+
+static __always_inline void handle_open(struct cgroup_policy *policy, struct task_struct *task, long descriptor)
+{
+	struct file *file = file_of(task, descriptor);
+
+	if (!file || !(file->f_mode & FMODE_WRITE))
+		return;
+	handle_open_file(policy, task, file, file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+}
+
+static __always_inline void read_base(__u8 *target, __u16 *length, struct task_struct *task, __s32 folder)
+{
+	__u32 zero = 0;
+	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
+	struct walked_path walked;
+
+	if (!buffer)
+		return;
+	if (folder == AT_FDCWD) {
+		struct fs_struct *fs = task->fs;
+
+		walked = walk_path(buffer, fs->pwd.dentry, fs->pwd.mnt);
+	} else {
+		struct file *file = file_of(task, folder);
+
+		if (!file)
+			return;
+		walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
+	}
+	read_walked(target, GABION_CWD_MAX, length, buffer, walked);
+	if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
+		*length = GABION_CWD_MAX; /* does not fit: said to be cut */
+}
+
+/* Paths as typed: resolving them is the agent's. Known-good ones are recognised where the text is plain. */
+static __always_inline void handle_path(struct cgroup_policy *policy, struct task_struct *task, struct pt_regs *regs,
+					struct path_call call)
+{
+	struct file_scratch *s = begin_file(policy, task, call.operation);
+	struct cgroup_counts *counts;
+	__u32 action;
+	long length;
+
+	if (!s)
+		return;
+	s->event.flags |= GABION_FILE_TYPED;
+	length = bpf_probe_read_user_str(s->event.path, GABION_PATH_MAX, (void *)argument(regs, call.path));
+	s->event.path_length = length > 0 ? length - 1 : 0;
+	if (length <= 0 || length >= GABION_PATH_MAX)
+		s->event.flags |= GABION_FILE_CUT;
+	if (s->event.path[0] != '/')
+		read_base(s->event.base, &s->event.base_length, task,
+			  call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, call.folder));
+	if (call.target != NO_ARGUMENT) {
+		length = bpf_probe_read_user_str(s->event.target, GABION_PATH_MAX, (void *)argument(regs, call.target));
+		s->event.target_length = length > 0 ? length - 1 : 0;
+		if (length <= 0 || length >= GABION_PATH_MAX)
+			s->event.flags |= GABION_FILE_CUT;
+		if (s->event.target[0] != '/')
+			read_base(s->event.target_base, &s->event.target_base_length, task,
+				  call.target_folder == NO_ARGUMENT ? AT_FDCWD :
+								      (__s32)argument(regs, call.target_folder));
+	}
+	if (call.mode != NO_ARGUMENT) {
+		s->event.mode = argument(regs, call.mode);
+		if (s->event.mode & EXECUTE_BITS)
+			s->event.flags |= GABION_FILE_EXECUTABLE;
+	}
+	counts = counts_of(policy->container_id, SECTION_FILES);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	action = GABION_ASK;
+	/* Two paths, or a mode that makes something executable, are more than one look-up can answer. */
+	if (call.target == NO_ARGUMENT && !(s->event.flags & (GABION_FILE_CUT | GABION_FILE_EXECUTABLE)) &&
+	    s->event.base_length < GABION_CWD_MAX) {
+		hash_file_typed();
+		hash_file_exe();
+		action = decide_typed();
+	}
+	if (action == GABION_ALLOW) {
+		if (counts)
+			__sync_fetch_and_add(&counts->allowed, 1);
+		return;
+	}
+	conclude_file(s, GABION_ASK, policy->flags, counts);
+}
+
+struct socket_scratch {
+	struct socket_event socket;
+	struct redirect_event redirect;
+	struct syscall_event syscall;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct socket_scratch);
+} socket_scratches SEC(".maps");
+
+static __always_inline struct socket_scratch *socket_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&socket_scratches, &zero);
+}
+
+static __always_inline __u32 default_action(struct cgroup_policy *policy, __u32 which)
+{
+	__u32 slot = policy->slot;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+
+	return defaults ? defaults->actions[which] : GABION_ASK;
+}
+
+/* A packet socket is open: nothing stands between it and the wire, so who asked for it dies before it can be used. */
+static __always_inline void handle_packet_socket(struct cgroup_policy *policy, __u32 type, __u32 protocol)
+{
+	struct socket_scratch *s = socket_scratch();
+	struct cgroup_counts *counts = counts_of(policy->container_id, SECTION_NETWORK);
+	__u32 action = default_action(policy, GABION_DEFAULT_RAW);
+
+	if (!s)
+		return;
+	if (counts) {
+		__sync_fetch_and_add(&counts->seen, 1);
+		if (action == GABION_ALLOW)
+			__sync_fetch_and_add(&counts->allowed, 1);
+	}
+	if (action == GABION_ALLOW)
+		return;
+	begin_event(&s->socket.event, GABION_SOCKET, sizeof(s->socket), policy);
+	s->socket.family = AF_PACKET;
+	s->socket.type = type & 0xf;
+	s->socket.protocol = protocol;
+	read_actor(&s->socket.actor);
+	s->socket.event.frame.outcome = outcome_of(action);
+	if (action >= GABION_PREVENT) {
+		bpf_send_signal(SIGKILL);
+		s->socket.event.frame.outcome = action == GABION_BLOCK ? GABION_KILLED_CONTAINER : GABION_KILLED;
+		if (counts)
+			__sync_fetch_and_add(&counts->killed, 1);
+	}
+	if (action == GABION_BLOCK)
+		kill_first_process(policy->flags, s->socket.actor.pid_ns);
+	emit(&events, &s->socket.event, sizeof(s->socket), counts);
+}
+
+/* A program that runs got a connection as its standard input or output. Whether it is a shell the agent knows. */
+static __always_inline void handle_redirect(struct cgroup_policy *policy, struct task_struct *task, long descriptor)
+{
+	struct file *file = file_of(task, descriptor);
+	struct socket_scratch *s = socket_scratch();
+	struct cgroup_counts *counts;
+
+	if (!file || !s || default_action(policy, GABION_DEFAULT_STREAM) == GABION_ALLOW || !internet_socket(file))
+		return;
+	counts = counts_of(policy->container_id, SECTION_PROCESS);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	begin_event(&s->redirect.event, GABION_REDIRECT, sizeof(s->redirect), policy);
+	s->redirect.event.frame.outcome = GABION_ASKED;
+	s->redirect.descriptor = descriptor;
+	read_actor(&s->redirect.actor);
+	emit(&events, &s->redirect.event, sizeof(s->redirect), counts);
+}
+
+/* The first use of a call since the group was bound. Its bit is set first: what happens at once happens once. */
+static __always_inline void handle_first_use(struct cgroup_policy *policy, struct task_struct *task, __u32 bit,
+					     bool is_compat)
+{
+	__u32 slot = policy->slot;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	struct socket_scratch *s = socket_scratch();
+	struct cgroup_counts *counts = counts_of(policy->container_id, SECTION_SYSCALLS);
+	__u32 word = bit / 64, action = GABION_ASK;
+	__u64 mask = 1ULL << (bit & 63);
+
+	if (!s || word >= 2 * GABION_SYSCALLS / 64)
+		return;
+	__sync_fetch_and_or(&policy->syscalls_seen[word], mask);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	if (defaults) {
+		action = defaults->actions[GABION_DEFAULT_SYSCALL];
+		if (defaults->syscalls_denied[word] & mask)
+			action = defaults->actions[GABION_DEFAULT_SYSCALL_DENIED];
+		else if (defaults->syscalls_allowed[word] & mask)
+			action = GABION_ALLOW;
+	}
+	if (action == GABION_ALLOW) {
+		if (counts)
+			__sync_fetch_and_add(&counts->allowed, 1);
+		return;
+	}
+	begin_event(&s->syscall.event, GABION_SYSCALL, sizeof(s->syscall), policy);
+	s->syscall.number = bit & (GABION_SYSCALLS - 1);
+	s->syscall.flags = is_compat ? GABION_SYSCALL_COMPAT : 0;
+	read_actor(&s->syscall.actor);
+	s->syscall.event.frame.outcome = outcome_of(action);
+	if (action == GABION_BLOCK) {
+		bpf_send_signal(SIGKILL);
+		s->syscall.event.frame.outcome = GABION_ENDED_CONTAINER;
+		if (counts)
+			__sync_fetch_and_add(&counts->killed, 1);
+		kill_first_process(policy->flags, s->syscall.actor.pid_ns);
+	}
+	emit(&events, &s->syscall.event, sizeof(s->syscall), counts);
+}
+
+static __always_inline void handle_compat_socket(struct cgroup_policy *policy, struct pt_regs *regs, __u32 number)
+{
+	__u32 arguments[3] = { regs->bx, regs->cx, regs->dx };
+
+	if (number == COMPAT_SOCKETCALL) {
+		if ((__u32)regs->bx != 1 || bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) < 0)
+			return;
+	}
+	if (arguments[0] == AF_PACKET)
+		handle_packet_socket(policy, arguments[1], arguments[2]);
+}
+
+/* Why this hook: number, arguments and result are all there, and one program costs less than one at each end. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
+{
+	__u64 cgroup_id = bpf_get_current_cgroup_id();
+	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
+	struct task_struct *task;
+	struct path_call call;
+	__u32 number, bit;
+	bool is_compat;
+
+	if (!policy || !(policy->flags & GABION_CGROUP_BOUND))
+		return 0;
+	number = regs->orig_ax;
+	if (number >= GABION_SYSCALLS)
+		return 0;
+	task = bpf_get_current_task_btf();
+	is_compat = task->thread_info.status & TS_COMPAT;
+	bit = number + (is_compat ? GABION_SYSCALLS : 0);
+	if (policy->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
+	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && is_contained(task))
+		handle_first_use(policy, task, bit, is_compat);
+	if (result < 0)
+		return 0;
+	if (is_compat) {
+		if (policy->flags & GABION_CGROUP_NETWORK && (number == COMPAT_SOCKET || number == COMPAT_SOCKETCALL))
+			handle_compat_socket(policy, regs, number);
+		return 0;
+	}
+	switch (number) {
+	case NR_OPEN:
+	case NR_OPENAT:
+	case NR_OPENAT2:
+	case NR_CREAT:
+		if (policy->flags & GABION_CGROUP_FILES && is_contained(task))
+			handle_open(policy, task, result);
+		return 0;
+	case NR_SOCKET:
+		if (policy->flags & GABION_CGROUP_NETWORK && regs->di == AF_PACKET)
+			handle_packet_socket(policy, regs->si, regs->dx);
+		return 0;
+	case NR_DUP:
+	case NR_DUP2:
+	case NR_DUP3:
+	case NR_FCNTL:
+		if (result <= 2 && (number != NR_FCNTL || regs->si == 0 /* F_DUPFD */))
+			handle_redirect(policy, task, result);
+		return 0;
+	case NR_FCHMOD:
+		if (policy->flags & GABION_CGROUP_FILES && is_contained(task)) {
+			struct file *file = file_of(task, regs->di);
+
+			if (file)
+				handle_open_file(policy, task, file, GABION_FILE_MODE);
+		}
+		return 0;
+	}
+	if (!(policy->flags & GABION_CGROUP_FILES))
+		return 0;
+	call = path_call_of(number);
+	if (call.operation && is_contained(task))
+		handle_path(policy, task, regs, call);
+	return 0;
+}

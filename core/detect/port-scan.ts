@@ -1,0 +1,134 @@
+/** A first contact of a container with a destination. */
+export interface Contact {
+  /** Address as text. */
+  readonly address: string;
+  readonly port: number;
+  readonly isFailed: boolean;
+}
+
+/** A scan that was found. */
+export interface Scan {
+  /** True: many hosts on one port. False: many ports on one host, or many of both. */
+  readonly isHorizontal: boolean;
+  readonly portCount: number;
+  readonly addressCount: number;
+  readonly failedCount: number;
+  readonly contactCount: number;
+  /** A few of the destinations, as address and port. */
+  readonly samples: readonly Contact[];
+}
+
+export interface ScanSettings {
+  /** Contacts are looked at together within this time. */
+  readonly windowMs: number;
+  /** Failed ports on one host. */
+  readonly vertical: number;
+  /** Failed hosts on one port. */
+  readonly horizontal: number;
+  /** Failed destinations altogether. */
+  readonly total: number;
+  /** Part of the first contacts that must have failed: a crawler reaches most of its hosts, a scanner few. */
+  readonly failedShare: number;
+}
+
+/**
+ * 15 ports on a host and 25 hosts on a port in five minutes are what Zeek's scan policy took for its threshold; 100
+ * destinations of any kind besides. Half of the contacts having failed is our own, tried against a crawler.
+ */
+export const DEFAULT_SCAN_SETTINGS: ScanSettings = {
+  windowMs: 300_000,
+  vertical: 15,
+  horizontal: 25,
+  total: 100,
+  failedShare: 0.5,
+};
+
+/** Destinations kept for one container: more than any threshold needs. */
+const KEPT_MAX = 2_048;
+const SAMPLES_MAX = 16;
+
+interface Seen extends Contact {
+  readonly atMs: number;
+}
+
+function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
+  const failed = contacts.filter(({ isFailed }) => isFailed);
+  return { failed, share: contacts.length === 0 ? 0 : failed.length / contacts.length };
+}
+
+/**
+ * Finds port scans of one container by its failed first contacts with distinct destinations. A destination counts once,
+ * however often it is tried; one that has answered before never comes here. After a finding the window begins anew.
+ */
+export class PortScanDetector {
+  readonly #settings: ScanSettings;
+  /** By address and port; the oldest first. */
+  readonly #seen = new Map<string, Seen>();
+
+  constructor(settings: ScanSettings = DEFAULT_SCAN_SETTINGS) {
+    this.#settings = settings;
+  }
+
+  take(contact: Contact, nowMs: number): Scan | undefined {
+    this.#forget(nowMs);
+    const key = `${contact.address} ${contact.port}`;
+    const known = this.#seen.get(key);
+    if (known && (known.isFailed === contact.isFailed || !known.isFailed)) return undefined;
+    this.#seen.delete(key);
+    this.#seen.set(key, { ...contact, atMs: nowMs });
+    if (this.#seen.size > KEPT_MAX) this.#dropOldest();
+    const scan = contact.isFailed ? this.#judge(contact) : undefined;
+    if (scan) this.#seen.clear();
+    return scan;
+  }
+
+  #judge({ address, port }: Contact): Scan | undefined {
+    const { vertical, horizontal, total, failedShare } = this.#settings;
+    const all = [...this.#seen.values()];
+    const onHost = all.filter((seen) => seen.address === address);
+    const onPort = all.filter((seen) => seen.port === port);
+    for (const [contacts, threshold, isHorizontal] of [
+      [onHost, vertical, false],
+      [onPort, horizontal, true],
+      [all, total, false],
+    ] as const) {
+      const { failed, share } = counts(contacts);
+      if (failed.length >= threshold && share >= failedShare) return toScan(contacts, failed, isHorizontal);
+    }
+    return undefined;
+  }
+
+  #forget(nowMs: number): void {
+    for (const [key, { atMs }] of this.#seen) {
+      if (nowMs - atMs < this.#settings.windowMs) return;
+      this.#seen.delete(key);
+    }
+  }
+
+  #dropOldest(): void {
+    const oldest = this.#seen.keys().next().value;
+    if (oldest !== undefined) this.#seen.delete(oldest);
+  }
+}
+
+function toScan(contacts: readonly Seen[], failed: readonly Seen[], isHorizontal: boolean): Scan {
+  return {
+    isHorizontal,
+    portCount: new Set(failed.map(({ port }) => port)).size,
+    addressCount: new Set(failed.map(({ address }) => address)).size,
+    failedCount: failed.length,
+    contactCount: contacts.length,
+    samples: failed.slice(0, SAMPLES_MAX).map(({ address, port, isFailed }) => ({ address, port, isFailed })),
+  };
+}
+
+/** A scan in one sentence. */
+export function scanText({ isHorizontal, portCount, addressCount, failedCount, contactCount, samples }: Scan): string {
+  const [first] = samples;
+  const what = isHorizontal
+    ? `${addressCount} hosts were tried on port ${first?.port}`
+    : addressCount === 1
+      ? `${portCount} ports of ${first?.address} were tried`
+      : `${portCount} ports of ${addressCount} hosts were tried`;
+  return `a port scan: ${what}; ${failedCount} of ${contactCount} first contacts failed`;
+}

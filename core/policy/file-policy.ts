@@ -1,0 +1,176 @@
+import { create } from "@bufbuild/protobuf";
+import { FileOperation } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Fact, FactSchema, type FileFact, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { FilesystemSection } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { compilePattern, type Pattern } from "../matching/pattern.ts";
+import {
+  allowed,
+  type CompiledDetector,
+  type Consideration,
+  compileDetector,
+  denial,
+  detection,
+  deviation,
+  type Finding,
+  inModel,
+  judge,
+  type SectionPolicy,
+  toDecision,
+} from "./finding.ts";
+import { nearestItems } from "./nearest.ts";
+import type { TreatmentSettings } from "./treatment.ts";
+
+/** What the filesystem part of a resultant policy is made of. */
+export interface FilePolicyInput {
+  readonly section: FilesystemSection | undefined;
+  readonly hasRule: boolean;
+  readonly items: readonly FileFact[];
+  readonly state: LearningState;
+  readonly settings?: TreatmentSettings;
+}
+
+export const FILE_DETECTORS = ["changed_binary", "account_files", "ssh_files", "loader_files"] as const;
+export type FileDetector = (typeof FILE_DETECTORS)[number];
+
+/** Files that only an administrator's work changes, and what each group is for. */
+export const PROTECTED_FILES: Readonly<
+  Record<Exclude<FileDetector, "changed_binary">, { readonly what: string; readonly paths: readonly string[] }>
+> = {
+  account_files: {
+    what: "holds the accounts",
+    paths: ["/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/sudoers", "/etc/sudoers.d/*"],
+  },
+  ssh_files: { what: "lets people log in", paths: ["/root/.ssh/*", "/home/*/.ssh/*", "/etc/ssh/*"] },
+  loader_files: {
+    what: "decides what every program loads",
+    paths: ["/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/ld.so.conf.d/*", "/etc/ld.so.cache"],
+  },
+};
+
+/** The resultant policy for files. */
+export interface CompiledFilePolicy extends FilePolicyInput, SectionPolicy {
+  readonly denied: readonly Pattern[];
+  readonly allowed: readonly Pattern[];
+  readonly detectors: Readonly<Record<FileDetector, CompiledDetector>>;
+  readonly directories: ReadonlySet<string>;
+}
+
+/** A change of a file as policy looks at it. Paths are real ones inside the container. */
+export interface FileEvent {
+  readonly operation: FileOperation;
+  readonly path: string;
+  /** Second path of a rename or link; empty otherwise. */
+  readonly newPath: string;
+  /** Real path of the program that did it. */
+  readonly processPath: string;
+  readonly isExecutable: boolean;
+}
+
+const VERBS: Readonly<Record<FileOperation, string>> = {
+  [FileOperation.UNSPECIFIED]: "changed",
+  [FileOperation.WRITE]: "opened for writing",
+  [FileOperation.CREATE]: "created",
+  [FileOperation.RENAME]: "renamed",
+  [FileOperation.DELETE]: "removed",
+  [FileOperation.CHANGE_MODE]: "given another mode",
+  [FileOperation.LINK]: "linked",
+};
+
+/** Folder of a path, without the last slash. */
+export function directoryOf(path: string): string {
+  return path.slice(0, Math.max(1, path.lastIndexOf("/")));
+}
+
+function key(directory: string, processPath: string): string {
+  return `${directory}\0${processPath}`;
+}
+
+/** Compiles the resultant policy. A section that the rule leaves out is disabled. */
+export function compileFilePolicy(input: FilePolicyInput): CompiledFilePolicy {
+  const effect = input.section?.effect ?? Effect.DISABLE;
+  const detectors = FILE_DETECTORS.map(
+    (name) => [name, compileDetector(input.section?.detectors[name], effect)] as const,
+  );
+  return {
+    ...input,
+    effect,
+    denied: (input.section?.denied ?? []).map((path) => compilePattern(path)),
+    allowed: (input.section?.allowed ?? []).map((path) => compilePattern(path)),
+    detectors: Object.fromEntries(detectors) as Record<FileDetector, CompiledDetector>,
+    directories: new Set(input.items.map(({ path, processPath }) => key(path, processPath))),
+  };
+}
+
+function pathsOf({ path, newPath }: FileEvent): string[] {
+  return newPath === "" ? [path] : [path, newPath];
+}
+
+function shown(event: FileEvent): string {
+  const to = event.newPath === "" ? "" : ` to \`${event.newPath}\``;
+  return `\`${event.path}\` ${VERBS[event.operation]}${to} by \`${event.processPath}\``;
+}
+
+const compiledProtected = Object.entries(PROTECTED_FILES).map(([name, { what, paths }]) => ({
+  name: name as FileDetector,
+  what,
+  patterns: paths.map((path) => compilePattern(path)),
+}));
+
+function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
+  const paths = pathsOf(event);
+  for (const { name, what, patterns } of compiledProtected) {
+    const { effect, excepts } = policy.detectors[name];
+    const path = paths.find((each) => patterns.some(({ matches }) => matches(each)));
+    if (effect === Effect.DISABLE || path === undefined || excepts(...paths, event.processPath)) continue;
+    return detection(effect, name, false, `${shown(event)}; \`${path}\` ${what}`);
+  }
+  const { effect, excepts } = policy.detectors.changed_binary;
+  if (effect === Effect.DISABLE || !event.isExecutable || excepts(...paths, event.processPath)) return undefined;
+  return detection(effect, "changed_binary", false, `an executable was changed: ${shown(event)}`);
+}
+
+function findInModel(policy: CompiledFilePolicy, event: FileEvent): Finding {
+  const unknown = pathsOf(event).find((path) => !policy.directories.has(key(directoryOf(path), event.processPath)));
+  return unknown === undefined
+    ? inModel(policy.effect, directoryOf(event.path), shown(event))
+    : deviation(policy.effect, `${shown(event)}: the model does not let it write in \`${directoryOf(unknown)}\``);
+}
+
+/** What policy says of a changed file. */
+export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Decision {
+  const listed = (list: readonly Pattern[]) =>
+    list.find(({ matches }) => pathsOf(event).some((path) => matches(path)))?.source;
+  const named = (match: string | undefined, make: (match: string) => Finding) =>
+    match === undefined ? undefined : make(match);
+  const considerations: readonly Consideration<FileEvent>[] = [
+    ["denied list", (e) => named(listed(policy.denied), (m) => denial(policy.effect, m, shown(e)))],
+    ["detectors", (e) => findDetection(policy, e)],
+    ["allowed list", (e) => named(listed(policy.allowed), (m) => allowed(policy.effect, m, shown(e)))],
+    ["model", (e) => findInModel(policy, e)],
+  ];
+  return toDecision(policy, judge(policy, "filesystem", considerations, event), () =>
+    nearestItems(
+      policy.items,
+      (item) => (item.processPath === event.processPath ? 0 : 1_000) - sharedLength(item.path, event.path),
+      (item) => `${item.path} by ${item.processPath}`,
+      (item) => (item.path === directoryOf(event.path) ? "another program" : "another folder"),
+    ),
+  );
+}
+
+function sharedLength(a: string, b: string): number {
+  let at = 0;
+  while (at < a.length && a[at] === b[at]) at += 1;
+  return at;
+}
+
+/** What a change teaches: in which folders the program writes, and which executables it makes. */
+export function fileFacts(event: FileEvent): Fact[] {
+  const fact = (path: string, isExecutable: boolean) =>
+    create(FactSchema, { kind: { case: "file", value: { path, processPath: event.processPath, isExecutable } } });
+  const directories = new Set(pathsOf(event).map(directoryOf));
+  const folders = [...directories].map((directory) => fact(directory, false));
+  const isMade = event.isExecutable && event.operation !== FileOperation.DELETE;
+  return isMade ? [...folders, fact(event.newPath === "" ? event.path : event.newPath, true)] : folders;
+}

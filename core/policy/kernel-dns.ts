@@ -1,0 +1,41 @@
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES } from "../detect/encrypted-dns.ts";
+import { parsePrefix } from "../matching/address.ts";
+import type { DomainPattern } from "../matching/domain.ts";
+import type { CompiledDnsPolicy } from "./dns-policy.ts";
+import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
+
+function entryOf({ name, isSuffix }: DomainPattern, action: KernelAction): KernelEntry {
+  return { kind: isSuffix ? "suffix" : "domain", text: name, action };
+}
+
+/** Connections that are told because they may lead to a resolver over TLS or HTTPS. Asking stops nothing. */
+export function encryptedDnsEntries(policy: CompiledDnsPolicy): KernelEntry[] {
+  if (!policy.hasRule || policy.detectors.encrypted_dns.effect === Effect.DISABLE) return [];
+  const addresses = ENCRYPTED_DNS_ADDRESSES.flatMap((text): KernelEntry[] => {
+    const prefix = parsePrefix(text);
+    return prefix ? [{ kind: "address_denied", bytes: prefix.bytes, prefix: prefix.length, action: "ask" }] : [];
+  });
+  const port = [6, 17].map((protocol): KernelEntry => {
+    const bytes = Uint8Array.of(protocol, DNS_OVER_TLS_PORT >> 8, DNS_OVER_TLS_PORT & 0xff);
+    return { kind: "port_denied", bytes, prefix: 24, action: "ask" };
+  });
+  return [...addresses, ...port];
+}
+
+/** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */
+export function toDnsSlot(policy: CompiledDnsPolicy): {
+  readonly entries: readonly KernelEntry[];
+  readonly defaults: Pick<KernelDefaults, "domain">;
+} {
+  if (!policy.hasRule || policy.effect === Effect.DISABLE) return { entries: [], defaults: { domain: "allow" } };
+  const denied = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
+  if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
+  const allowed = policy.allowed.map((pattern) => entryOf(pattern, "allow"));
+  const known = policy.items.map(
+    ({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const,
+  );
+  const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
+  return { entries: [...denied, ...allowed, ...known], defaults: { domain: fallback } };
+}

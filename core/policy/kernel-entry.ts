@@ -1,0 +1,125 @@
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { isWithin } from "../matching/address.ts";
+
+/**
+ * What the kernel does, in growing strength. `ask` leaves it to the agent and never stops anything; `prevent` refuses
+ * the act or kills the process that is about to do it; `block` ends the container besides.
+ */
+export type KernelAction = "allow" | "ask" | "audit" | "prevent" | "block";
+
+/** Ports and addresses are prefixes: their first `prefix` bits count. */
+type PrefixKind =
+  | "listen_denied"
+  | "listen_allowed"
+  | "port_denied"
+  | "port_allowed"
+  | "port_learned"
+  | "address_denied"
+  | "address_allowed"
+  | "internal"
+  | "direct";
+
+/** One entry of a kernel policy slot. Texts are in escaped form. */
+export type KernelEntry = { readonly action: KernelAction } & (
+  | { readonly kind: "item"; readonly path: string; readonly name: string }
+  | {
+      readonly kind: "item_content";
+      readonly path: string;
+      readonly name: string;
+      /** `image`, or the SHA-256 of the content. */
+      readonly content: string;
+    }
+  | {
+      readonly kind: "path" | "name" | "directory" | "domain" | "suffix" | "file_path" | "file_directory";
+      readonly text: string;
+    }
+  | { readonly kind: "domain_item"; readonly text: string; readonly recordType: number }
+  | { readonly kind: "file_item"; readonly directory: string; readonly process: string }
+  | { readonly kind: PrefixKind; readonly bytes: Uint8Array; readonly prefix: number }
+);
+
+/** What is done where no entry names an object. */
+export interface KernelDefaults {
+  /** Programs of the image. */
+  readonly image: KernelAction;
+  /** All other programs. */
+  readonly foreign: KernelAction;
+  readonly listen: KernelAction;
+  /** Destinations on the Internet. */
+  readonly connect: KernelAction;
+  /** Destinations elsewhere. */
+  readonly internal: KernelAction;
+  /** Internet destinations on a known port that no look-up came before. */
+  readonly direct: KernelAction;
+  /** Raw and packet sockets. */
+  readonly raw: KernelAction;
+  /** Raw sockets for ICMP. */
+  readonly rawIcmp: KernelAction;
+  readonly domain: KernelAction;
+  readonly file: KernelAction;
+  /** Files that are or become executable. */
+  readonly executable: KernelAction;
+  readonly syscall: KernelAction;
+  readonly syscallDenied: KernelAction;
+  /** Programs whose standard streams are sockets or pipes. */
+  readonly stream: KernelAction;
+  /** Programs that give another user's rights. */
+  readonly setuid: KernelAction;
+}
+
+/** A path whose opening fails, where the node can do that. */
+export interface RefusedPath {
+  readonly path: string;
+  readonly isWrite: boolean;
+  readonly isExec: boolean;
+  /** Everything below; the path ends with a slash. */
+  readonly isDirectory: boolean;
+  /** May run; where such entries are, nothing else may. */
+  readonly isListed: boolean;
+  /** Names nothing, only has a folder watched. */
+  readonly isMark: boolean;
+}
+
+export const STRENGTH: Record<KernelAction, number> = { allow: 1, ask: 2, audit: 3, prevent: 4, block: 5 };
+
+/** What the kernel does for an effect. */
+export function actionOf(effect: Effect): KernelAction {
+  if (effect === Effect.BLOCK) return "block";
+  return effect === Effect.PREVENT ? "prevent" : "audit";
+}
+
+type PrefixEntry = Extract<KernelEntry, { bytes: Uint8Array }>;
+
+function covers(outer: PrefixEntry, inner: PrefixEntry): boolean {
+  const { kind, bytes, prefix } = outer;
+  return kind === inner.kind && prefix <= inner.prefix && isWithin({ bytes, length: prefix }, inner.bytes);
+}
+
+/**
+ * Of prefixes that cover the same object the kernel takes the longest: a question about one address would hide that the
+ * whole range around it is denied. Such questions are left out.
+ */
+export function withoutHiding(entries: readonly KernelEntry[]): KernelEntry[] {
+  const strong = entries.filter(
+    (entry): entry is PrefixEntry => "bytes" in entry && STRENGTH[entry.action] > STRENGTH.ask,
+  );
+  return entries.filter(
+    (entry) => !("bytes" in entry) || entry.action !== "ask" || !strong.some((other) => covers(other, entry)),
+  );
+}
+
+/** Entries of a slot; of several for the same object the strongest stays. */
+export class SlotBuilder {
+  readonly #entries = new Map<string, KernelEntry>();
+
+  add(entry: KernelEntry): void {
+    const { action, ...rest } = entry;
+    const key = JSON.stringify(rest);
+    const known = this.#entries.get(key);
+    if (known === undefined || STRENGTH[action] > STRENGTH[known.action]) this.#entries.set(key, entry);
+  }
+
+  entries(): KernelEntry[] {
+    return [...this.#entries.values()];
+  }
+}

@@ -1,0 +1,105 @@
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { isPattern } from "../matching/pattern.ts";
+import { type CompiledFilePolicy, type FileDetector, PROTECTED_FILES } from "./file-policy.ts";
+import {
+  actionOf,
+  type KernelAction,
+  type KernelDefaults,
+  type KernelEntry,
+  type RefusedPath,
+} from "./kernel-entry.ts";
+
+/** Folders of one path that the kernel looks up: DIRECTORIES_MAX in text_hash.bpf.h. */
+const DIRECTORIES_MAX = 16;
+
+type Expressed = { readonly kind: "file_path" | "file_directory"; readonly text: string };
+
+/** How the kernel can match a path, or undefined: stars other than a whole folder's. */
+function express(path: string): Expressed | undefined {
+  if (!isPattern(path)) return { kind: "file_path", text: path };
+  const directory = path.slice(0, -1);
+  const depth = directory.split("/").length - 1;
+  const isDirectory = path.endsWith("/*") && path.startsWith("/") && !isPattern(directory) && depth <= DIRECTORIES_MAX;
+  return isDirectory ? { kind: "file_directory", text: directory } : undefined;
+}
+
+/** What a pattern with stars lies under: everything there is asked about. */
+function around(path: string): Expressed {
+  const before = path.slice(0, path.indexOf("*"));
+  return { kind: "file_directory", text: before.slice(0, before.lastIndexOf("/") + 1) || "/" };
+}
+
+/** After an open nothing can be refused any more: prevent is the file system watch's, block ends the container. */
+function afterwards(effect: Effect): KernelAction {
+  return effect === Effect.BLOCK ? "block" : actionOf(Effect.ALERT);
+}
+
+const GROUPS = Object.entries(PROTECTED_FILES) as [
+  Exclude<FileDetector, "changed_binary">,
+  { readonly paths: readonly string[] },
+][];
+
+function protectedEntries(policy: CompiledFilePolicy): KernelEntry[] {
+  return GROUPS.filter(([name]) => policy.detectors[name].effect !== Effect.DISABLE).flatMap(([, { paths }]) =>
+    paths.map((path) => ({ ...(express(path) ?? around(path)), action: "ask" }) as const),
+  );
+}
+
+/** The filesystem part of a kernel slot. */
+export function toFileSlot(policy: CompiledFilePolicy): {
+  readonly entries: readonly KernelEntry[];
+  readonly defaults: Pick<KernelDefaults, "file" | "executable">;
+} {
+  if (!policy.hasRule || policy.effect === Effect.DISABLE) {
+    return { entries: [], defaults: { file: "allow", executable: "allow" } };
+  }
+  const denied = policy.denied.map(({ source }): KernelEntry => {
+    const expressed = express(source);
+    return expressed ? { ...expressed, action: afterwards(policy.effect) } : { ...around(source), action: "ask" };
+  });
+  if (policy.state !== LearningState.ACTIVE) {
+    return { entries: [...denied, ...protectedEntries(policy)], defaults: { file: "ask", executable: "ask" } };
+  }
+  const isAllowedWhole = policy.allowed.every(({ source }) => express(source) !== undefined);
+  const allowed = policy.allowed.flatMap(({ source }): KernelEntry[] => {
+    const expressed = express(source);
+    return expressed ? [{ ...expressed, action: "allow" }] : [];
+  });
+  const items = policy.items
+    .filter(({ isExecutable }) => !isExecutable)
+    .map(({ path, processPath }): KernelEntry => {
+      const directory = path.endsWith("/") ? path : `${path}/`;
+      return { kind: "file_item", directory, process: processPath, action: "allow" };
+    });
+  const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
+  const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";
+  return { entries: [...denied, ...protectedEntries(policy), ...allowed, ...items], defaults: { file, executable } };
+}
+
+function refused(path: string): RefusedPath[] {
+  const expressed = express(path);
+  if (!expressed) return [];
+  const isDirectory = expressed.kind === "file_directory";
+  return [{ path: expressed.text, isWrite: true, isExec: false, isDirectory, isListed: false, isMark: false }];
+}
+
+function isStrong(effect: Effect): boolean {
+  return effect === Effect.PREVENT || effect === Effect.BLOCK;
+}
+
+/**
+ * What opening for writing is refused: what the rule denies by a path or a whole folder, and protected files once the
+ * model is active. A detector with exceptions is left out: the watch does not know who asks.
+ */
+export function refusedFiles(policy: CompiledFilePolicy): RefusedPath[] {
+  if (!policy.hasRule) return [];
+  const denied = isStrong(policy.effect) ? policy.denied.flatMap(({ source }) => refused(source)) : [];
+  const byDetectors = GROUPS.filter(
+    ([name]) =>
+      policy.state === LearningState.ACTIVE &&
+      isStrong(policy.detectors[name].effect) &&
+      (policy.section?.detectors[name]?.exceptions.length ?? 0) === 0,
+  ).flatMap(([, { paths }]) => paths.flatMap(refused));
+  return [...denied, ...byDetectors];
+}

@@ -1,0 +1,127 @@
+import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { parsePrefix } from "../matching/address.ts";
+import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
+import { type CompiledNetworkPolicy, METADATA_ADDRESSES } from "./network-policy.ts";
+
+const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
+const PORT_BITS = 16;
+
+/** Prefixes of 16 bits that cover exactly a range, both ends included: 30 at most. */
+export function portPrefixes(first: number, last: number): { readonly port: number; readonly length: number }[] {
+  const prefixes: { port: number; length: number }[] = [];
+  let at = first;
+  while (at <= last) {
+    let size = at === 0 ? 1 << PORT_BITS : at & -at;
+    while (at + size - 1 > last) size >>= 1;
+    prefixes.push({ port: at, length: PORT_BITS - Math.log2(size) });
+    at += size;
+  }
+  return prefixes;
+}
+
+type PortKind = "listen_denied" | "listen_allowed" | "port_denied" | "port_allowed" | "port_learned";
+
+function portEntry(
+  kind: PortKind,
+  action: KernelAction,
+  protocol: number,
+  { port, length }: { port: number; length: number },
+): KernelEntry {
+  return { kind, action, bytes: Uint8Array.of(protocol, port >> 8, port & 0xff), prefix: 8 + length };
+}
+
+/** A rule's range means both transports. */
+function ranges(kind: PortKind, action: KernelAction, list: readonly PortRange[]): KernelEntry[] {
+  return list.flatMap(({ first, last }) =>
+    portPrefixes(first, last).flatMap((prefix) => [6, 17].map((protocol) => portEntry(kind, action, protocol, prefix))),
+  );
+}
+
+function learned(
+  kind: PortKind,
+  facts: readonly { readonly transport: Transport; readonly port: number }[],
+): KernelEntry[] {
+  return facts.flatMap(({ transport, port }) => {
+    const protocol = PROTOCOLS[transport];
+    return protocol === undefined ? [] : [portEntry(kind, "allow", protocol, { port, length: PORT_BITS })];
+  });
+}
+
+function addressEntries(
+  kind: "address_denied" | "address_allowed" | "direct",
+  action: KernelAction,
+  texts: readonly string[],
+): KernelEntry[] {
+  return texts.flatMap((text) => {
+    const prefix = parsePrefix(text);
+    return prefix ? [{ kind, action, bytes: prefix.bytes, prefix: prefix.length }] : [];
+  });
+}
+
+function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
+  const action = actionOf(policy.effect);
+  const { listening, outbound, addresses } = policy.denied;
+  // Of two prefixes for the same address the longer decides: a denied one within is as strong as the one around it.
+  const metadata = policy.detectors.metadata_service.effect === Effect.DISABLE ? [] : METADATA_ADDRESSES;
+  return [
+    ...addressEntries("address_denied", "ask", metadata),
+    ...ranges("listen_denied", action, listening),
+    ...ranges("port_denied", action, outbound),
+    ...addressEntries(
+      "address_denied",
+      action,
+      addresses.map(({ text }) => text),
+    ),
+  ];
+}
+
+function rawActions(policy: CompiledNetworkPolicy): Pick<KernelDefaults, "raw" | "rawIcmp"> {
+  const { effect } = policy.detectors.raw_socket;
+  if (effect === Effect.DISABLE) return { raw: "allow", rawIcmp: "allow" };
+  const hasExceptions = (policy.section?.detectors["raw_socket"]?.exceptions.length ?? 0) > 0;
+  const isActing = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions;
+  const raw = isActing ? actionOf(effect) : "ask";
+  return { raw, rawIcmp: policy.knowsPing ? "ask" : raw };
+}
+
+/** The network part of a kernel slot. */
+export function toNetworkSlot(policy: CompiledNetworkPolicy): {
+  readonly entries: readonly KernelEntry[];
+  readonly defaults: Pick<KernelDefaults, "listen" | "connect" | "internal" | "direct" | "raw" | "rawIcmp">;
+} {
+  if (!policy.hasRule || policy.effect === Effect.DISABLE) {
+    const off = { listen: "allow", connect: "allow", internal: "allow", direct: "allow" } as const;
+    return { entries: [], defaults: { ...off, raw: "allow", rawIcmp: "allow" } };
+  }
+  const denied = deniedEntries(policy);
+  const raw = rawActions(policy);
+  if (policy.state !== LearningState.ACTIVE) {
+    const asking = { listen: "ask", connect: "ask", internal: "ask", direct: "ask" } as const;
+    return { entries: denied, defaults: { ...asking, ...raw } };
+  }
+  const { listening, outbound, addresses } = policy.allowed;
+  const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
+  return {
+    entries: [
+      ...denied,
+      ...ranges("listen_allowed", "allow", listening),
+      ...ranges("port_allowed", "allow", outbound),
+      ...addressEntries(
+        "address_allowed",
+        "allow",
+        addresses.map(({ text }) => text),
+      ),
+      ...learned("listen_allowed", policy.listening),
+      ...learned(
+        "port_learned",
+        policy.outbound.filter(({ address }) => address === ""),
+      ),
+      ...addressEntries("direct", "allow", [...policy.directAddresses]),
+    ],
+    // An address without a look-up may be known from before it was watched: it is told, and never refused.
+    defaults: { listen: fallback, connect: fallback, internal: "allow", direct: "ask", ...raw },
+  };
+}

@@ -1,0 +1,277 @@
+import { create } from "@bufbuild/protobuf";
+import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import {
+  type Fact,
+  FactSchema,
+  type LearningState,
+  type ListenFact,
+  type OutboundFact,
+  type ProcessFact,
+} from "#gen/gabion/model/v1/model_pb.ts";
+import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import {
+  allowed,
+  type CompiledDetector,
+  type Consideration,
+  compileDetector,
+  denial,
+  detection,
+  deviation,
+  type Finding,
+  inModel,
+  judge,
+  type SectionPolicy,
+  toDecision,
+  unjudged,
+} from "./finding.ts";
+import { nearestItems } from "./nearest.ts";
+import { type ConnectEvent, type ListenEvent, portText, type RawSocketEvent } from "./network-event.ts";
+import type { TreatmentSettings } from "./treatment.ts";
+
+/** What the network part of a resultant policy is made of. */
+export interface NetworkPolicyInput {
+  readonly section: NetworkSection | undefined;
+  readonly hasRule: boolean;
+  readonly listening: readonly ListenFact[];
+  readonly outbound: readonly OutboundFact[];
+  /** Allowed processes of the model: what `ping` may do is what the model says of it. */
+  readonly processes: readonly ProcessFact[];
+  readonly state: LearningState;
+  readonly settings?: TreatmentSettings;
+}
+
+interface Prefix extends AddressPrefix {
+  readonly text: string;
+}
+
+interface CompiledNetworkEntries {
+  readonly listening: readonly PortRange[];
+  readonly outbound: readonly PortRange[];
+  readonly addresses: readonly Prefix[];
+}
+
+export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service"] as const;
+export type NetworkDetector = (typeof NETWORK_DETECTORS)[number];
+
+/** The resultant policy for the network: model + allowed − denied. */
+export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy {
+  readonly denied: CompiledNetworkEntries;
+  readonly allowed: CompiledNetworkEntries;
+  readonly detectors: Readonly<Record<NetworkDetector, CompiledDetector>>;
+  /** Learned ports, as `portText` has them. */
+  readonly listeningPorts: ReadonlySet<string>;
+  readonly internetPorts: ReadonlySet<string>;
+  /** Addresses of the Internet that were contacted without a look-up while learning. */
+  readonly directAddresses: ReadonlySet<string>;
+  /** True where the model holds a program that goes by the name of `ping`. */
+  readonly knowsPing: boolean;
+}
+
+/** Where clouds answer with credentials (AWS, Google, Azure, OpenStack; AWS by IPv6). */
+export const METADATA_ADDRESSES = ["169.254.169.254", "fd00:ec2::254"] as const;
+
+const ICMP_PROTOCOLS = [1, 58];
+const AF_PACKET = 17;
+const PING = /^ping[46]?$/;
+
+function compileEntries(entries: NetworkSection["allowed"]): CompiledNetworkEntries {
+  return {
+    listening: entries?.listeningPorts ?? [],
+    outbound: entries?.outboundPorts ?? [],
+    addresses: (entries?.outboundAddresses ?? []).flatMap((text) => {
+      const prefix = parsePrefix(text);
+      return prefix ? [{ ...prefix, text }] : [];
+    }),
+  };
+}
+
+/** Compiles the resultant policy. A section that the rule leaves out is disabled. */
+export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetworkPolicy {
+  const effect = input.section?.effect ?? Effect.DISABLE;
+  const detectors = NETWORK_DETECTORS.map(
+    (name) => [name, compileDetector(input.section?.detectors[name], effect)] as const,
+  );
+  const outbound = input.outbound.map((fact) => [fact.address, portText(fact.transport, fact.port)] as const);
+  return {
+    ...input,
+    effect,
+    denied: compileEntries(input.section?.denied),
+    allowed: compileEntries(input.section?.allowed),
+    detectors: Object.fromEntries(detectors) as Record<NetworkDetector, CompiledDetector>,
+    listeningPorts: new Set(input.listening.map(({ transport, port }) => portText(transport, port))),
+    internetPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [port] : []))),
+    directAddresses: new Set(outbound.flatMap(([address]) => (address === "" ? [] : [address]))),
+    knowsPing: input.processes.some(({ name }) => PING.test(name)),
+  };
+}
+
+function rangeText({ first, last }: PortRange): string {
+  return first === last ? String(first) : `${first}-${last}`;
+}
+
+function findRange(ranges: readonly PortRange[], port: number): PortRange | undefined {
+  return ranges.find(({ first, last }) => port >= first && port <= last);
+}
+
+function destination({ address, port, transport, domain }: ConnectEvent): string {
+  const name = domain === "" ? "" : ` (${domain})`;
+  return `\`${addressText(address)}\`${name} ${portText(transport, port)}`;
+}
+
+/** Denied and allowed addresses apply to every destination, ports only to those of the Internet. */
+function findListed(entries: CompiledNetworkEntries, event: ConnectEvent): string | undefined {
+  const address = mappedAddress(event.address);
+  const prefix = entries.addresses.find((entry) => isWithin(entry, address));
+  if (prefix) return prefix.text;
+  const range = event.isInternet ? findRange(entries.outbound, event.port) : undefined;
+  return range && rangeText(range);
+}
+
+function findMetadata(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.metadata_service;
+  const address = addressText(event.address);
+  if (effect === Effect.DISABLE || !METADATA_ADDRESSES.some((known) => known === address) || excepts(address)) {
+    return undefined;
+  }
+  return detection(effect, "metadata_service", false, `the cloud's metadata service \`${address}\` was contacted`);
+}
+
+function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding {
+  const shown = destination(event);
+  const port = portText(event.transport, event.port);
+  if (!event.isInternet) return unjudgedDestination(policy, event, shown);
+  if (!policy.internetPorts.has(port)) {
+    return deviation(policy.effect, `${shown} is outside the model: port ${port} of the Internet is not in it`);
+  }
+  if (event.isDirect && !policy.directAddresses.has(addressText(event.address))) {
+    // An address may be known to a program from before it was watched: nobody is stopped for that.
+    const effect = policy.effect === Effect.DISABLE ? Effect.DISABLE : Effect.ALERT;
+    return deviation(effect, `${shown} was contacted without a look-up, and the address is not in the model`);
+  }
+  return inModel(policy.effect, port, shown);
+}
+
+/** Port checks are for the Internet; within the cluster a destination is only recorded. */
+function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent, shown: string): Finding {
+  const where = event.isLoopback ? "the container itself" : "no Internet destination";
+  const message = `${shown} is ${where}: only denied addresses apply`;
+  return { ...inModel(policy.effect, "", shown), message };
+}
+
+/** What policy says of a connection or datagram. */
+export function evaluateConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Decision {
+  const considerations: readonly Consideration<ConnectEvent>[] = [
+    ["denied list", (e) => listed(findListed(policy.denied, e), (m) => denial(policy.effect, m, destination(e)))],
+    ["metadata service detector", (e) => findMetadata(policy, e)],
+    ["allowed list", (e) => listed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, destination(e)))],
+    ["model", (e) => findKnownDestination(policy, e)],
+  ];
+  return toDecision(policy, judge(policy, "network", considerations, event), () => nearestPorts(policy, event));
+}
+
+function listed(match: string | undefined, make: (match: string) => Finding): Finding | undefined {
+  return match === undefined ? undefined : make(match);
+}
+
+function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number }) {
+  return nearestItems(
+    policy.outbound.filter(({ address }) => address === ""),
+    (fact) => Math.abs(fact.port - port),
+    (fact) => portText(fact.transport, fact.port),
+    () => "another port",
+  );
+}
+
+/** What policy says of a socket that listens. */
+export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent): Decision {
+  const shown = `listening on ${portText(event.transport, event.port)}`;
+  const known = portText(event.transport, event.isEphemeral ? 0 : event.port);
+  const byRange = (ranges: readonly PortRange[]) => {
+    const range = findRange(ranges, event.port);
+    return range && rangeText(range);
+  };
+  const considerations: readonly Consideration<ListenEvent>[] = [
+    ["denied list", () => listed(byRange(policy.denied.listening), (m) => denial(policy.effect, m, shown))],
+    ["allowed list", () => listed(byRange(policy.allowed.listening), (m) => allowed(policy.effect, m, shown))],
+    [
+      "model",
+      () =>
+        policy.listeningPorts.has(known)
+          ? inModel(policy.effect, known, shown)
+          : deviation(policy.effect, `${shown} is not in the model`),
+    ],
+  ];
+  return toDecision(policy, judge(policy, "network", considerations, event), () =>
+    nearestItems(
+      policy.listening,
+      (fact) => Math.abs(fact.port - event.port),
+      (fact) => portText(fact.transport, fact.port),
+      () => "another port",
+    ),
+  );
+}
+
+/** A model that holds `ping` allows what `ping` needs, and no more than that. */
+function isKnownPing(policy: CompiledNetworkPolicy, { protocol, processPath, processName }: RawSocketEvent): boolean {
+  return (
+    ICMP_PROTOCOLS.includes(protocol) &&
+    policy.processes.some(
+      ({ path, name }) => PING.test(name) && path === processPath && (processName === "" || name === processName),
+    )
+  );
+}
+
+/** What policy says of a raw or packet socket: a detector of its own, on by default. */
+export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Decision {
+  const { effect, excepts } = policy.detectors.raw_socket;
+  const what = event.family === AF_PACKET ? "packet socket" : "raw socket";
+  const find = (): Finding => {
+    if (effect === Effect.DISABLE) return unjudged(Reason.SECTION_DISABLED, "the raw socket detector is off");
+    if (isKnownPing(policy, event)) return inModel(policy.effect, event.processPath, "`ping`");
+    if (excepts(event.processPath, event.processName)) {
+      return allowed(effect, event.processPath, `a ${what} of \`${event.processPath}\``);
+    }
+    const message = `a ${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
+    return detection(effect, "raw_socket", false, message);
+  };
+  const decision = toDecision(policy, judge(policy, "network", [["raw socket detector", find]], event));
+  decision.isLearned = false;
+  return decision;
+}
+
+/** What policy says of a port scan that was found. */
+export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Decision {
+  const { effect, excepts } = policy.detectors.port_scan;
+  const isOff = effect === Effect.DISABLE || excepts(destinationText);
+  const finding = isOff
+    ? unjudged(Reason.SECTION_DISABLED, "the port scan detector is off")
+    : // Who scans has done so already: stopping its container is what the strongest effect can do.
+      detection(effect, "port_scan", true, message);
+  return toDecision(policy, judge(policy, "network", [["port scan detector", () => finding]], message));
+}
+
+/** What a connection teaches: a port of the Internet, or an address within; an address without a look-up besides. */
+export function connectFacts(event: ConnectEvent): Fact[] {
+  if (event.isLoopback) return [];
+  const outbound = (address: string) =>
+    create(FactSchema, {
+      kind: { case: "outbound", value: { transport: event.transport, port: event.port, address } },
+    });
+  const address = addressText(event.address);
+  if (!event.isInternet) return [outbound(address)];
+  return event.isDirect ? [outbound(""), outbound(address)] : [outbound("")];
+}
+
+/** What a listening socket teaches; ports that the kernel chooses are one fact. */
+export function listenFact({ transport, port, isEphemeral }: ListenEvent): Fact {
+  const value = { transport, port: isEphemeral ? 0 : port };
+  return create(FactSchema, { kind: { case: "listen", value } });
+}
+
+/** Transport by protocol number. */
+export function transportOf(protocol: number): Transport {
+  if (protocol === 6) return Transport.TCP;
+  return protocol === 17 ? Transport.UDP : Transport.UNSPECIFIED;
+}
