@@ -219,7 +219,9 @@ describe("what an active container may run", () => {
 
   onKernel("a denied program dies before its first instruction, every time, and the container goes on", async () => {
     // By its name: what is denied by its path is refused before it gets this far.
-    await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "trap" }], allowed: [{ process: "/x" }] } });
+    await rig.rules({
+      process: { effect: Effect.PREVENT, denied: [{ process: "trap" }], allowed: [{ process: "/x" }] },
+    });
     const { output } = await web.exec("/opt/spawn", "1000", "0", "/opt/trap");
     expect(JSON.parse(output)).toMatchObject({ killed: 1000, trapped: 0, clean: 0, other: 0 });
     const audit = await rig.audited("the trap", (a) => a.event?.actor?.path === "/opt/trap");

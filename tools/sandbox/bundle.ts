@@ -19,6 +19,10 @@ export interface BundleOptions {
   readonly cgroupsPath: string;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly busybox?: string;
+  /** Capabilities besides those that every sandbox has, for example `CAP_NET_RAW`. */
+  readonly capabilities?: readonly string[];
+  /** System calls that a seccomp profile lets through; everything else fails. Without it there is no profile. */
+  readonly seccomp?: object;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -32,7 +36,9 @@ const MOUNTS = [
 
 function configuration(options: BundleOptions): object {
   const namespaces = ["ipc", "uts", "mount", "network", ...(options.ownsPidNamespace === false ? [] : ["pid"])];
-  const sets = Object.fromEntries(["bounding", "effective", "permitted"].map((set) => [set, CAPABILITIES]));
+  const sets = Object.fromEntries(
+    ["bounding", "effective", "permitted"].map((set) => [set, [...CAPABILITIES, ...(options.capabilities ?? [])]]),
+  );
   return {
     ociVersion: "1.0.2",
     process: {
@@ -48,7 +54,11 @@ function configuration(options: BundleOptions): object {
     hostname: "sandbox",
     mounts: MOUNTS,
     annotations: options.annotations ?? {},
-    linux: { namespaces: namespaces.map((type) => ({ type })), cgroupsPath: options.cgroupsPath },
+    linux: {
+      namespaces: namespaces.map((type) => ({ type })),
+      cgroupsPath: options.cgroupsPath,
+      ...(options.seccomp ? { seccomp: options.seccomp } : {}),
+    },
   };
 }
 

@@ -4,7 +4,7 @@ import { mkdir, readdir, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { until } from "../demo/until.ts";
-import { type BundleOptions, writeBundle } from "./bundle.ts";
+import { BUSYBOX, type BundleOptions, writeBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
 const STOP_MS = 10_000;
@@ -68,6 +68,16 @@ export class SandboxContainer implements AsyncDisposable {
   async initPid(): Promise<number> {
     const { stdout } = await run("runc", ["--root", this.#root, "state", this.id]);
     return (JSON.parse(stdout) as { pid: number }).pid;
+  }
+
+  /** Gives addresses to the loopback device of its network namespace, so that they lead nowhere else. */
+  async addAddresses(...addresses: readonly string[]): Promise<void> {
+    await this.#started();
+    const target = String(await this.initPid());
+    for (const address of addresses) {
+      const prefix = address.includes("/") ? address : `${address}/${address.includes(":") ? 128 : 32}`;
+      await run("nsenter", ["-t", target, "-n", BUSYBOX, "ip", "addr", "add", prefix, "dev", "lo"]);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

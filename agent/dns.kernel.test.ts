@@ -1,0 +1,154 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
+import { AgentRig } from "../tools/sandbox/agent-rig.ts";
+import { testProgram } from "../tools/sandbox/programs.ts";
+import type { SandboxContainer } from "../tools/sandbox/runc.ts";
+
+const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
+const PROBE = "/opt/netprobe";
+const RESOLVER = "10.0.0.53";
+const RESOLVER6 = "fd00::53";
+const ANSWER = "203.0.113.5";
+const TYPE = { A: "1", NULL: "10", TXT: "16", AAAA: "28" } as const;
+
+describe("what a container looks up", () => {
+  let rig: AgentRig;
+  let web: SandboxContainer;
+  const probe = async (...args: string[]) => (await web.exec(PROBE, ...args)).output.trim();
+  const ask = (name: string, type: keyof typeof TYPE = "A", how = "udp", resolver = RESOLVER) =>
+    probe("dns", how, resolver, name, TYPE[type]);
+  const domains = () => rig.facts().flatMap(({ kind }) => (kind.case === "domain" ? [kind.value] : []));
+  const audited = (text: string) => rig.audited(text, (a) => a.section === Section.DNS && a.message.includes(text));
+
+  beforeAll(async () => {
+    if (missing(...CONTAINERS) !== "") return;
+    rig = await AgentRig.open("dns", LearningState.LEARNING);
+    await rig.rules({ network: { effect: Effect.ALERT }, dns: { effect: Effect.ALERT } });
+    web = rig.sandbox.start("web", {
+      args: IDLE,
+      programs: ["/bin/sh", "/bin/sleep"],
+      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+    });
+    await rig.watched("web");
+    await web.addAddresses(RESOLVER, RESOLVER6, ANSWER, "198.51.100.7");
+    for (const address of [RESOLVER, RESOLVER6]) void web.exec(PROBE, "dns-serve", address, ANSWER);
+    await until("the resolver", 5_000, async () => ((await ask("ready.example")) === "ok" ? true : undefined));
+    await until("the other resolver", 5_000, async () =>
+      (await ask("ready.example", "A", "udp", RESOLVER6)) === "ok" ? true : undefined,
+    );
+  });
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  onKernel("names are learned in lower case with their type, over IPv4 and IPv6", async () => {
+    const longest = `${"a".repeat(63)}.${"b".repeat(63)}.${"c".repeat(63)}.${"d".repeat(57)}.ex`;
+    expect(longest).toHaveLength(252);
+    expect(await ask("WwW.ExAmPlE.com")).toBe("ok");
+    expect(await ask("www.example.com", "TXT")).toBe("ok");
+    expect(await ask("six.example.com", "AAAA", "udp", RESOLVER6)).toBe("ok");
+    await ask(longest);
+    const wanted = ["1 www.example.com", "16 www.example.com", "28 six.example.com", `1 ${longest}`];
+    const seen = () => domains().map(({ name, recordType }) => `${recordType} ${name}`);
+    await until("all four", 5_000, () => wanted.every((each) => seen().includes(each)) || undefined);
+  });
+
+  onKernel(
+    "a connection carries the name that its address was answered with; one without a look-up says so",
+    async () => {
+      await ask("api.example.org");
+      await probe("tcp", ANSWER, "443");
+      await probe("tcp", "198.51.100.7", "443");
+      const outbound = () => rig.facts().flatMap(({ kind }) => (kind.case === "outbound" ? [kind.value] : []));
+      // The one that was not looked up is a fact of its own, with its address.
+      await until("the direct one", 5_000, () => outbound().find(({ address }) => address === "198.51.100.7"));
+      expect(outbound().some(({ address }) => address === ANSWER)).toBe(false);
+      await rig.activate(LearningState.ACTIVE);
+      await probe("tcp", ANSWER, "9443");
+      const audit = await rig.audited("port 9443", (a) => a.message.includes("9443"));
+      expect(audit.event?.kind).toMatchObject({
+        value: { domain: "api.example.org", isDirect: false, isInternet: true },
+      });
+    },
+  );
+
+  onKernel("known names are only counted; unknown ones and other types raise an audit", async () => {
+    await ask("www.example.com");
+    await ask("new.example.com");
+    await ask("www.example.com", "AAAA");
+    expect((await audited("new.example.com")).decision).toMatchObject({ outcome: Outcome.DEVIATION });
+    await audited("`www.example.com` (AAAA)");
+    expect(rig.audits.some((a) => a.message.includes("`www.example.com` (A)"))).toBe(false);
+    const audit = await audited("new.example.com");
+    expect(audit.event?.actor?.path).toBe(PROBE);
+    expect(audit.event?.kind).toMatchObject({ value: { resolver: Buffer.from([10, 0, 0, 53]) } });
+  });
+
+  onKernel("under prevent an unknown name never leaves: EPERM over UDP, no answer over TCP", async () => {
+    await rig.rules({
+      network: { effect: Effect.ALERT },
+      dns: { effect: Effect.PREVENT, allowed: ["*.good.example"], denied: ["*.evil.example", "www.example.com"] },
+    });
+    expect(await ask("else.where")).toBe("EPERM");
+    expect(await ask("a.b.good.example")).toBe("ok");
+    expect(await ask("good.example")).toBe("EPERM");
+    expect(await ask("x.EVIL.example")).toBe("EPERM");
+    expect(await ask("www.example.com")).toBe("EPERM");
+    expect(await ask("six.example.com", "AAAA", "udp", RESOLVER6)).toBe("ok");
+    expect(await ask("tcp.example", "A", "tcp")).not.toBe("ok");
+    expect((await audited("else.where")).delivery).toBe(Delivery.DENIED);
+    expect((await audited("x.evil.example")).decision).toMatchObject({
+      outcome: Outcome.DENIAL,
+      explanation: { matched: "*.evil.example" },
+    });
+  });
+
+  onKernel("what is no well-formed question is dropped under prevent, and told", async () => {
+    for (const how of ["twice", "pointer", "cut"]) expect(await ask("six.example.com", "AAAA", how), how).toBe("EPERM");
+    const audit = await audited("no well-formed question");
+    expect(audit.event?.kind).toMatchObject({ case: "dnsQuery", value: { isMalformed: true } });
+  });
+
+  onKernel("tunnels and floods of names that do not exist are found", async () => {
+    await rig.rules({ dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {}, dns_flood: {} } } });
+    const loop = (command: string) => web.exec("/bin/sh", "-c", command);
+    await loop(
+      `i=0; while [ $i -lt 60 ]; do ${PROBE} dns udp ${RESOLVER} $i-xxxxxxxxxxxxxxxxxxxxxxxx.tunnel.example 16; i=$((i+1)); done`,
+    );
+    expect(await audited("as tunnels do")).toMatchObject({ decision: { detector: "dns_tunnel" } });
+    await ask("data.other.example", "NULL");
+    await audited("record type 10");
+    await loop(`i=0; while [ $i -lt 12 ]; do ${PROBE} dns udp ${RESOLVER} no$i.example$i.test 1; i=$((i+1)); done`);
+    expect(await audited("do not exist")).toMatchObject({ decision: { detector: "dns_flood" } });
+  });
+
+  onKernel("a resolver over TLS is told, even where its port is known", async () => {
+    await rig.rules({
+      network: { effect: Effect.ALERT },
+      dns: { effect: Effect.ALERT, detectors: { encrypted_dns: {} } },
+    });
+    await web.addAddresses("1.1.1.1");
+    await probe("tcp", "1.1.1.1", "443");
+    expect(await audited("1.1.1.1")).toMatchObject({ decision: { detector: "encrypted_dns" } });
+  });
+
+  onKernel("disabled, look-ups are neither learned nor analysed", async () => {
+    await rig.rules({ network: { effect: Effect.ALERT }, dns: { effect: Effect.DISABLE, denied: ["*.evil.example"] } });
+    const before = rig.audits.length;
+    expect(await ask("y.evil.example")).toBe("ok");
+    await rig.agent.containers.byId("web")?.events.idle();
+    expect(rig.audits.slice(before).filter((a) => a.section === Section.DNS)).toEqual([]);
+  });
+
+  onKernel("block drops the look-up and stops the container", async () => {
+    await rig.rules({ dns: { effect: Effect.BLOCK, denied: ["*.evil.example"] } });
+    await web.exec(PROBE, "dns", "udp", RESOLVER, "z.evil.example", TYPE.A);
+    const audit = await audited("z.evil.example");
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED });
+    expect(audit.deliveryNote).toMatch(/^the query was dropped; container stopped/);
+    expect((await web.ended).status).toBe(137);
+  });
+});

@@ -1,0 +1,169 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { FileOperation, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
+import { AgentRig } from "../tools/sandbox/agent-rig.ts";
+import { testProgram } from "../tools/sandbox/programs.ts";
+import type { SandboxContainer } from "../tools/sandbox/runc.ts";
+
+const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
+const PROBE = "/opt/netprobe";
+const PROGRAMS = ["/bin/sh", "/bin/sleep", "/bin/mv", "/bin/rm", "/bin/ln", "/bin/chmod", "/bin/cp", "/bin/mkdir"];
+
+async function start(rig: AgentRig): Promise<SandboxContainer> {
+  const container = rig.sandbox.start("web", {
+    args: IDLE,
+    programs: PROGRAMS,
+    files: {
+      [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
+      "/etc/passwd": { content: "root:x:0:0::/:/bin/sh\n", mode: 0o644 },
+      "/etc/shadow": { content: "root:*:1::::::\n", mode: 0o600 },
+      "/root/.ssh/authorized_keys": { content: "", mode: 0o600 },
+      "/var/data/a": { content: "a", mode: 0o644 },
+      "/var/other/b": { content: "b", mode: 0o644 },
+    },
+  });
+  await rig.watched("web");
+  return container;
+}
+
+describe("what a container does to files", () => {
+  let rig: AgentRig;
+  let web: SandboxContainer;
+  const sh = (command: string) => web.exec("/bin/sh", "-c", command);
+  const files = () => rig.facts().flatMap(({ kind }) => (kind.case === "file" ? [kind.value] : []));
+  const changes = () =>
+    rig.audits.flatMap((a) => (a.event?.kind.case === "fileChange" ? [{ ...a, change: a.event.kind.value }] : []));
+  const changed = (path: string, operation: FileOperation) =>
+    until(`${path} changed`, 10_000, () =>
+      changes().find(({ change: c }) => c.path === path && c.operation === operation),
+    );
+
+  beforeAll(async () => {
+    if (missing(...CONTAINERS) !== "") return;
+    rig = await AgentRig.open("files", LearningState.LEARNING);
+    await rig.rules({
+      process: { effect: Effect.ALERT },
+      filesystem: {
+        effect: Effect.ALERT,
+        detectors: { changed_binary: {}, account_files: {}, ssh_files: {}, loader_files: {} },
+      },
+    });
+    web = await start(rig);
+  });
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  onKernel("folders are learned for each program, with the real path whatever way led there", async () => {
+    await sh(
+      "echo x > /var/data/a; cd /var; echo y > ./data/../data/b; ln -s /var/data /tmp/link; echo z > /tmp/link/c",
+    );
+    const found = await until("the folder", 5_000, () => files().find(({ path }) => path === "/var/data"));
+    expect(found).toMatchObject({ processPath: "/bin/sh", isExecutable: false });
+    expect(files().some(({ path }) => path.includes("link"))).toBe(false);
+  });
+
+  onKernel("what the runtime does on its way in is not the container's", async () => {
+    await sh("true");
+    expect(files().filter(({ path }) => path.startsWith("/proc"))).toEqual([]);
+  });
+
+  onKernel("known folders are only counted; others, renames, removals and links are told with real paths", async () => {
+    await sh("rm /var/data/c; /bin/mv /var/data/b /var/data/b2; rm /tmp/link");
+    await until("the folder of mv", 5_000, () => files().find(({ processPath }) => processPath === "/bin/mv"));
+    await rig.activate(LearningState.ACTIVE);
+    const container = await rig.watched("web");
+    const row = () =>
+      rig.agent.stats?.rows.find((r) => r.cgroupId === container.cgroup.id && r.section === Section.FILESYSTEM);
+    const before = await until("counters", 5_000, row);
+    await sh("for i in 1 2 3 4 5; do echo x > /var/data/a; done; rm /var/data/a");
+    const after = await until("six more", 5_000, () => {
+      const now = row();
+      return now && now.seen >= before.seen + 6n ? now : undefined;
+    });
+    expect(after.emitted).toBe(before.emitted);
+    expect(changes()).toEqual([]);
+    await sh("cd /var/other; echo x > new; mv new b3; rm b3; ln b hard; ln -s b soft; chmod 600 b");
+    const write = await changed("/var/other/new", FileOperation.CREATE);
+    expect(write).toMatchObject({ section: Section.FILESYSTEM, delivery: Delivery.AUDITED });
+    expect(write.event?.actor?.path).toBe("/bin/sh");
+    expect((await changed("/var/other/new", FileOperation.RENAME)).change.newPath).toBe("/var/other/b3");
+    await changed("/var/other/b3", FileOperation.DELETE);
+    expect((await changed("/var/other/b", FileOperation.LINK)).change.newPath).toBe("/var/other/hard");
+    await changed("/var/other/soft", FileOperation.CREATE);
+    await changed("/var/other/b", FileOperation.CHANGE_MODE);
+  });
+
+  onKernel("accounts, keys, the loader's files and executables have detectors of their own", async () => {
+    await sh(
+      "echo x >> /etc/passwd; echo k >> /root/.ssh/authorized_keys; echo l > /etc/ld.so.preload; cp /bin/sh /var/data/x; chmod +x /var/data/x",
+    );
+    for (const detector of ["account_files", "ssh_files", "loader_files", "changed_binary"]) {
+      const audit = await rig.audited(detector, (a) => a.decision?.detector === detector);
+      expect(audit.decision?.outcome).toBe(Outcome.DETECTION);
+    }
+  });
+
+  onKernel("under prevent a denied file cannot be opened for writing, but read; the audit says so", async () => {
+    await rig.rules({
+      filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd", "/var/other/*"], detectors: { account_files: {} } },
+    });
+    expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+    expect((await web.exec(PROBE, "read", "/etc/passwd")).output.trim()).toBe("ok");
+    expect((await sh("echo x >> /var/other/b")).output).toContain("Operation not permitted");
+    expect((await web.exec(PROBE, "open", "/etc/shadow")).output.trim()).toBe("EPERM");
+    expect(readFileSync(join(web.rootfs, "var/other/b"), "utf8")).toBe("b");
+    const audit = await rig.audited(
+      "the refused open",
+      (a) => a.delivery === Delivery.DENIED && a.message.includes("passwd"),
+    );
+    expect(audit).toMatchObject({ deliveryNote: "the open failed with EPERM" });
+    expect(audit.decision).toMatchObject({ outcome: Outcome.DENIAL, effectApplied: Effect.PREVENT });
+  });
+
+  onKernel("a link, another name or a file put in its place do not get around it", async () => {
+    await sh("ln -s /etc/passwd /tmp/p; ln /etc/passwd /etc/p2");
+    expect((await web.exec(PROBE, "open", "/tmp/p")).output.trim()).toBe("EPERM");
+    await sh("cp /etc/passwd /tmp/copy; mv /tmp/copy /etc/passwd");
+    expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+  });
+
+  onKernel("what cannot be refused here is said to have happened", async () => {
+    await sh("rm /var/other/b");
+    const audit = await changed("/var/other/b", FileOperation.DELETE);
+    expect(audit).toMatchObject({ delivery: Delivery.NOT_POSSIBLE });
+    expect(audit.deliveryNote).toContain("this node could not refuse it");
+  });
+
+  onKernel(
+    "a sensor that stands still holds an open for no longer than three seconds, one that dies for none",
+    async () => {
+      const sensor = rig.agent.sensorPid ?? 0;
+      process.kill(sensor, "SIGSTOP");
+      const begin = performance.now();
+      const { output } = await web.exec(PROBE, "read", "/etc/passwd");
+      expect(output.trim()).toBe("ok");
+      expect(performance.now() - begin).toBeLessThan(3_000);
+      await rig.audited("the lost sensor", (a) => a.system?.name === "sensor_lost");
+      await rig.audited("the new sensor", (a) => a.system?.name === "sensor_restarted");
+      expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+    },
+  );
+
+  onKernel("thousands of refused opens are all refused", async () => {
+    expect((await web.exec(PROBE, "opens", "/etc/passwd", "3000")).output.trim()).toBe("3000 of 3000 failed");
+  });
+
+  onKernel("block ends process and container when a denied file is opened where it could not be refused", async () => {
+    await rig.rules({ filesystem: { effect: Effect.BLOCK, denied: ["/tmp/secret"] } });
+    await web.exec(PROBE, "open", "/tmp/secret");
+    const audit = await rig.audited("the opened file", (a) => a.message.includes("/tmp/secret"));
+    expect(audit).toMatchObject({ delivery: Delivery.AFTER_THE_FACT });
+    expect(audit.deliveryNote).toMatch(/ended before it could go on; container stopped/);
+    expect((await web.ended).status).toBe(137);
+  });
+});

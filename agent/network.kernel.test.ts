@@ -1,0 +1,226 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
+import { AgentRig } from "../tools/sandbox/agent-rig.ts";
+import { testProgram } from "../tools/sandbox/programs.ts";
+import type { SandboxContainer } from "../tools/sandbox/runc.ts";
+
+const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
+const PROGRAMS = ["/bin/sh", "/bin/sleep"];
+const PROBE = "/opt/netprobe";
+/** Addresses for documentation (RFC 5737, RFC 3849): the Internet, as far as anybody can tell. */
+const HOST = "203.0.113.5";
+const OTHER = "198.51.100.7";
+const HOST6 = "2001:db8::5";
+const INTERNAL = "10.1.2.3";
+
+const probeFile = () => ({ [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } });
+
+async function start(rig: AgentRig, id: string): Promise<SandboxContainer> {
+  const container = rig.sandbox.start(id, {
+    args: IDLE,
+    programs: PROGRAMS,
+    capabilities: ["CAP_NET_RAW"],
+    files: probeFile(),
+  });
+  await rig.watched(id);
+  await container.addAddresses(HOST, OTHER, HOST6, INTERNAL, "10.0.0.53");
+  return container;
+}
+
+describe("what a container does with the network", () => {
+  let rig: AgentRig;
+  let web: SandboxContainer;
+  const probe = async (...args: string[]) => (await web.exec(PROBE, ...args)).output.trim();
+  const outbound = () => rig.facts().flatMap(({ kind }) => (kind.case === "outbound" ? [kind.value] : []));
+  const listening = () => rig.facts().flatMap(({ kind }) => (kind.case === "listen" ? [kind.value] : []));
+
+  beforeAll(async () => {
+    if (missing(...CONTAINERS) !== "") return;
+    rig = await AgentRig.open("net", LearningState.LEARNING);
+    await rig.rules({
+      process: { effect: Effect.ALERT },
+      network: { effect: Effect.ALERT, detectors: { raw_socket: {}, port_scan: {} } },
+    });
+    web = await start(rig, "web");
+  });
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  onKernel("ports of the Internet are learned, TCP and UDP, IPv4 and IPv6", async () => {
+    expect(await probe("tcp", HOST, "443")).toBe("ECONNREFUSED");
+    expect(await probe("udp", HOST, "123")).toBe("ok");
+    expect(await probe("tcp", HOST6, "8443")).toBe("ECONNREFUSED");
+    expect(await probe("fastopen", HOST, "81")).toMatch(/ECONNREFUSED|EINPROGRESS|ok/);
+    await until("four ports", 5_000, () => (outbound().length >= 4 ? true : undefined));
+    expect(outbound().map(({ transport, port, address }) => [transport, port, address])).toEqual([
+      [1, 443, ""],
+      [2, 123, ""],
+      [1, 8443, ""],
+      [1, 81, ""],
+    ]);
+  });
+
+  onKernel("a destination that is not the Internet is learned with its address, loopback not at all", async () => {
+    await probe("tcp", INTERNAL, "5432");
+    await probe("tcp", "127.0.0.1", "9");
+    await probe("tcp", "::1", "9");
+    const found = await until("the internal one", 5_000, () => outbound().find(({ port }) => port === 5432));
+    expect(found.address).toBe(INTERNAL);
+    expect(outbound().some(({ port }) => port === 9)).toBe(false);
+  });
+
+  onKernel("listening ports are learned, those that the kernel chose as one class", async () => {
+    expect(await probe("listen", "0.0.0.0", "8080", "0")).toBe("ok");
+    expect(await probe("listen", "::", "8081", "0")).toBe("ok");
+    expect(await probe("bind-udp", "0.0.0.0", "5353", "0")).toBe("ok");
+    expect(await probe("listen-unbound", "0.0.0.0", "0", "0")).toBe("ok");
+    expect(await probe("listen", "0.0.0.0", "0", "0")).toBe("ok");
+    await until("four ports", 5_000, () => (listening().length >= 4 ? true : undefined));
+    expect(listening().map(({ transport, port }) => [transport, port])).toEqual([
+      [1, 8080],
+      [1, 8081],
+      [2, 5353],
+      [1, 0],
+    ]);
+  });
+
+  onKernel("once active, what is known is only counted in the kernel, and what is not raises an audit", async () => {
+    await rig.activate(LearningState.ACTIVE);
+    const container = await rig.watched("web");
+    const row = () =>
+      rig.agent.stats?.rows.find((r) => r.cgroupId === container.cgroup.id && r.section === Section.NETWORK);
+    const before = await until("counters", 5_000, row);
+    for (let i = 0; i < 5; i += 1) await probe("tcp", OTHER, "443");
+    await probe("listen", "0.0.0.0", "8080", "0");
+    const after = await until("six more", 5_000, () => {
+      const now = row();
+      return now && now.allowed >= before.allowed + 6n ? now : undefined;
+    });
+    // Each refused connection is a failed contact besides, told for port scans.
+    expect(after.emitted).toBe(before.emitted);
+    expect(rig.audits.filter((a) => a.section === Section.NETWORK)).toEqual([]);
+    await web.exec("/bin/sh", "-c", `${PROBE} tcp ${OTHER} 4444; /bin/sleep 0.3; true`);
+    const audit = await rig.audited("port 4444", (a) => a.message.includes("4444"));
+    expect(audit).toMatchObject({ section: Section.NETWORK, delivery: Delivery.AUDITED });
+    expect(audit.decision).toMatchObject({ outcome: Outcome.DEVIATION });
+    expect(audit.event?.actor).toMatchObject({ path: PROBE });
+    expect(audit.event?.ancestors[0]).toMatchObject({ path: "/bin/sh" });
+    expect(audit.decision?.explanation?.nearest.length).toBeGreaterThan(0);
+  });
+
+  onKernel("under prevent an unknown port fails with EPERM, and everything known goes on", async () => {
+    await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
+    expect(await probe("tcp", HOST, "4445")).toBe("EPERM");
+    expect(await probe("udp", HOST, "4446")).toBe("EPERM");
+    expect(await probe("udp-connect", HOST6, "4447")).toBe("EPERM");
+    expect(await probe("tcp", HOST, "443")).toBe("ECONNREFUSED");
+    expect(await probe("tcp", INTERNAL, "1")).toBe("ECONNREFUSED");
+    const audit = await rig.audited("port 4445", (a) => a.message.includes("4445"));
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED, deliveryNote: "the connect failed with EPERM" });
+    expect(await rig.audited("port 4446", (a) => a.message.includes("4446"))).toMatchObject({
+      deliveryNote: "the send failed with EPERM",
+    });
+  });
+
+  onKernel("an unknown listening port is refused at bind; who listens without one dies", async () => {
+    expect(await probe("listen", "0.0.0.0", "9999", "0")).toBe("EPERM");
+    expect(await probe("bind-udp", "0.0.0.0", "9998", "0")).toBe("EPERM");
+    const audit = await rig.audited("port 9999", (a) => a.message.includes("9999"));
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED, deliveryNote: "the bind failed with EPERM" });
+    // The class of ports that the kernel chooses was learned; without it listening is what cannot be refused.
+    await rig.activate(
+      LearningState.ACTIVE,
+      rig.facts().filter(({ kind }) => !(kind.case === "listen" && kind.value.port === 0)),
+    );
+    expect((await web.exec(PROBE, "listen-unbound", "0.0.0.0", "0", "0")).status).toBe(137);
+    const killed = await rig.audited("unbound", (a) => a.delivery === Delivery.KILLED);
+    expect(killed.deliveryNote).toBe("the process was killed before listen returned");
+  });
+
+  onKernel("denied addresses win over everything and apply everywhere, allowed ones over the model", async () => {
+    await rig.rules({
+      network: {
+        effect: Effect.PREVENT,
+        allowed: {
+          outboundAddresses: [`${OTHER}/24`, `${INTERNAL}/32`],
+          listeningPorts: [{ first: 9000, last: 9100 }],
+        },
+        denied: {
+          outboundAddresses: ["10.1.0.0/16", `${HOST6}/127`],
+          outboundPorts: [{ first: 8440, last: 8450 }],
+          listeningPorts: [{ first: 9050, last: 9050 }],
+        },
+      },
+    });
+    expect(await probe("tcp", INTERNAL, "5432")).toBe("EPERM");
+    expect(await probe("tcp", HOST6, "443")).toBe("EPERM");
+    expect(await probe("tcp", OTHER, "31337")).toBe("ECONNREFUSED");
+    expect(await probe("tcp", OTHER, "8443")).toBe("EPERM");
+    expect(await probe("listen", "0.0.0.0", "9049", "0")).toBe("ok");
+    expect(await probe("listen", "0.0.0.0", "9050", "0")).toBe("EPERM");
+    const audit = await rig.audited("the denied prefix", (a) => a.decision?.explanation?.matched === "10.1.0.0/16");
+    expect(audit.decision?.outcome).toBe(Outcome.DENIAL);
+  });
+
+  onKernel("raw and packet sockets are refused or their process dies, and who opened them is told", async () => {
+    await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
+    expect(await probe("raw", "2", "255")).toBe("EPERM");
+    expect(await probe("raw", "10", "58")).toBe("EPERM");
+    expect((await web.exec(PROBE, "packet", "3")).status).toBe(137);
+    const raw = await rig.audited("the raw socket", (a) => a.message.includes("raw socket (protocol 255)"));
+    expect(raw).toMatchObject({ delivery: Delivery.DENIED });
+    expect(raw.event?.actor?.path).toBe(PROBE);
+    const packet = await rig.audited("the packet socket", (a) => a.message.includes("a packet socket"));
+    expect(packet).toMatchObject({ delivery: Delivery.KILLED });
+    expect(packet.decision).toMatchObject({ outcome: Outcome.DETECTION, detector: "raw_socket" });
+  });
+
+  onKernel("block refuses the connection and stops the container", async () => {
+    await rig.rules({ network: { effect: Effect.BLOCK } });
+    await web.exec(PROBE, "tcp", HOST, "6666");
+    const audit = await rig.audited("port 6666", (a) => a.message.includes("6666"));
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED });
+    expect(audit.deliveryNote).toMatch(/^the connect failed with EPERM; container stopped/);
+    expect((await web.ended).status).toBe(137);
+  });
+});
+
+describe("port scans", () => {
+  let rig: AgentRig;
+  let web: SandboxContainer;
+  const scans = () => rig.audits.filter((a) => a.decision?.detector === "port_scan");
+
+  beforeAll(async () => {
+    if (missing(...CONTAINERS) !== "") return;
+    rig = await AgentRig.open("scan", LearningState.LEARNING);
+    await rig.rules({ network: { effect: Effect.ALERT, detectors: { port_scan: {} } } });
+    web = await start(rig, "web");
+    await web.addAddresses("203.0.113.0/24");
+  });
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  onKernel("a service whose one upstream is down, and a server under load, are none", async () => {
+    const serving = web.exec(PROBE, "serve", HOST, "8080", "4");
+    for (let i = 0; i < 30; i += 1) await web.exec(PROBE, "tcp", HOST, i % 2 === 0 ? "8080" : "5432");
+    await serving;
+    expect(scans()).toEqual([]);
+  });
+
+  onKernel("many ports of one host are a vertical scan, told while the model still learns", async () => {
+    await web.exec(PROBE, "scan", "203.0.113", "9", "9", "1", "60");
+    const audit = await until("the scan", 10_000, () => scans()[0]);
+    expect(audit.message).toMatch(/15 ports of 203.0.113.9 were tried; 15 of 15 first contacts failed/);
+    expect(audit.event?.kind).toMatchObject({ case: "portScan", value: { isHorizontal: false, portCount: 15 } });
+  });
+
+  onKernel("many hosts on one port are a horizontal scan", async () => {
+    await web.exec(PROBE, "scan", "203.0.113", "20", "90", "22", "22");
+    const audit = await until("the scan", 10_000, () => scans().find((a) => a.message.includes("hosts")));
+    expect(audit.message).toMatch(/25 hosts were tried on port 22/);
+    expect(audit.decision).toMatchObject({ isHeld: true, outcome: Outcome.DETECTION });
+  });
+});
