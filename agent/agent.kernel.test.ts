@@ -233,7 +233,7 @@ describe("what an active container may run", () => {
     await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "/bin/ls" }] } });
     const { status, output } = await web.exec("/bin/sh", "-c", "/bin/ls /; echo status $?");
     expect(status).toBe(0);
-    expect(output).toMatch(/Operation not permitted[^]*status 126/);
+    expect(output).toMatch(/Operation not permitted[\s\S]*status 126/);
     const audit = await rig.audited("the refusal", (a) => a.delivery === Delivery.DENIED);
     expect(audit).toMatchObject({ deliveryNote: "the exec failed with EPERM", ruleName: "rule 0" });
     expect(audit.decision).toMatchObject({ outcome: Outcome.DENIAL, effectApplied: Effect.PREVENT });

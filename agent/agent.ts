@@ -71,6 +71,7 @@ export class Agent implements AsyncDisposable {
     const common = { bootId, processes: this.#processes, slots: this.#enforcer.slots, conclusion, wallClock };
     this.#execs = new ExecPipeline({
       ...common,
+      cgroupMount: options.cgroupMount,
       cache: this.#cache,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });

@@ -15,21 +15,86 @@ const GROUP_NAMES: readonly (readonly [number, string])[] = [
   [Group.PROCESS, "process"],
   [Group.CGROUP, "cgroup"],
   [Group.KILL_CONTAINER, "kill_container"],
+  [Group.NETWORK, "network"],
+  [Group.TCP, "tcp"],
+  [Group.DNS, "dns"],
+  [Group.SYSCALL, "syscall"],
+  [Group.FANOTIFY, "fanotify"],
 ];
 
-function capability(section: Section, effect: Effect, delivery: Delivery, note = ""): EffectCapability {
-  return create(EffectCapabilitySchema, { section, effect, delivery, note });
+/** What prevent and block of a section come to, where its programs are there. */
+interface Acting {
+  readonly section: Section;
+  /** Program group without which the section sees nothing. */
+  readonly group: number;
+  readonly prevent: readonly [Delivery, string];
+  readonly block: readonly [Delivery, string];
 }
 
-function processCapabilities(groups: number): EffectCapability[] {
-  const isThere = (groups & Group.PROCESS) !== 0;
-  const acting = isThere ? Delivery.KILLED : Delivery.NOT_POSSIBLE;
-  const why = isThere ? "the process is killed before its first instruction" : "the process programs did not load";
+function actings(groups: number): Acting[] {
+  const canRefuse = (groups & Group.FANOTIFY) !== 0;
+  const killed = "the process is killed before its first instruction";
   return [
-    capability(Section.PROCESS, Effect.ALERT, isThere ? Delivery.AUDITED : Delivery.NOT_POSSIBLE, isThere ? "" : why),
-    capability(Section.PROCESS, Effect.PREVENT, acting, why),
-    capability(Section.PROCESS, Effect.BLOCK, acting, isThere ? `${why}, then the container` : why),
+    {
+      section: Section.PROCESS,
+      group: Group.PROCESS,
+      prevent: canRefuse
+        ? [Delivery.DENIED, `programs of the image are refused by path with EPERM; otherwise ${killed}`]
+        : [Delivery.KILLED, killed],
+      block: canRefuse
+        ? [Delivery.DENIED, "as prevent, then the container"]
+        : [Delivery.KILLED, `${killed}, then the container`],
+    },
+    {
+      section: Section.NETWORK,
+      group: Group.NETWORK,
+      prevent: [
+        Delivery.DENIED,
+        "connect, send, bind and raw sockets fail with EPERM; who listens without bind or opens a packet socket is killed",
+      ],
+      block: [Delivery.DENIED, "as prevent, then the container"],
+    },
+    {
+      section: Section.DNS,
+      group: Group.DNS,
+      prevent: [
+        Delivery.DENIED,
+        "the query is dropped: EPERM over UDP, no answer over TCP; a query over TCP in more than one segment passes",
+      ],
+      block: [Delivery.DENIED, "the query is dropped, then the container is stopped"],
+    },
+    {
+      section: Section.FILESYSTEM,
+      group: Group.SYSCALL,
+      prevent: canRefuse
+        ? [
+            Delivery.DENIED,
+            "opening a denied or protected file of the root file system for writing fails with EPERM; volumes, memory, removal, renaming, modes and what is only unknown are told after the fact",
+          ]
+        : [Delivery.NOT_POSSIBLE, "no file system watch and no BPF LSM: changes are told after the fact"],
+      block: [Delivery.AFTER_THE_FACT, "the process ends before it can use the file, then the container"],
+    },
+    {
+      section: Section.SYSCALL,
+      group: Group.SYSCALL,
+      prevent: [Delivery.NOT_POSSIBLE, "not offered for system calls"],
+      block: [Delivery.AFTER_THE_FACT, "the call has been made; process and container are ended"],
+    },
   ];
+}
+
+function capabilities(groups: number): EffectCapability[] {
+  return actings(groups).flatMap(({ section, group, prevent, block }) => {
+    const isThere = (groups & group) !== 0;
+    const missing = [Delivery.NOT_POSSIBLE, "the kernel programs of this section did not load"] as const;
+    const each = (effect: Effect, [delivery, note]: readonly [Delivery, string]) =>
+      create(EffectCapabilitySchema, { section, effect, delivery, note });
+    return [
+      each(Effect.ALERT, isThere ? [Delivery.AUDITED, ""] : missing),
+      each(Effect.PREVENT, isThere ? prevent : missing),
+      each(Effect.BLOCK, isThere ? block : missing),
+    ];
+  });
 }
 
 /** What this node can do, from what the sensor could load. Without a sensor nothing is possible. */
@@ -39,7 +104,7 @@ export function toCapabilities(hello: HelloFrame | undefined, reason: string): C
     kernelRelease: hello?.kernelRelease ?? "",
     architecture: arch(),
     sensorGroups: GROUP_NAMES.filter(([bit]) => (groups & bit) !== 0).map(([, name]) => name),
-    effects: processCapabilities(groups),
+    effects: capabilities(groups),
     missing: hello ? (hello.missing === "" ? {} : { sensor: hello.missing }) : { sensor: reason.slice(0, 500) },
     canKillContainerInKernel: (groups & Group.KILL_CONTAINER) !== 0,
   });

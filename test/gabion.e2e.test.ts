@@ -49,7 +49,7 @@ endToEnd("the command lists, shows, changes and refuses", async () => {
   const audit = audits.find((a) => a.message?.includes("/bin/id"));
   expect((await scene.gabion("audits", "get", audit?.auditId ?? "")).stdout).toContain("nearest");
   expect((await scene.gabion("nodes")).stdout).toContain("connected");
-  expect((await scene.gabion("nodes", "get", "local")).stdout).toContain("process prevent: killed");
+  expect((await scene.gabion("nodes", "get", "local")).stdout).toContain("process prevent: denied");
   expect((await scene.gabion("rules")).stdout).toContain("Default - alert on suspicious runtime behavior");
 
   const file = join(scene.data, "rule.yaml");

@@ -7,7 +7,7 @@ import type { Sensor } from "../wire/sensor.ts";
 const run = promisify(execFile);
 const RUNTIME_TIMEOUT_MS = 10_000;
 /** Clock ticks of /proc are 100 a second on all supported systems. */
-const TICK_NS = 10_000_000n;
+export const TICK_NS = 10_000_000n;
 
 /** What came of an order to stop. */
 export interface StopResult {

@@ -1,25 +1,30 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { toProcessEvent } from "#core/policy/process-event.ts";
-import { evaluateProcess } from "#core/policy/process-policy.ts";
+import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { ContentState, type Event, type ProcessExec, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema, ProcessFactSchema } from "#gen/gabion/model/v1/model_pb.ts";
-import { type Decision, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { type Decision, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { startTicks } from "../containers/runc.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import { contentOf, fullPathOf, scriptContentOf } from "../content/content-state.ts";
 import { identityKey } from "../content/file-identity.ts";
 import type { HashCache } from "../content/hash-cache.ts";
-import type { SlotTable } from "../enforce/slot-table.ts";
+import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
+import { TICK_NS } from "../enforce/stop.ts";
 import type { KnownFile } from "../wire/encode.ts";
 import type { ExecFrame } from "../wire/frames.ts";
-import { ExecFlag } from "../wire/layout.ts";
+import { ExecFlag, Outcome } from "../wire/layout.ts";
 import { type Conclusion, isActedInKernel } from "./conclude.ts";
 import { type Content, invokedName, toExecEvent, type WallClock } from "./exec-event.ts";
 import type { ProcessTable } from "./process-table.ts";
-import { streamOf } from "./stream.ts";
+import { isPipedShell, streamOf } from "./stream.ts";
 
 export interface ExecPipelineDependencies {
   readonly bootId: string;
+  /** Where cgroup v2 is mounted. */
+  readonly cgroupMount: string;
   readonly cache: HashCache;
   readonly processes: ProcessTable;
   readonly slots: SlotTable;
@@ -29,6 +34,9 @@ export interface ExecPipelineDependencies {
 }
 
 const FILES_PER_CONTAINER_MAX = 10_000;
+/** Shells that are looked at again at the same time, and when. */
+const LOOKS_MAX = 256;
+const LOOKS_MS = [300, 1_000, 4_000] as const;
 
 function toFact({ process, ancestors }: ProcessExec): Fact {
   const value = create(ProcessFactSchema, {
@@ -44,6 +52,7 @@ function toFact({ process, ancestors }: ProcessExec): Fact {
 /** Takes execs from frame to decision, and does what the decision asks that the kernel has not done. */
 export class ExecPipeline {
   readonly #deps: ExecPipelineDependencies;
+  #looks = 0;
 
   constructor(deps: ExecPipelineDependencies) {
     this.#deps = deps;
@@ -56,6 +65,7 @@ export class ExecPipeline {
     const use = this.#deps.slots.of(frame.slot) ?? container.use;
     if (!use) return;
     const decision = evaluateProcess(use.policy.process, toProcessEvent(exec));
+    if (exec.stream === "") this.#lookAgain(container, frame, event, use);
     this.#deps.conclusion.learn(container, [toFact(exec)], decision, use, Section.PROCESS);
     this.#remember(container, frame, exec, decision);
     if (!decision.isAudited && !isActedInKernel(frame.outcome)) return;
@@ -68,7 +78,52 @@ export class ExecPipeline {
       target: { pid: frame.pid, startNs: frame.startNs },
     });
     const { path, name, sha256, uid } = exec.process ?? {};
-    this.#deps.conclusion.audit(container, event, decision, use, Section.PROCESS, delivered, [path, name, sha256, uid]);
+    const way = exec.stream.replace(/\d+/g, "");
+    const object = [path, name, sha256, uid, way];
+    this.#deps.conclusion.audit(container, event, decision, use, Section.PROCESS, delivered, object);
+  }
+
+  /**
+   * A shell behind pipes begins before the program at their other end has its connection: it is looked at again while
+   * it lives.
+   */
+  #lookAgain(container: WatchedContainer, frame: ExecFrame, event: Event, use: SlotUse): void {
+    const mayPass = isPipedShell(frame) && use.policy.process.detectors.reverse_shell.effect !== Effect.DISABLE;
+    if (!mayPass || this.#looks >= LOOKS_MAX) return;
+    this.#looks += 1;
+    const look = async (left: readonly number[]): Promise<void> => {
+      const [delayMs, ...later] = left;
+      if (delayMs === undefined || container.isGone) return;
+      await sleep(delayMs, undefined, { ref: false });
+      if (startTicks(frame.pid) !== frame.startNs / TICK_NS) return;
+      const stream = streamOf(container, frame, this.#deps.cgroupMount);
+      if (stream === "") await look(later);
+      else await this.#tellShell(container, frame, event, use, stream);
+    };
+    void look(LOOKS_MS).finally(() => {
+      this.#looks -= 1;
+    });
+  }
+
+  async #tellShell(
+    container: WatchedContainer,
+    frame: ExecFrame,
+    event: Event,
+    use: SlotUse,
+    stream: string,
+  ): Promise<void> {
+    const exec = event.kind.value as ProcessExec;
+    exec.stream = stream;
+    const decision = evaluateRedirect(use.policy.process, toProcessEvent(exec));
+    if (!decision.isAudited) return;
+    const delivered = await this.#deps.conclusion.deliver(container, Outcome.ASKED, decision, {
+      killed: "",
+      denied: "",
+      happened: "the shell had begun",
+      target: { pid: frame.pid, startNs: frame.startNs },
+    });
+    const { path, name } = exec.process ?? {};
+    this.#deps.conclusion.audit(container, event, decision, use, Section.PROCESS, delivered, ["stream", path, name]);
   }
 
   async #describe(container: WatchedContainer, frame: ExecFrame): Promise<Event> {
@@ -87,7 +142,7 @@ export class ExecPipeline {
       content,
       ancestors: processes.ancestors(frame.parentPid, frame.parentStartNs),
       wallClock,
-      stream: streamOf(container, frame),
+      stream: streamOf(container, frame, this.#deps.cgroupMount),
       ...(fullPath === undefined ? {} : { fullPath }),
     });
   }

@@ -28,14 +28,17 @@ function filesOf(pid: string): string[] {
   }
 }
 
-/** Inodes of the TCP connections of a network namespace that are established. */
+/** States of /proc/net/tcp that a connection has while somebody holds it: established, or closed by the other end only. */
+const CONNECTED = ["01", "08"];
+
+/** Inodes of the TCP connections of a network namespace. */
 function connectedSockets(pid: string): Set<string> {
   const sockets = new Set<string>();
   for (const file of ["tcp", "tcp6"]) {
     try {
       for (const line of readFileSync(`/proc/${pid}/net/${file}`, "latin1").split("\n").slice(1)) {
         const fields = line.trim().split(/\s+/);
-        if (fields[3] === "01" && fields[9]) sockets.add(`socket:[${fields[9]}]`);
+        if (CONNECTED.includes(fields[3] ?? "") && fields[9]) sockets.add(`socket:[${fields[9]}]`);
       }
     } catch {
       // gone, or no IPv6
@@ -72,9 +75,13 @@ function pipePartner(container: WatchedContainer, frame: ExecFrame, mount: strin
   return "";
 }
 
+/** True for a shell whose input and output are both pipes: what passes commands on to it may be a connection. */
+export function isPipedShell(frame: ExecFrame): boolean {
+  return (frame.flags & ExecFlag.PIPE_STREAMS) !== 0 && isShell(frame);
+}
+
 /** Which connection a program's standard streams are, directly or through pipes; empty for none. */
-export function streamOf(container: WatchedContainer, frame: ExecFrame, mount = "/sys/fs/cgroup"): string {
+export function streamOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
   if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input or output is a connection";
-  const mayPass = (frame.flags & ExecFlag.PIPE_STREAMS) !== 0 && isShell(frame);
-  return mayPass ? pipePartner(container, frame, mount) : "";
+  return isPipedShell(frame) ? pipePartner(container, frame, mount) : "";
 }

@@ -12,6 +12,7 @@ import { addModelCommands } from "./models.ts";
 import { addNodeCommands } from "./nodes.ts";
 import { addProcessCommands } from "./processes.ts";
 import { addRuleCommands } from "./rules.ts";
+import { addSensorCommands } from "./sensor.ts";
 
 /** Exit statuses: 1 for what went wrong, 2 for what the user can put right, as in `sysexits` of old. */
 const EXIT_FAILED = 1;
@@ -43,6 +44,7 @@ function createProgram(): Command {
   addAuditCommands(program);
   addNodeCommands(program);
   addIntelCommands(program);
+  addSensorCommands(program);
   return program;
 }
 

@@ -1,5 +1,7 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
+import { recordTypeText } from "#core/policy/dns-policy.ts";
+import { portText } from "#core/policy/network-event.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
@@ -38,10 +40,27 @@ export function completenessText({ completeness }: ModelSection): string {
   return `${mean.toFixed(1)} new a day expected (below ${upper.toFixed(0)} with 95 %; chance of new in 5 min below ${percent(unseenProbabilityUpper)}; ${unitCount} units)`;
 }
 
+type OtherKind = Exclude<Fact["kind"], { case: "process" } | { case: undefined }>;
+
+function otherFactText(kind: OtherKind): string {
+  switch (kind.case) {
+    case "listen":
+      return `listens on ${portText(kind.value.transport, kind.value.port)}`;
+    case "outbound":
+      return `${portText(kind.value.transport, kind.value.port)} of ${kind.value.address || "the Internet"}`;
+    case "domain":
+      return `${kind.value.name} (${recordTypeText(kind.value.recordType)})`;
+    case "file":
+      return `${kind.value.path}${kind.value.isExecutable ? " (executable)" : ""} by ${kind.value.processPath}`;
+    case "syscall":
+      return `${kind.value.name}${kind.value.isCompat ? " (32-bit)" : ""}`;
+  }
+}
+
 /** An item as one line. */
 export function factText(fact: Fact | undefined): string {
   const kind = fact?.kind;
-  if (kind?.case !== "process") return kind?.case ?? "";
+  if (kind?.case !== "process") return kind?.case ? otherFactText(kind) : "";
   const { path, name, sha256 } = kind.value;
   const as = path.endsWith(`/${name}`) ? "" : ` as ${name}`;
   return `${path}${as}${sha256 === "" ? "" : ` sha256:${sha256.slice(0, 12)}…`}`;

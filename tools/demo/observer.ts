@@ -42,7 +42,7 @@ export class Observer implements AsyncDisposable {
       timeoutMs,
       async () => {
         const found = await this.#model(modelKey);
-        return found.sections[0]?.state === state ? found : undefined;
+        return found.state === state ? found : undefined;
       },
     );
     await until(`the node to enforce model ${modelKey}`, timeoutMs, async () => {

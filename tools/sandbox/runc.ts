@@ -47,6 +47,13 @@ export class SandboxContainer implements AsyncDisposable {
     );
   }
 
+  /** As `exec`, as another user, for example `1000:1000`. */
+  async execAs(user: string, ...args: string[]): Promise<CommandResult> {
+    await this.#started();
+    const flags = ["--root", this.#root, "exec", "--user", user, this.id, ...args];
+    return collect(spawn("runc", flags, { stdio: ["ignore", "pipe", "pipe"] }));
+  }
+
   /** Waits until it runs or has ended: a container that is held is made but cannot be entered yet. */
   async #started(): Promise<void> {
     if (this.#hasRun) return;
