@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
@@ -9,7 +10,7 @@ import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
 import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import { testProgram } from "../tools/sandbox/programs.ts";
-import type { SandboxContainer } from "../tools/sandbox/runc.ts";
+import { Sandbox, type SandboxContainer } from "../tools/sandbox/runc.ts";
 
 const reason = missing(...CONTAINERS);
 const onKernel = test.skipIf(reason !== "");
@@ -296,4 +297,40 @@ describe("what an active container may run", () => {
     expect((await web.ended).status).toBe(137);
     expect(await other.isRunning()).toBe(true);
   });
+});
+
+onKernel("what ran before the agent came up is learned, marked as partly seen, and never stopped", async () => {
+  await using sandbox = await Sandbox.open(
+    `gabion-before-${process.pid}`,
+    mkdtempSync(join(tmpdir(), "gabion-before-")),
+  );
+  const web = sandbox.start("web", {
+    args: IDLE,
+    programs: PROGRAMS,
+    files: { "/opt/netprobe": executable("netprobe") },
+  });
+  await web.addAddresses("203.0.113.5");
+  void web.exec("/opt/netprobe", "listen", "0.0.0.0", "8080", "60");
+  await until(
+    "it to listen",
+    5_000,
+    async () => (await web.exec("/opt/netprobe", "tcp", "203.0.113.5", "8080")).output.includes("ok") || undefined,
+  );
+  await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, {
+    process: { effect: Effect.ALERT },
+    network: { effect: Effect.ALERT },
+  });
+  expect((await rig.watched("web")).message.partlySeen).toBe(true);
+  expect(await rig.learned("/bin/sh")).toMatchObject({ name: "sh" });
+  await rig.learned("/opt/netprobe");
+  await until("the port", 5_000, () =>
+    rig.facts().find(({ kind }) => kind.case === "listen" && kind.value.port === 8080),
+  );
+  await using strict = await AgentRig.over(sandbox, LearningState.ACTIVE, {
+    process: { effect: Effect.BLOCK },
+    network: { effect: Effect.BLOCK },
+  });
+  const audit = await strict.audited("the port", (a) => a.message.includes("tcp/8080"));
+  expect(audit.deliveryNote).toBe("it ran before it was watched, so nothing was done about it");
+  expect(await web.isRunning()).toBe(true);
 });

@@ -4,7 +4,7 @@ import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
-import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { LearningState, type ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -12,6 +12,7 @@ import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { AgentOptions } from "./agent-options.ts";
 import { ContainerWatch } from "./containers/container-watch.ts";
+import { scanRunning } from "./containers/running-scan.ts";
 import type { WatchedContainer } from "./containers/watched-container.ts";
 import { HashCache } from "./content/hash-cache.ts";
 import { imageFiles } from "./content/manifest.ts";
@@ -30,6 +31,8 @@ import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
+/** Row of the counters that is about contacts: what is lost of them is the network section's loss. */
+const CONTACTS_ROW = 6;
 const MODEL_WAIT_MIN_MS = 500;
 
 /** What a frame of the sensor is worth where nobody waits for it. */
@@ -219,7 +222,8 @@ export class Agent implements AsyncDisposable {
       const container = this.containers.byGroup(row.cgroupId);
       if (!container) continue;
       const span = container.span(row.section as Section);
-      span.lost += row.lost - span.kernelLost;
+      const isContacts = row.section === CONTACTS_ROW;
+      container.span(isContacts ? Section.NETWORK : (row.section as Section)).lost += row.lost - span.kernelLost;
       span.kernelLost = row.lost;
       if (row.throttled > span.throttled) this.#noteFlood(container, row.throttled - span.throttled);
       span.throttled = row.throttled;
@@ -255,6 +259,10 @@ export class Agent implements AsyncDisposable {
     // Other containers of this model get what was fetched for this one: they will not be told of it again.
     if (container.model) await this.applyModel(container.model);
     this.#learner.presence(container, true);
+    if (container.message.partlySeen && container.use) {
+      const running = scanRunning(this.#options.cgroupMount, container.cgroup, container.use.slot);
+      for (const frame of running) this.#takeEvent(container, frame);
+    }
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
   }
 

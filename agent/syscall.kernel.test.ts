@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { toSeccompProfile } from "#core/syscall/seccomp.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -38,6 +39,22 @@ describe("what system calls a container uses", () => {
     for (const runtime of ["mount", "pivot_root", "setns", "unshare", "sethostname"])
       expect(names).not.toContain(runtime);
     expect(new Set(names).size).toBe(names.length);
+  });
+
+  onKernel("the learned set is a seccomp profile under which the container runs, and nothing else does", async () => {
+    const options = {
+      args: ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"],
+      programs: ["/bin/sh", "/bin/sleep"],
+      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+    };
+    const profile = toSeccompProfile(learned());
+    expect(profile.syscalls[0]?.names).not.toContain("personality");
+    const closed = rig.sandbox.start("closed", { ...options, seccomp: profile });
+    await rig.watched("closed");
+    expect((await closed.exec(PROBE, "syscall", "39")).output.trim()).toBe("ok");
+    expect((await closed.exec(PROBE, "syscall", "135")).output.trim()).toBe("EPERM");
+    expect((await closed.exec("/bin/sh", "-c", "/bin/sleep 0.1; echo done")).output.trim()).toBe("done");
+    expect(await closed.isRunning()).toBe(true);
   });
 
   onKernel("once active the first use of an unknown call is told, once; known ones are not", async () => {

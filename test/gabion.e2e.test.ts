@@ -140,7 +140,7 @@ endToEnd("an agent without its control plane goes on enforcing, and tells afterw
   expect(agentPid).toBeGreaterThan(0);
   try {
     const denied = await Promise.all([1, 2, 3].map(() => web.exec("/bin/nc", "-h")));
-    expect(denied.map(({ status }) => status)).toEqual([137, 137, 137]);
+    for (const { output } of denied) expect(output).toContain("operation not permitted");
     expect(await web.isRunning()).toBe(true);
 
     // The same ports again, without a second agent: the first one comes back by itself.

@@ -86,6 +86,8 @@ export class Conclusion {
         const note = `${act.happened}; its process was ended before it could go on; ${(await this.stop(container)).note}`;
         return { delivery: Delivery.AFTER_THE_FACT, note };
       }
+      case Outcome.OBSERVED:
+        return { delivery: Delivery.AUDITED, note: "it ran before it was watched, so nothing was done about it" };
       default:
         return this.#deliverHere(container, decision, act);
     }

@@ -78,7 +78,7 @@ static __always_inline void begin_event(struct gabion_event *event, __u16 type, 
 	event->frame.length = length;
 	event->frame.type = type;
 	event->frame.version = GABION_WIRE_VERSION;
-	event->frame.outcome = GABION_OBSERVED;
+	event->frame.outcome = GABION_ASKED;
 	event->ktime_ns = bpf_ktime_get_boot_ns();
 	event->cgroup_id = of_cgroup->container_id;
 	event->slot = of_cgroup->slot;

@@ -456,7 +456,7 @@ int handle_ingress(struct __sk_buff *skb)
 	/* Answers to what is known need no telling; a name that does not exist may be a sign. */
 	if (defaults && match_name(s) == GABION_ALLOW && s->event.response_code == 0)
 		return PASS;
-	s->event.event.frame.outcome = GABION_OBSERVED;
+	s->event.event.frame.outcome = GABION_ASKED;
 	emit(&events, &s->event.event, sizeof(s->event), counts);
 	return PASS;
 }

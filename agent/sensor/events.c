@@ -40,7 +40,6 @@ static uint32_t section_of(uint16_t type)
 	case GABION_CONNECT:
 	case GABION_LISTEN:
 	case GABION_SOCKET:
-	case GABION_CONTACT:
 		return 2;
 	case GABION_DNS:
 		return 3;
@@ -49,6 +48,8 @@ static uint32_t section_of(uint16_t type)
 		return 4;
 	case GABION_SYSCALL:
 		return 5;
+	case GABION_CONTACT:
+		return 6;
 	default:
 		return 1;
 	}
@@ -121,7 +122,9 @@ void events_send_stats(struct programs *programs)
 		row->cgroup_id = id[0];
 		row->section = id[1];
 		memcpy(&row->seen, values, sizeof(values));
+		/* What the kernel sent and the agent had no room for was not told after all. */
 		row->lost += output_lost_of(id[0], id[1]);
+		row->emitted -= output_lost_of(id[0], id[1]);
 		sum += row->seen + row->lost;
 		count++;
 	}

@@ -61,7 +61,7 @@ enum gabion_frame_type {
 
 /* What was done about an event where it was seen. */
 enum gabion_outcome {
-	GABION_OBSERVED = 0,
+	GABION_OBSERVED = 0,	 /* found running by the agent; the kernel never says so */
 	GABION_ASKED = 1,	 /* the kernel could not decide */
 	GABION_AUDITED = 2,	 /* denied with effect alert */
 	GABION_KILLED = 3,	 /* the process got SIGKILL before its first instruction */

@@ -22,7 +22,8 @@ struct cgroup_counts {
 };
 
 /* Sections as the agent numbers them. */
-enum { SECTION_PROCESS = 1, SECTION_NETWORK, SECTION_DNS, SECTION_FILES, SECTION_SYSCALLS };
+enum { SECTION_PROCESS = 1, SECTION_NETWORK, SECTION_DNS, SECTION_FILES, SECTION_SYSCALLS,
+       SECTION_CONTACTS /* of the network section, counted apart: they tell what became of a connection */ };
 
 struct counts_key {
 	__u64 container_id;

@@ -113,6 +113,7 @@ static __always_inline int contacted(struct tcp_scratch *s, const struct sock *s
 	__u64 id = sk->sk_cgrp_data.cgroup->kn->id;
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &id);
 	struct contact_event *event = &s->contact;
+	struct cgroup_counts *counts;
 	__u8 yes = 1;
 
 	if (!policy || !(policy->flags & GABION_CGROUP_BOUND) || !(policy->flags & GABION_CGROUP_NETWORK))
@@ -131,9 +132,10 @@ static __always_inline int contacted(struct tcp_scratch *s, const struct sock *s
 	event->family = sk->__sk_common.skc_family == AF_INET6 ? 6 : 4;
 	event->is_failed = is_failed;
 	event->error = sk->sk_err;
-	if (take_token(policy->container_id) && bpf_ringbuf_output(&bulk, event, sizeof(*event), BPF_RB_NO_WAKEUP) == 0)
-		return 0;
-	count_lost(counts_of(policy->container_id, SECTION_NETWORK));
+	counts = counts_of(policy->container_id, SECTION_CONTACTS);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	emit(&bulk, &event->event, sizeof(*event), counts);
 	return 0;
 }
 

@@ -4,7 +4,7 @@ import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES } from "../detect/encrypted-
 import { parsePrefix } from "../matching/address.ts";
 import type { DomainPattern } from "../matching/domain.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
-import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
+import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
 
 function entryOf({ name, isSuffix }: DomainPattern, action: KernelAction): KernelEntry {
   return { kind: isSuffix ? "suffix" : "domain", text: name, action };
@@ -37,5 +37,5 @@ export function toDnsSlot(policy: CompiledDnsPolicy): {
     ({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const,
   );
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
-  return { entries: [...denied, ...allowed, ...known], defaults: { domain: fallback } };
+  return { entries: [...strongestOf([...denied, ...allowed]), ...known], defaults: { domain: fallback } };
 }

@@ -123,3 +123,10 @@ export class SlotBuilder {
     return [...this.#entries.values()];
   }
 }
+
+/** One entry for each object: an allowed one must not take the place of a denied one. */
+export function strongestOf(entries: readonly KernelEntry[]): KernelEntry[] {
+  const builder = new SlotBuilder();
+  for (const entry of entries) builder.add(entry);
+  return builder.entries();
+}

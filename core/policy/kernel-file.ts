@@ -8,6 +8,7 @@ import {
   type KernelDefaults,
   type KernelEntry,
   type RefusedPath,
+  strongestOf,
 } from "./kernel-entry.ts";
 
 /** Folders of one path that the kernel looks up: DIRECTORIES_MAX in text_hash.bpf.h. */
@@ -59,7 +60,8 @@ export function toFileSlot(policy: CompiledFilePolicy): {
     return expressed ? { ...expressed, action: afterwards(policy.effect) } : { ...around(source), action: "ask" };
   });
   if (policy.state !== LearningState.ACTIVE) {
-    return { entries: [...denied, ...protectedEntries(policy)], defaults: { file: "ask", executable: "ask" } };
+    const entries = strongestOf([...denied, ...protectedEntries(policy)]);
+    return { entries, defaults: { file: "ask", executable: "ask" } };
   }
   const isAllowedWhole = policy.allowed.every(({ source }) => express(source) !== undefined);
   const allowed = policy.allowed.flatMap(({ source }): KernelEntry[] => {
@@ -74,7 +76,8 @@ export function toFileSlot(policy: CompiledFilePolicy): {
     });
   const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
   const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";
-  return { entries: [...denied, ...protectedEntries(policy), ...allowed, ...items], defaults: { file, executable } };
+  const named = strongestOf([...denied, ...protectedEntries(policy), ...allowed]);
+  return { entries: [...named, ...items], defaults: { file, executable } };
 }
 
 function refused(path: string): RefusedPath[] {

@@ -187,20 +187,26 @@ function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number })
 /** What policy says of a socket that listens. */
 export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent): Decision {
   const shown = `listening on ${portText(event.transport, event.port)}`;
-  const known = portText(event.transport, event.isEphemeral ? 0 : event.port);
-  const byRange = (ranges: readonly PortRange[]) => {
-    const range = findRange(ranges, event.port);
+  // Port 0 stands for all those that the kernel chooses, in models and in allowed lists.
+  const ports = [event.port, ...(event.isEphemeral ? [0] : [])];
+  const names = ports.map((port) => portText(event.transport, port));
+  const known = names.find((name) => policy.listeningPorts.has(name));
+  const byRange = (ranges: readonly PortRange[], ports: readonly number[]) => {
+    const range = ports.map((port) => findRange(ranges, port)).find((found) => found !== undefined);
     return range && rangeText(range);
   };
   const considerations: readonly Consideration<ListenEvent>[] = [
-    ["denied list", () => listed(byRange(policy.denied.listening), (m) => denial(policy.effect, m, shown))],
-    ["allowed list", () => listed(byRange(policy.allowed.listening), (m) => allowed(policy.effect, m, shown))],
+    [
+      "denied list",
+      () => listed(byRange(policy.denied.listening, [event.port]), (m) => denial(policy.effect, m, shown)),
+    ],
+    ["allowed list", () => listed(byRange(policy.allowed.listening, ports), (m) => allowed(policy.effect, m, shown))],
     [
       "model",
       () =>
-        policy.listeningPorts.has(known)
-          ? inModel(policy.effect, known, shown)
-          : deviation(policy.effect, `${shown} is not in the model`),
+        known === undefined
+          ? deviation(policy.effect, `${shown} is not in the model`)
+          : inModel(policy.effect, known, shown),
     ],
   ];
   return toDecision(policy, judge(policy, "network", considerations, event), () =>

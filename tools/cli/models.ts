@@ -2,6 +2,7 @@ import { durationMs } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
 import { recordTypeText } from "#core/policy/dns-policy.ts";
 import { portText } from "#core/policy/network-event.ts";
+import { toSeccompProfile, withoutName } from "#core/syscall/seccomp.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
@@ -159,6 +160,21 @@ export function addModelCommands(program: Command): void {
     .action(
       withConnection(async (connection, { output }, wanted: string) => {
         printOne(output, ModelSchema, await findModel(connection, wanted), modelText);
+      }),
+    );
+  models
+    .command("seccomp <model>")
+    .description("print the learned system calls as a seccomp profile for an OCI runtime")
+    .action(
+      withConnection(async (connection, _: Shared, wanted: string) => {
+        const { sections } = await findModel(connection, wanted);
+        const section = sections.find((s) => s.section === Section.SYSCALL);
+        const items = (section?.items ?? []).flatMap(({ fact, status }) =>
+          fact?.kind.case === "syscall" && status === ItemStatus.ALLOWED ? [fact.kind.value] : [],
+        );
+        if (items.length === 0) throw new CommandError("the model has learned no system calls yet");
+        for (const name of withoutName(items)) process.stderr.write(`gabion: ${name} has no name and is left out\n`);
+        print(JSON.stringify(toSeccompProfile(items), null, 2));
       }),
     );
   models

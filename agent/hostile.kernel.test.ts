@@ -1,0 +1,151 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
+import { AgentRig } from "../tools/sandbox/agent-rig.ts";
+import { testProgram } from "../tools/sandbox/programs.ts";
+
+const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
+const PROBE = "/opt/netprobe";
+const PROGRAMS = ["/bin/sh", "/bin/sleep", "/bin/mv", "/bin/cp", "/bin/mount", "/bin/chroot", "/bin/mkdir"];
+
+async function open(name: string, state: LearningState, capabilities: readonly string[] = []) {
+  const rig = await AgentRig.open(name, state);
+  const start = async () => {
+    const web = rig.sandbox.start("web", {
+      args: IDLE,
+      programs: PROGRAMS,
+      capabilities,
+      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+    });
+    const container = await rig.watched("web");
+    await web.addAddresses("203.0.113.5", "10.0.0.53");
+    return { web, container };
+  };
+  return { rig, start };
+}
+
+onKernel("floods of connections, look-ups and opens are seen or counted as lost, in each section exactly", async () => {
+  const { rig, start } = await open("floods", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({
+    network: { effect: Effect.ALERT },
+    dns: { effect: Effect.ALERT },
+    filesystem: { effect: Effect.ALERT },
+  });
+  const { web, container } = await start();
+  const before = rig.observations.length;
+  await Promise.all([
+    web.exec(PROBE, "flood", "udp", "203.0.113.5", "4000", "20000"),
+    web.exec(PROBE, "flood", "dns", "10.0.0.53", "53", "20000"),
+    web.exec(PROBE, "opens", "/tmp/flood", "20000"),
+  ]);
+  const sent = 20_000n;
+  for (const [name, section] of Object.entries({
+    network: Section.NETWORK,
+    dns: Section.DNS,
+    files: Section.FILESYSTEM,
+  })) {
+    const row = await until(`${name} to be counted`, 10_000, () => {
+      const found = rig.agent.stats?.rows.find((r) => r.cgroupId === container.cgroup.id && r.section === section);
+      return found && found.seen >= sent ? found : undefined;
+    });
+    expect(row.seen, name).toBe(row.allowed + row.emitted + row.lost);
+    await container.events.idle();
+    // What left the kernel was judged, and what did not is told with the time in which it was lost.
+    const told = () =>
+      rig.observations.slice(before).reduce((sum, o) => {
+        if (o.kind === "span" && o.value.section === section) return sum + o.value.lostEventCount;
+        if (o.kind !== "seen" || o.value.section !== section) return sum;
+        return sum + BigInt(o.value.counts.reduce((a, b) => a + b, 0));
+      }, 0n);
+    await until(`${name} to add up`, 10_000, () => (told() >= sent ? true : undefined));
+  }
+});
+
+onKernel("a container that does more than one may do is told as flooding, and others are still seen", async () => {
+  const { rig, start } = await open("throttle", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({ process: { effect: Effect.ALERT }, network: { effect: Effect.ALERT } });
+  const { web } = await start();
+  const other = rig.sandbox.start("other", { args: IDLE, programs: PROGRAMS });
+  await rig.watched("other");
+  const flood = Promise.all([1, 2, 3].map(() => web.exec(PROBE, "flood", "udp", "203.0.113.5", "4000", "150000")));
+  await other.exec("/bin/mkdir", "/seen");
+  await rig.learned("/bin/mkdir");
+  await flood;
+  const audit = await rig.audited("the flood", (a) => a.system?.name === "flooding");
+  expect(audit.container?.containerId).toBe("web");
+});
+
+onKernel("whoever renames, mounts or changes its root does not get a denied program past the path", async () => {
+  const { rig, start } = await open("evade", LearningState.LEARNING, ["CAP_SYS_ADMIN"]);
+  await using _ = rig;
+  await rig.rules({
+    process: { effect: Effect.PREVENT, denied: [{ process: "/bin/mkdir" }, { process: "/jail/bin/x" }] },
+  });
+  const { web } = await start();
+  const sh = async (command: string) => (await web.exec("/bin/sh", "-c", `${command}; echo status $?`)).output;
+  const refused = /Operation not permitted|Killed/;
+  expect(await sh("/bin/mkdir /a")).toMatch(refused);
+  expect(await sh("/proc/self/root/bin/mkdir /a")).toMatch(refused);
+  expect(await sh("cd /bin; ./../bin/mkdir /a")).toMatch(refused);
+  expect(await sh("exec 5</bin/mkdir; /proc/self/fd/5 /a")).toMatch(refused);
+  expect(
+    await sh(
+      "cp /bin/true /true 2>/dev/null; mkdir -p /jail/bin; cp /bin/sleep /jail/bin/x; /bin/chroot /jail /bin/x 0",
+    ),
+  ).toMatch(refused);
+  // A bind mount shows the same inode elsewhere: by its path it is another program, and it is told as such.
+  await sh("mkdir -p /other; cp /bin/sleep /other/mkdir; mount --bind /bin/mkdir /other/mkdir && /other/mkdir /a");
+  await rig.learned("/other/mkdir");
+  expect(existsSync(join(web.rootfs, "a"))).toBe(true);
+});
+
+onKernel("a fork bomb within its limit costs no other container anything, and its loss is counted", async () => {
+  const { rig, start } = await open("bomb", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({ process: { effect: Effect.ALERT }, syscall: { effect: Effect.ALERT } });
+  const { web, container } = await start();
+  const other = rig.sandbox.start("other", { args: IDLE, programs: PROGRAMS });
+  await rig.watched("other");
+  const bomb = web.exec("/bin/sh", "-c", "i=0; while [ $i -lt 1500 ]; do /bin/sleep 2 & i=$((i+1)); done; wait");
+  await other.exec("/bin/mkdir", "/alive");
+  await rig.learned("/bin/mkdir");
+  await bomb;
+  const row = await until("all to be counted", 10_000, () =>
+    rig.agent.stats?.rows.find(
+      (r) => r.cgroupId === container.cgroup.id && r.section === Section.PROCESS && r.seen >= 1_500n,
+    ),
+  );
+  expect(row.seen).toBe(row.allowed + row.emitted + row.lost);
+});
+
+onKernel("the sensor cannot be reached from inside a container", async () => {
+  const { rig, start } = await open("reach", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({ process: { effect: Effect.ALERT } });
+  const { web } = await start();
+  const pid = rig.agent.sensorPid ?? 0;
+  await web.exec("/bin/sh", "-c", `kill -9 ${pid}; for i in $(seq 1 200); do kill -9 $i 2>/dev/null; done`);
+  await rig.agent.containers.scan();
+  expect(rig.agent.sensorPid).toBe(pid);
+});
+
+onKernel("packets made to break the parser are told as malformed and harm nobody", async () => {
+  const { rig, start } = await open("packets", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({ dns: { effect: Effect.PREVENT, denied: ["*.evil.example"] } });
+  const { web } = await start();
+  // 4,000 messages of random length and content, and the same number of questions with random bytes changed.
+  const { output } = await web.exec(PROBE, "fuzz", "10.0.0.53", "4000");
+  expect(output.trim()).toBe("ok");
+  expect((await web.exec(PROBE, "dns", "udp", "10.0.0.53", "a.evil.example", "1")).output.trim()).toBe("EPERM");
+  const audit = await rig.audited("the denied name", (a) => a.message.includes("a.evil.example"));
+  expect(audit.decision?.outcome).toBe(Outcome.DENIAL);
+});

@@ -1,0 +1,94 @@
+import { expect, test } from "vitest";
+import { DnsDetector, registrableDomain } from "./dns.ts";
+import { encryptedDnsReason } from "./encrypted-dns.ts";
+import { type Contact, PortScanDetector, scanText } from "./port-scan.ts";
+
+const failed = (address: string, port: number): Contact => ({ address, port, isFailed: true });
+const answered = (address: string, port: number): Contact => ({ address, port, isFailed: false });
+
+test("fifteen failed ports of one host are a vertical scan, fourteen are none", () => {
+  const detector = new PortScanDetector();
+  for (let port = 1; port < 15; port += 1) expect(detector.take(failed("h", port), port)).toBeUndefined();
+  const scan = detector.take(failed("h", 15), 15);
+  expect(scan).toMatchObject({ isHorizontal: false, portCount: 15, addressCount: 1, failedCount: 15 });
+  expect(scan && scanText(scan)).toBe("a port scan: 15 ports of h were tried; 15 of 15 first contacts failed");
+});
+
+test("twenty-five hosts on one port are a horizontal scan", () => {
+  const detector = new PortScanDetector();
+  const found = Array.from({ length: 25 }, (_, i) => detector.take(failed(`10.0.0.${i}`, 22), i)).filter(Boolean);
+  expect(found).toMatchObject([{ isHorizontal: true, addressCount: 25, portCount: 1 }]);
+});
+
+test("a service that tries one dead upstream for ever is none", () => {
+  const detector = new PortScanDetector();
+  for (let i = 0; i < 100_000; i += 1) expect(detector.take(failed("db", 5432), i)).toBeUndefined();
+});
+
+test("a crawler that reaches most of its hosts is none", () => {
+  const detector = new PortScanDetector();
+  for (let i = 0; i < 2_000; i += 1) {
+    const contact = i % 5 === 0 ? failed(`site${i}`, 443) : answered(`site${i}`, 443);
+    expect(detector.take(contact, i * 10)).toBeUndefined();
+  }
+});
+
+test("a health checker over three hundred healthy targets, with a few down, is none", () => {
+  const detector = new PortScanDetector();
+  for (let round = 0; round < 20; round += 1) {
+    for (let i = 0; i < 300; i += 1) {
+      const contact = i < 10 ? failed(`pod${i}`, 8080) : answered(`pod${i}`, 8080);
+      expect(detector.take(contact, round * 10_000 + i)).toBeUndefined();
+    }
+  }
+});
+
+test("a scan slower than the window is none, and memory stays bounded in a flood", () => {
+  const detector = new PortScanDetector();
+  for (let i = 0; i < 100; i += 1) expect(detector.take(failed("h", i), i * 60_000)).toBeUndefined();
+  for (let i = 0; i < 50_000; i += 1) detector.take(answered(`a${i}`, i % 65_536), 7_000_000 + i);
+});
+
+const query = (name: string, recordType = 1) => ({ name, recordType, payloadLength: name.length + 18 });
+
+test("a tunnel brings many long distinct names below one domain", () => {
+  const detector = new DnsDetector();
+  const found = Array.from({ length: 60 }, (_, i) =>
+    detector.takeQuery(query(`${i}.${"x".repeat(30)}.t.example.com`, 16), i * 100),
+  ).filter(Boolean);
+  expect(found[0]).toMatchObject({ detector: "dns_tunnel", domain: "example.com" });
+});
+
+test("a record type that only tunnels use is found at once", () => {
+  expect(new DnsDetector().takeQuery(query("a.example.com", 10), 0)).toMatchObject({ domain: "example.com" });
+  expect(new DnsDetector().takeQuery(query("a.example.com", 65_399), 0)).toBeDefined();
+});
+
+test("ordinary look-ups, search paths and reverse look-ups are no tunnel", () => {
+  const detector = new DnsDetector();
+  for (let i = 0; i < 2_000; i += 1) {
+    expect(detector.takeQuery(query(`service-${i % 14}.example.com`), i * 50)).toBeUndefined();
+    expect(detector.takeQuery(query(`pod-${i}.svc.cluster.local`, 16), i * 50)).toBeUndefined();
+    expect(detector.takeQuery(query(`${i % 256}.0.0.10.in-addr.arpa`, 12), i * 50)).toBeUndefined();
+  }
+});
+
+test("ten domains that do not exist in five minutes are a flood, one asked for ten times is none", () => {
+  const detector = new DnsDetector();
+  for (let i = 0; i < 10; i += 1) expect(detector.takeMissing("gone.example.com", i)).toBeUndefined();
+  const found = Array.from({ length: 10 }, (_, i) => detector.takeMissing(`x${i}abc.net`, 100 + i)).filter(Boolean);
+  expect(found[0]).toMatchObject({ detector: "dns_flood" });
+});
+
+test("the registrable domain follows the Public Suffix List, its private part too", () => {
+  expect(registrableDomain("a.b.example.co.uk")).toBe("example.co.uk");
+  expect(registrableDomain("x.bucket.s3.eu-west-1.amazonaws.com")).toBe("bucket.s3.eu-west-1.amazonaws.com");
+  expect(registrableDomain("host.internal")).toBe("host.internal");
+});
+
+test("resolvers over TLS and HTTPS are known by port, name and address", () => {
+  expect(encryptedDnsReason("192.0.2.1", 853, "")).toContain("853");
+  expect(encryptedDnsReason("192.0.2.1", 443, "dns.google")).toContain("dns.google");
+  expect(encryptedDnsReason("1.1.1.1", 443, "")).toContain("1.1.1.1");
+  expect(encryptedDnsReason("192.0.2.1", 443, "example.com")).toBeUndefined();
+});

@@ -1,0 +1,312 @@
+import { create } from "@bufbuild/protobuf";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { FileOperation, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import {
+  DomainFactSchema,
+  FileFactSchema,
+  LearningState,
+  ListenFactSchema,
+  OutboundFactSchema,
+  SyscallFactSchema,
+} from "#gen/gabion/model/v1/model_pb.ts";
+import { type Decision, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import {
+  DnsSectionSchema,
+  FilesystemSectionSchema,
+  NetworkSectionSchema,
+  SyscallSectionSchema,
+} from "#gen/gabion/rule/v1/rule_pb.ts";
+import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { syscallNumber } from "../syscall/names.ts";
+import { compileDnsPolicy, evaluateDnsQuery } from "./dns-policy.ts";
+import { compileFilePolicy, directoryOf, evaluateFile } from "./file-policy.ts";
+import { toDnsSlot } from "./kernel-dns.ts";
+import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
+import { toFileSlot } from "./kernel-file.ts";
+import { portPrefixes, toNetworkSlot } from "./kernel-network.ts";
+import { toSyscallSlot } from "./kernel-syscall.ts";
+import { compileNetworkPolicy, evaluateConnect, evaluateListen } from "./network-policy.ts";
+
+/** The kernel's maps keep one value for a key: what is put last. Of prefixes the longest that covers decides. */
+function lookUpPrefix(entries: readonly KernelEntry[], kind: string, bytes: Uint8Array): KernelAction | undefined {
+  const found = entries
+    .filter((e) => "bytes" in e && e.kind === kind && isWithin({ bytes: e.bytes, length: e.prefix }, bytes))
+    .sort((a, b) => ("bytes" in a && "bytes" in b ? a.prefix - b.prefix : 0));
+  return found.at(-1)?.action;
+}
+
+function lookUpText(entries: readonly KernelEntry[], kind: string, text: string): KernelAction | undefined {
+  return entries.findLast((e) => e.kind === kind && "text" in e && e.text === text)?.action;
+}
+
+/** Denied, asked, allowed: `take_entry` of policy.bpf.h. */
+function match(found: readonly (KernelAction | undefined)[]): KernelAction | undefined {
+  const all = found.filter((action) => action !== undefined);
+  const denied = all.filter((action) => STRENGTH[action] > STRENGTH.ask).sort((a, b) => STRENGTH[b] - STRENGTH[a])[0];
+  return denied ?? (all.includes("ask") ? "ask" : all.includes("allow") ? "allow" : undefined);
+}
+
+const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "prevent", [Effect.BLOCK]: "block" };
+
+/** The kernel never says anything that the policy would not say. */
+function expectAgreement(action: KernelAction, decision: Decision): void {
+  if (action === "allow")
+    expect(decision).toMatchObject({ outcome: Outcome.ALLOW, isLearned: false, isAudited: false });
+  if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
+  if (action === "prevent" || action === "block") expect(STRONG[decision.effectApplied as Effect]).toBe(action);
+}
+
+const effect = fc.constantFrom(Effect.ALERT, Effect.PREVENT, Effect.BLOCK, Effect.DISABLE);
+const state = fc.constantFrom(LearningState.LEARNING, LearningState.DRY_RUN, LearningState.ACTIVE);
+const transport = fc.constantFrom(Transport.TCP, Transport.UDP);
+const port = fc.constantFrom(0, 1, 53, 80, 443, 8080, 32768, 40000, 65535);
+const range = fc.tuple(port, port).map(([a, b]) => ({ first: Math.min(a, b), last: Math.max(a, b) }));
+const prefix = fc.constantFrom(
+  "203.0.113.0/24",
+  "203.0.113.5",
+  "10.0.0.0/8",
+  "0.0.0.0/0",
+  "2001:db8::/32",
+  "::/0",
+  "::1",
+);
+const address = fc.constantFrom("203.0.113.5", "198.51.100.1", "10.1.2.3", "127.0.0.1", "2001:db8::5", "fd00::1");
+const INTERNET = new Set(["203.0.113.5", "198.51.100.1", "2001:db8::5"]);
+const list = fc.record({
+  listeningPorts: fc.array(range, { maxLength: 2 }),
+  outboundPorts: fc.array(range, { maxLength: 2 }),
+  outboundAddresses: fc.array(prefix, { maxLength: 3 }),
+});
+const PROTOCOL = { [Transport.TCP]: 6, [Transport.UDP]: 17, [Transport.UNSPECIFIED]: 0 };
+
+const networkPolicy = fc
+  .record({
+    effect,
+    state,
+    allowed: list,
+    denied: list,
+    metadata: fc.boolean(),
+    listening: fc.array(fc.record({ transport, port }), { maxLength: 3 }),
+    outbound: fc.array(fc.record({ transport, port, address: fc.constantFrom("", "", "198.51.100.1") }), {
+      maxLength: 3,
+    }),
+  })
+  .map((p) =>
+    compileNetworkPolicy({
+      section: create(NetworkSectionSchema, {
+        effect: p.effect,
+        allowed: p.allowed,
+        denied: p.denied,
+        detectors: p.metadata ? { metadata_service: {} } : {},
+      }),
+      hasRule: true,
+      listening: p.listening.map((fact) => create(ListenFactSchema, fact)),
+      outbound: p.outbound.map((fact) => create(OutboundFactSchema, fact)),
+      processes: [],
+      state: p.state,
+    }),
+  );
+
+/** What `decide_connect` of network.bpf.c does, in the same order. */
+function decideConnect(
+  entries: readonly KernelEntry[],
+  defaults: ReturnType<typeof toNetworkSlot>["defaults"],
+  to: { bytes: Uint8Array; portBytes: Uint8Array; isInternet: boolean; isLoopback: boolean; isDirect: boolean },
+): KernelAction {
+  const byPort = (kind: string) => (to.isInternet ? lookUpPrefix(entries, kind, to.portBytes) : undefined);
+  const first = match([lookUpPrefix(entries, "address_denied", to.bytes), byPort("port_denied")]);
+  const listedAction = first ?? lookUpPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
+  if (listedAction) return listedAction;
+  if (to.isLoopback) return "allow";
+  if (!to.isInternet) return defaults.internal;
+  if (!byPort("port_learned")) return defaults.connect;
+  return to.isDirect && !lookUpPrefix(entries, "direct", to.bytes) ? defaults.direct : "allow";
+}
+
+test("connections: the kernel says what the policy says", () => {
+  fc.assert(
+    fc.property(networkPolicy, transport, port, address, fc.boolean(), (policy, protocol, to, where, direct) => {
+      const isInternet = INTERNET.has(where);
+      const isLoopback = where === "127.0.0.1";
+      const parsed = parsePrefix(where);
+      if (!parsed) throw new Error(where);
+      const isDirect = isInternet && direct;
+      const event = {
+        transport: protocol,
+        address: parsed.bytes,
+        port: to,
+        domain: "",
+        isInternet,
+        isLoopback,
+        isDirect,
+      };
+      const decision = evaluateConnect(policy, {
+        ...event,
+        address: where.includes(".") ? parsed.bytes.subarray(12) : parsed.bytes,
+      });
+      const { entries: all, defaults } = toNetworkSlot(policy);
+      const entries = withoutHiding(all);
+      const bytes = mappedAddress(parsed.bytes);
+      const portBytes = Uint8Array.of(PROTOCOL[protocol], to >> 8, to & 0xff);
+      const action = decideConnect(entries, defaults, { bytes, portBytes, isInternet, isLoopback, isDirect });
+      // A look-up or loopback in a section that is off or learns teaches nothing: allowing it unasked loses nothing.
+      if (action === "allow" && isLoopback) expect(decision.outcome).toBe(Outcome.ALLOW);
+      else expectAgreement(action, decision);
+    }),
+    { numRuns: 20_000 },
+  );
+});
+
+test("listening ports: the kernel says what the policy says", () => {
+  fc.assert(
+    fc.property(networkPolicy, transport, port, fc.boolean(), (policy, protocol, at, chosen) => {
+      const isEphemeral = chosen || at >= 32768;
+      const { entries, defaults } = toNetworkSlot(policy);
+      const look = (kind: string, number: number) =>
+        lookUpPrefix(entries, kind, Uint8Array.of(PROTOCOL[protocol], number >> 8, number & 0xff));
+      const action =
+        look("listen_denied", at) ??
+        look("listen_allowed", at) ??
+        (isEphemeral ? look("listen_allowed", 0) : undefined) ??
+        defaults.listen;
+      expectAgreement(action, evaluateListen(policy, { transport: protocol, port: at, isEphemeral }));
+    }),
+    { numRuns: 20_000 },
+  );
+});
+
+const names = ["evil.example", "a.evil.example", "good.test", "x.y.good.test", "example", "co.uk"];
+const patterns = ["evil.example", "*.evil.example", "*.good.test", "*.example", "good.test"];
+
+test("look-ups: the kernel says what the policy says", () => {
+  fc.assert(
+    fc.property(
+      effect,
+      state,
+      fc.array(fc.constantFrom(...patterns), { maxLength: 3 }),
+      fc.array(fc.constantFrom(...patterns), { maxLength: 3 }),
+      fc.array(fc.record({ name: fc.constantFrom(...names), recordType: fc.constantFrom(1, 16) }), { maxLength: 3 }),
+      fc.constantFrom(...names),
+      fc.constantFrom(1, 16, 28),
+      (e, s, allowed, denied, items, name, recordType) => {
+        const policy = compileDnsPolicy({
+          section: create(DnsSectionSchema, { effect: e, allowed, denied }),
+          hasRule: true,
+          items: items.map((item) => create(DomainFactSchema, item)),
+          state: s,
+        });
+        const { entries, defaults } = toDnsSlot(policy);
+        const suffixes = [...name.matchAll(/\./g)].map(({ index }) => name.slice(index + 1));
+        const found = match([
+          ...suffixes.map((suffix) => lookUpText(entries, "suffix", suffix)),
+          lookUpText(entries, "domain", name),
+        ]);
+        const item = entries.find((x) => x.kind === "domain_item" && x.text === name && x.recordType === recordType);
+        const action = found ?? item?.action ?? defaults.domain;
+        expectAgreement(action, evaluateDnsQuery(policy, { name, recordType, isMalformed: false }));
+      },
+    ),
+    { numRuns: 20_000 },
+  );
+});
+
+const files = ["/etc/passwd", "/etc/hosts", "/var/a/b", "/var/a/c/d", "/root/.ssh/id", "/home/x/.ssh/k", "/tmp/x"];
+const listed = ["/etc/passwd", "/etc/*", "/var/a/*", "/var/*/b", "*"];
+
+test("files: the kernel says what the policy says, and never refuses afterwards", () => {
+  fc.assert(
+    fc.property(
+      effect,
+      state,
+      fc.array(fc.constantFrom(...listed), { maxLength: 2 }),
+      fc.array(fc.constantFrom(...listed), { maxLength: 2 }),
+      fc.array(fc.constantFrom("/etc", "/var/a", "/tmp"), { maxLength: 2 }),
+      fc.subarray(["changed_binary", "account_files", "ssh_files"]),
+      fc.constantFrom(...files),
+      fc.boolean(),
+      (e, s, allowed, denied, directories, detectors, path, isExecutable) => {
+        const policy = compileFilePolicy({
+          section: create(FilesystemSectionSchema, {
+            effect: e,
+            allowed,
+            denied,
+            detectors: Object.fromEntries(detectors.map((name) => [name, {}])),
+          }),
+          hasRule: true,
+          items: directories.map((d) => create(FileFactSchema, { path: d, processPath: "/bin/sh" })),
+          state: s,
+        });
+        const { entries, defaults } = toFileSlot(policy);
+        const folders = [...path.matchAll(/\//g)].map(({ index }) => path.slice(0, index + 1));
+        const strongest = (kind: string, text: string) =>
+          match(entries.filter((x) => x.kind === kind && "text" in x && x.text === text).map(({ action }) => action));
+        const found = match([strongest("file_path", path), ...folders.map((f) => strongest("file_directory", f))]);
+        const item = entries.find((x) => x.kind === "file_item" && x.directory === `${directoryOf(path)}/`);
+        const decide = (): KernelAction => {
+          if (found && found !== "allow") return found;
+          if (isExecutable && defaults.executable !== "allow") return "ask";
+          return found ?? item?.action ?? defaults.file;
+        };
+        const action = decide();
+        const change = { operation: FileOperation.WRITE, path, newPath: "", processPath: "/bin/sh", isExecutable };
+        const decision = evaluateFile(policy, change);
+        expect(action).not.toBe("prevent");
+        // What is denied under prevent is refused by the file system watch; behind it the kernel only tells.
+        if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
+        else expectAgreement(action, decision);
+      },
+    ),
+    { numRuns: 20_000 },
+  );
+});
+
+test("system calls: denied ones act in every state, allowed and learned ones are known by number", () => {
+  const section = create(SyscallSectionSchema, { effect: Effect.BLOCK, allowed: ["ptrace"], denied: ["mount"] });
+  const items = [
+    create(SyscallFactSchema, { name: "read" }),
+    create(SyscallFactSchema, { name: "getpid", isCompat: true }),
+  ];
+  const slot = (s: LearningState) =>
+    toSyscallSlot({
+      section,
+      hasRule: true,
+      items,
+      state: s,
+      effect: Effect.BLOCK,
+      denied: new Set(["mount"]),
+      allowed: new Set(["ptrace"]),
+      known: new Set(),
+    });
+  const number = (name: string, isCompat = false) => (syscallNumber(name, isCompat) ?? -1) + (isCompat ? 512 : 0);
+  const active = slot(LearningState.ACTIVE);
+  expect(active.defaults).toEqual({ syscall: "block", syscallDenied: "block" });
+  expect([...active.denied].sort()).toEqual([number("mount"), number("mount", true)].sort());
+  expect(active.allowed).toEqual([number("ptrace"), number("ptrace", true), number("read"), number("getpid", true)]);
+  expect(slot(LearningState.LEARNING)).toMatchObject({
+    allowed: [],
+    defaults: { syscall: "ask", syscallDenied: "block" },
+  });
+});
+
+test("a range of ports is covered exactly by its prefixes", () => {
+  fc.assert(
+    fc.property(fc.nat(65535), fc.nat(65535), fc.nat(65535), (a, b, probe) => {
+      const [first, last] = a < b ? [a, b] : [b, a];
+      const prefixes = portPrefixes(first, last);
+      const isCovered = prefixes.some(({ port: at, length }) => probe >> (16 - length) === at >> (16 - length));
+      expect(isCovered).toBe(probe >= first && probe <= last);
+      expect(prefixes.length).toBeLessThanOrEqual(30);
+    }),
+    { numRuns: 5_000 },
+  );
+});
+
+test("a question about one address does not hide that the range around it is denied", () => {
+  const entry = (text: string, action: KernelAction): KernelEntry => {
+    const { bytes, length } = parsePrefix(text) ?? { bytes: new Uint8Array(16), length: 0 };
+    return { kind: "address_denied", bytes, prefix: length, action };
+  };
+  const kept = withoutHiding([entry("1.1.1.1", "ask"), entry("9.9.9.9", "ask"), entry("1.0.0.0/8", "prevent")]);
+  expect(kept.map(({ action }) => action)).toEqual(["ask", "prevent"]);
+});
