@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { escapeBytes } from "#core/text/escape.ts";
 import type { FileFrame } from "../wire/frames.ts";
 import { FileFlag } from "../wire/layout.ts";
@@ -15,6 +16,22 @@ function absolute(base: Uint8Array, typed: Uint8Array): Buffer {
   return Buffer.concat([base, Buffer.from("/"), typed]);
 }
 
+/** How long a folder that was resolved is taken to be where it was, in ms: as long as one burst of changes. */
+const FOLDER_MS = 100;
+const FOLDERS_MAX = 4_096;
+const folders = new Map<string, { readonly resolved: Buffer | undefined; readonly untilMs: number }>();
+
+async function resolveFolder(root: string, folder: string): Promise<Buffer | undefined> {
+  const key = `${root} ${folder}`;
+  const now = performance.now();
+  const known = folders.get(key);
+  if (known && known.untilMs > now) return known.resolved;
+  const resolved = await resolveInRoot(root, folder).catch(() => undefined);
+  if (folders.size >= FOLDERS_MAX) folders.clear();
+  folders.set(key, { resolved, untilMs: now + FOLDER_MS });
+  return resolved;
+}
+
 /**
  * The real path of a path as it was typed: links of the folders on the way are followed inside the container, the last
  * component is not, because a rename or removal is about the link itself. Where the folder is gone meanwhile the text
@@ -26,7 +43,7 @@ async function realPath(root: string, base: Uint8Array, typed: Uint8Array): Prom
   const folder = escapeBytes(full.subarray(0, cut));
   const name = full.subarray(cut + 1);
   if (name.equals(Buffer.from("..")) || name.equals(Buffer.from("."))) return escapeBytes(full);
-  const resolved = await resolveInRoot(root, folder).catch(() => undefined);
+  const resolved = await resolveFolder(root, folder);
   return escapeBytes(resolved === undefined ? full : join(resolved.toString("latin1"), [name]));
 }
 
@@ -37,10 +54,10 @@ export async function pathsOfChange(frame: FileFrame, rootfs: string): Promise<{
     return { path: mark(withoutPid(escapeBytes(frame.path), frame.actor.pid)), newPath: "" };
   }
   const root = `/proc/${frame.actor.pid}/root`;
-  const resolve = async (base: Uint8Array, typed: Uint8Array) => {
-    const isThere = (await resolveInRoot(root, "/").catch(() => undefined)) !== undefined;
-    return mark(withoutPid(await realPath(isThere ? root : rootfs, base, typed), frame.actor.pid));
-  };
+  // Where the process has gone, what it saw is looked up in the root file system.
+  const isThere = existsSync(root);
+  const resolve = async (base: Uint8Array, typed: Uint8Array) =>
+    mark(withoutPid(await realPath(isThere ? root : rootfs, base, typed), frame.actor.pid));
   return {
     path: await resolve(frame.base, frame.path),
     newPath: frame.target.length === 0 ? "" : await resolve(frame.targetBase, frame.target),

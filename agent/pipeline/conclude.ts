@@ -10,6 +10,7 @@ import { killProcess, type StopResult } from "../enforce/stop.ts";
 import { Outcome } from "../wire/layout.ts";
 import type { AuditDraft, AuditWriter } from "./audit-writer.ts";
 import type { Learner } from "./learner.ts";
+import type { Repeat } from "./repeats.ts";
 
 /** How the effect reached the act, with a note for people. */
 export interface Delivered {
@@ -59,6 +60,11 @@ export class Conclusion {
     for (const fact of facts) {
       this.#learner.observe(container, fact, { isDeviation, isHeld: decision.isHeld, detector: decision.detector });
     }
+  }
+
+  /** The same as before happened again. */
+  countAgain(container: WatchedContainer, { section, factIds }: Repeat): void {
+    for (const id of factIds) this.#learner.count(container, section, id);
   }
 
   /**

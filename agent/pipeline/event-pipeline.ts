@@ -4,6 +4,7 @@ import { DnsDetector, type DnsFinding } from "#core/detect/dns.ts";
 import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
 import { PortScanDetector, scanText } from "#core/detect/port-scan.ts";
 import { addressText } from "#core/matching/address.ts";
+import { factId } from "#core/model/fact.ts";
 import { domainFact, evaluateDnsDetection, evaluateDnsQuery } from "#core/policy/dns-policy.ts";
 import { evaluateFile, fileFacts } from "#core/policy/file-policy.ts";
 import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
@@ -55,6 +56,7 @@ import { processOf } from "./actor.ts";
 import { type Conclusion, isActedInKernel, type Target } from "./conclude.ts";
 import type { WallClock } from "./exec-event.ts";
 import type { ProcessTable } from "./process-table.ts";
+import { Repeats } from "./repeats.ts";
 
 export interface EventPipelineDependencies {
   readonly bootId: string;
@@ -96,6 +98,7 @@ const NOTHING = { killed: "", denied: "", happened: "" };
 export class EventPipeline {
   readonly #deps: EventPipelineDependencies;
   readonly #detectors = new WeakMap<WatchedContainer, Detectors>();
+  readonly #repeats = new Repeats();
 
   constructor(deps: EventPipelineDependencies) {
     this.#deps = deps;
@@ -104,7 +107,18 @@ export class EventPipeline {
   async handle(container: WatchedContainer, frame: OtherFrame): Promise<void> {
     const use = this.#deps.slots.of(frame.slot) ?? container.use;
     if (!use) return;
-    for (const judged of await this.#judge(container, frame, use)) await this.#conclude(container, frame, judged, use);
+    const repeat = this.#repeats.find(container, frame);
+    if (repeat) {
+      this.#deps.conclusion.countAgain(container, repeat);
+      return;
+    }
+    const all = await this.#judge(container, frame, use);
+    for (const judged of all) await this.#conclude(container, frame, judged, use);
+    const [only] = all;
+    const isQuiet = all.length === 1 && only && !only.decision.isAudited && !only.decision.isHeld;
+    if (!isQuiet) return;
+    const factIds = only.decision.isLearned ? only.facts.map(factId) : [];
+    this.#repeats.remember(container, frame, { section: only.section, factIds });
   }
 
   async #conclude(container: WatchedContainer, frame: OtherFrame, judged: Judged, use: SlotUse): Promise<void> {

@@ -66,7 +66,7 @@ export class Learner {
   /** A fact that a learning section takes in. */
   observe(container: WatchedContainer, fact: Fact, note: ObservedNote): void {
     const id = factId(fact);
-    this.#count(container, sectionOfFact(fact), id);
+    this.count(container, sectionOfFact(fact), id);
     const modelKey = container.message.modelKey;
     const known = this.#known.get(modelKey) ?? new Set();
     this.#known.set(modelKey, known);
@@ -119,7 +119,8 @@ export class Learner {
     return fresh;
   }
 
-  #count(container: WatchedContainer, section: Section, id: string): void {
+  /** A fact that was observed before is seen again. */
+  count(container: WatchedContainer, section: Section, id: string): void {
     const { counts } = this.#unitOf(container, section);
     if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
   }

@@ -1,28 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which tasks are the container's own: those that ran a program inside it, and their children. A runtime on its way in
- * has the container's control group, but its files and system calls are not the container's.
+ * Which processes are the container's own: those that ran a program inside it, and their children. A runtime on its way
+ * in has the container's control group, but its files and system calls are not the container's. With each the hash of
+ * its program's path, which every changed file is looked up with.
  */
 #ifndef GABION_CONTAINED_BPF_H
 #define GABION_CONTAINED_BPF_H
 
+struct contained_process {
+	__u64 exe_hash; /* 0 where it is not known, or the path was cut */
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__type(key, __u32); /* pid on the host */
+	__type(value, struct contained_process);
 	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC */);
-	__type(key, int);
-	__type(value, __u32);
 } contained SEC(".maps");
 
-static __always_inline void mark_contained(struct task_struct *task)
+/* In place where it is known: an update would take new memory. */
+static __always_inline void mark_contained(__u32 pid, __u64 exe_hash)
 {
-	__u32 yes = 1;
+	struct contained_process fresh = { .exe_hash = exe_hash };
+	struct contained_process *known = bpf_map_lookup_elem(&contained, &pid);
 
-	bpf_task_storage_get(&contained, task, &yes, 1 /* BPF_LOCAL_STORAGE_GET_F_CREATE */);
+	if (known)
+		known->exe_hash = exe_hash;
+	else
+		bpf_map_update_elem(&contained, &pid, &fresh, BPF_ANY);
 }
 
-static __always_inline bool is_contained(struct task_struct *task)
+static __always_inline struct contained_process *contained_of(__u32 pid)
 {
-	return bpf_task_storage_get(&contained, task, 0, 0) != 0;
+	return bpf_map_lookup_elem(&contained, &pid);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include "gabion_hash.h"
 #include "maps.bpf.h"
 #include "path_walk.bpf.h"
+#define READS_ACTOR
 #include "actor.bpf.h"
 #include "policy.bpf.h"
 #include "act.bpf.h"
@@ -336,11 +337,9 @@ static __always_inline void begin(struct dns_scratch *s, struct cgroup_policy *p
 	event->payload_length = 0;
 	event->name[0] = 0;
 	if (socket) {
-		__builtin_memcpy(&event->actor, &socket->actor, sizeof(event->actor));
 		__builtin_memcpy(event->resolver, socket->resolver, 16);
 		event->resolver_port = socket->port;
 	} else {
-		__builtin_memset(&event->actor, 0, sizeof(event->actor));
 		__builtin_memset(event->resolver, 0, 16);
 		event->resolver_port = 0;
 	}
@@ -358,6 +357,15 @@ static __always_inline bool read_message(struct dns_scratch *s)
 	return true;
 }
 
+
+/* Packets mostly leave in the context of who sent them; where they do not, nobody is named. */
+static __always_inline void read_sender(struct dns_scratch *s, __u64 cgroup_id)
+{
+	if (bpf_get_current_cgroup_id() == cgroup_id)
+		read_actor(&s->event.actor);
+	else
+		__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
+}
 
 static __always_inline struct dns_socket *socket_of(struct __sk_buff *skb)
 {
@@ -420,6 +428,7 @@ int handle_egress(struct __sk_buff *skb)
 		if (counts)
 			__sync_fetch_and_add(&counts->killed, 1);
 	}
+	read_sender(s, bpf_skb_cgroup_id(skb));
 	emit(&events, &s->event.event, sizeof(s->event), counts);
 	return action >= GABION_PREVENT ? DROP : PASS;
 }
@@ -457,6 +466,7 @@ int handle_ingress(struct __sk_buff *skb)
 	if (defaults && match_name(s) == GABION_ALLOW && s->event.response_code == 0)
 		return PASS;
 	s->event.event.frame.outcome = GABION_ASKED;
+	__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
 	emit(&events, &s->event.event, sizeof(s->event), counts);
 	return PASS;
 }

@@ -7,6 +7,9 @@ struct file_scratch {
 	struct file_event event;
 	struct text_hashes path;
 	struct text_hashes exe;
+	__u64 exe_hash; /* of the path of the program that does it, 0 where it is not known */
+	__u32 has_actor;
+	__u32 reserved;
 };
 
 struct {
@@ -147,8 +150,8 @@ __attribute__((noinline)) int decide_file(void)
 		s->event.event.entry = match.allowed_entry;
 		return GABION_ALLOW;
 	}
-	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe.is_complete && !s->event.actor.is_cut)
-		action = file_item_action(slot, s->path.parent, s->exe.full);
+	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe_hash)
+		action = file_item_action(slot, s->path.parent, s->exe_hash);
 	return action ? action : defaults->actions[GABION_DEFAULT_FILE];
 }
 
@@ -169,8 +172,8 @@ __attribute__((noinline)) int decide_typed(void)
 	try_file(&match, defaults, s);
 	if (match.denied || match.asked || match.allowed)
 		return GABION_ASK;
-	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe.is_complete && !s->event.actor.is_cut)
-		action = file_item_action(slot, s->path.parent, s->exe.full);
+	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe_hash)
+		action = file_item_action(slot, s->path.parent, s->exe_hash);
 	if (!action)
 		action = defaults->actions[GABION_DEFAULT_FILE];
 	return action == GABION_ALLOW ? GABION_ALLOW : GABION_ASK;

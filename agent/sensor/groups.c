@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 #include "sensor.h"
 
@@ -195,19 +194,13 @@ static void mark_running(const struct programs *programs, int directory)
 {
 	int list = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
 	FILE *stream = list < 0 ? NULL : fdopen(list, "r");
-	uint32_t yes = 1;
-	int pid;
+	uint64_t unknown = 0; /* its program's path is hashed when it is needed */
+	uint32_t pid;
 
 	if (!stream)
 		return;
-	while (fscanf(stream, "%d", &pid) == 1) {
-		int process = (int)syscall(SYS_pidfd_open, pid, 0);
-
-		if (process < 0)
-			continue;
-		bpf_map_update_elem(programs->contained, &process, &yes, BPF_NOEXIST);
-		close(process);
-	}
+	while (fscanf(stream, "%u", &pid) == 1)
+		bpf_map_update_elem(programs->contained, &pid, &unknown, BPF_NOEXIST);
 	fclose(stream);
 }
 

@@ -146,7 +146,6 @@ static __always_inline void mark_dns(struct bpf_sock_addr *context, struct netwo
 		bpf_sk_storage_delete(&dns_sockets, sk);
 		return;
 	}
-	read_actor(&s->dns.actor);
 	__builtin_memcpy(s->dns.resolver, s->connect.address, 16);
 	s->dns.port = s->connect.port;
 	s->dns.is_dns = 1;

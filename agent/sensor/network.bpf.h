@@ -34,7 +34,6 @@ struct {
 /* A socket that speaks to a resolver. Marked where it is connected: by the time a packet leaves, its destination may
  * have been rewritten, as Docker does it. */
 struct dns_socket {
-	struct gabion_actor actor;
 	__u8 resolver[16];
 	__u32 port;
 	__u32 is_dns;

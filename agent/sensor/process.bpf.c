@@ -113,10 +113,10 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	/* In the host's mounts paths mean other files: who got there is told, and judged by the agent. */
 	if (is_outside)
 		s->event.flags |= GABION_EXEC_HOST_MOUNTS;
-	else
-		mark_contained(task);
 	if (of_cgroup->flags & GABION_CGROUP_BOUND && !is_outside) {
 		hash_exec_path();
+		mark_contained(s->event.pid, s->path.is_complete && !(s->event.flags & GABION_EXEC_PATH_TRUNCATED) ?
+						     s->path.full : 0);
 		hash_exec_filename();
 		hash_exec_name();
 		if (!s->name.is_complete)
@@ -155,8 +155,13 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 {
-	if (is_contained(parent))
-		mark_contained(child);
+	struct contained_process *above;
+
+	if (child->pid != child->tgid) /* a thread */
+		return 0;
+	above = contained_of(parent->tgid);
+	if (above)
+		mark_contained(child->pid, above->exe_hash);
 	return 0;
 }
 
@@ -164,11 +169,14 @@ int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(handle_exit, struct task_struct *task)
 {
-	__u32 pid = BPF_CORE_READ(task, pid);
+	__u32 pid = BPF_CORE_READ(task, pid), group = BPF_CORE_READ(task, tgid);
 	__u64 *start, cgroup_id;
 	struct cgroup_policy *of_cgroup;
 	struct exit_event *event;
 
+	/* The last thread, which need not be the first one: a process goes on without that. */
+	if (BPF_CORE_READ(task, signal, live.counter) == 0)
+		bpf_map_delete_elem(&contained, &group);
 	if (pid != (__u32)BPF_CORE_READ(task, tgid))
 		return 0;
 	start = bpf_map_lookup_elem(&sent_processes, &pid);

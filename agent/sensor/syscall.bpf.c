@@ -94,6 +94,8 @@ static __always_inline __u8 outcome_of(__u32 action)
 static __always_inline void conclude_file(struct file_scratch *s, __u32 action, __u32 cgroup_flags,
 					  struct cgroup_counts *counts)
 {
+	if (!s->has_actor)
+		read_actor(&s->event.actor);
 	s->event.event.frame.outcome = outcome_of(action);
 	if (action == GABION_BLOCK) {
 		bpf_send_signal(SIGKILL);
@@ -106,7 +108,7 @@ static __always_inline void conclude_file(struct file_scratch *s, __u32 action, 
 }
 
 static __always_inline struct file_scratch *begin_file(struct cgroup_policy *policy, struct task_struct *task,
-						       __u32 operation)
+						       struct contained_process *process, __u32 operation)
 {
 	struct file_scratch *s = file_scratch();
 
@@ -120,15 +122,24 @@ static __always_inline struct file_scratch *begin_file(struct cgroup_policy *pol
 	s->event.inode = 0;
 	s->event.device = 0;
 	s->event.mode = 0;
+	s->exe_hash = process->exe_hash;
 	if (task->nsproxy->mnt_ns->ns.inum == host_mount_ns)
 		s->event.flags |= GABION_FILE_HOST_MOUNTS;
-	read_actor(&s->event.actor);
+	/* Who it was is read where it is told, and here only where its program is not known yet. */
+	s->has_actor = 0;
+	if (!s->exe_hash) {
+		read_actor(&s->event.actor);
+		s->has_actor = 1;
+		hash_file_exe();
+		if (s->exe.is_complete && !s->event.actor.is_cut)
+			s->exe_hash = process->exe_hash = s->exe.full;
+	}
 	return s;
 }
 
 /* A file that is open: its path is real, whatever way led there. */
-static __always_inline void handle_open_file(struct cgroup_policy *policy, struct task_struct *task, struct file *file,
-					     __u32 operation)
+static __always_inline void handle_open_file(struct cgroup_policy *policy, struct task_struct *task,
+					     struct contained_process *process, struct file *file, __u32 operation)
 {
 	struct inode *inode = file->f_inode;
 	struct file_scratch *s;
@@ -140,7 +151,7 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	if ((inode->i_mode & S_IFMT) != S_IFREG)
 		return;
 	buffer = bpf_map_lookup_elem(&path_buffers, &zero);
-	s = begin_file(policy, task, operation);
+	s = begin_file(policy, task, process, operation);
 	if (!s || !buffer)
 		return;
 	s->event.inode = inode->i_ino;
@@ -160,7 +171,6 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
 	hash_file_path();
-	hash_file_exe();
 	action = decide_file();
 	if (action == GABION_ALLOW) {
 		if (counts)
@@ -170,13 +180,14 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	conclude_file(s, action, policy->flags, counts);
 }
 
-static __always_inline void handle_open(struct cgroup_policy *policy, struct task_struct *task, long descriptor)
+static __always_inline void handle_open(struct cgroup_policy *policy, struct task_struct *task,
+					struct contained_process *process, long descriptor)
 {
 	struct file *file = file_of(task, descriptor);
 
 	if (!file || !(file->f_mode & FMODE_WRITE))
 		return;
-	handle_open_file(policy, task, file, file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+	handle_open_file(policy, task, process, file, file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
 }
 
 static __always_inline void read_base(__u8 *target, __u16 *length, struct task_struct *task, __s32 folder)
@@ -204,10 +215,10 @@ static __always_inline void read_base(__u8 *target, __u16 *length, struct task_s
 }
 
 /* Paths as typed: resolving them is the agent's. Known-good ones are recognised where the text is plain. */
-static __always_inline void handle_path(struct cgroup_policy *policy, struct task_struct *task, struct pt_regs *regs,
-					struct path_call call)
+static __always_inline void handle_path(struct cgroup_policy *policy, struct task_struct *task,
+					struct contained_process *process, struct pt_regs *regs, struct path_call call)
 {
-	struct file_scratch *s = begin_file(policy, task, call.operation);
+	struct file_scratch *s = begin_file(policy, task, process, call.operation);
 	struct cgroup_counts *counts;
 	__u32 action;
 	long length;
@@ -245,7 +256,6 @@ static __always_inline void handle_path(struct cgroup_policy *policy, struct tas
 	if (call.target == NO_ARGUMENT && !(s->event.flags & (GABION_FILE_CUT | GABION_FILE_EXECUTABLE)) &&
 	    s->event.base_length < GABION_CWD_MAX) {
 		hash_file_typed();
-		hash_file_exe();
 		action = decide_typed();
 	}
 	if (action == GABION_ALLOW) {
@@ -397,6 +407,7 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 {
 	__u64 cgroup_id = bpf_get_current_cgroup_id();
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
+	struct contained_process *process;
 	struct task_struct *task;
 	struct path_call call;
 	__u32 number, bit;
@@ -411,7 +422,7 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	is_compat = task->thread_info.status & TS_COMPAT;
 	bit = number + (is_compat ? GABION_SYSCALLS : 0);
 	if (policy->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
-	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && is_contained(task))
+	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && contained_of(task->tgid))
 		handle_first_use(policy, task, bit, is_compat);
 	if (result < 0)
 		return 0;
@@ -425,8 +436,8 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	case NR_OPENAT:
 	case NR_OPENAT2:
 	case NR_CREAT:
-		if (policy->flags & GABION_CGROUP_FILES && is_contained(task))
-			handle_open(policy, task, result);
+		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid)))
+			handle_open(policy, task, process, result);
 		return 0;
 	case NR_SOCKET:
 		if (policy->flags & GABION_CGROUP_NETWORK && regs->di == AF_PACKET)
@@ -440,18 +451,18 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 			handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
-		if (policy->flags & GABION_CGROUP_FILES && is_contained(task)) {
+		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {
 			struct file *file = file_of(task, regs->di);
 
 			if (file)
-				handle_open_file(policy, task, file, GABION_FILE_MODE);
+				handle_open_file(policy, task, process, file, GABION_FILE_MODE);
 		}
 		return 0;
 	}
 	if (!(policy->flags & GABION_CGROUP_FILES))
 		return 0;
 	call = path_call_of(number);
-	if (call.operation && is_contained(task))
-		handle_path(policy, task, regs, call);
+	if (call.operation && (process = contained_of(task->tgid)))
+		handle_path(policy, task, process, regs, call);
 	return 0;
 }
