@@ -18,6 +18,7 @@ const NEEDS = {
   linux: () => (process.platform === "linux" ? "" : "not Linux"),
   runc: () => (hasCommand("runc") ? "" : "runc is not installed"),
   nats: () => (hasCommand("nats-server") ? "" : "nats-server is not installed"),
+  nmap: () => (hasCommand("nmap") ? "" : "nmap is not installed"),
   bpftool: () => (hasCommand("bpftool") ? "" : "bpftool is not installed"),
   sensor: () => (existsSync(resolve(ROOT, ".cache/sensor/gabion-sensor")) ? "" : "the sensor is not built"),
   busybox: () => (existsSync(resolve(ROOT, ".cache/busybox/bin/busybox")) ? "" : "no static busybox was unpacked"),

@@ -82,6 +82,6 @@ export function isPipedShell(frame: ExecFrame): boolean {
 
 /** Which connection a program's standard streams are, directly or through pipes; empty for none. */
 export function streamOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
-  if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input or output is a connection";
+  if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input is a connection";
   return isPipedShell(frame) ? pipePartner(container, frame, mount) : "";
 }

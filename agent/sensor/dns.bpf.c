@@ -253,26 +253,34 @@ struct packet {
 	__u32 payload; /* offset of the message */
 	__u16 source, destination;
 	__u8 transport;
+	bool is_ipv6;
 };
 
-/* Finds the payload. Extension headers of IPv6 and fragments but the first are not followed. */
-static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *packet)
+#define IPV4_BYTES 20
+#define IPV6_BYTES 40
+
+/*
+ * Finds the payload. Headers are read at once: most packets are none of ours, and each call costs. Extension headers of
+ * IPv6 and fragments but the first are not followed.
+ */
+static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *packet, bool is_marked)
 {
-	__u8 first, fragment[2];
-	__u32 at;
+	__u8 head[IPV4_BYTES];
 	__be16 ports[2];
+	__u32 at;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, 0, &first, 1) < 0 || bpf_skb_load_bytes(skb, 9, &packet->transport, 1) < 0 ||
-		    bpf_skb_load_bytes(skb, 6, fragment, 2) < 0)
+		if (bpf_skb_load_bytes(skb, 0, head, sizeof(head)) < 0)
 			return false;
-		if (fragment[0] & 0x1f || fragment[1])
+		packet->transport = head[9];
+		if (head[6] & 0x1f || head[7])
 			return false;
-		at = (first & 0x0f) * 4;
+		at = (head[0] & 0x0f) * 4;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (bpf_skb_load_bytes(skb, 6, &packet->transport, 1) < 0)
 			return false;
-		at = 40;
+		packet->is_ipv6 = true;
+		at = IPV6_BYTES;
 	} else {
 		return false;
 	}
@@ -282,15 +290,30 @@ static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *p
 		return false;
 	packet->source = bpf_ntohs(ports[0]);
 	packet->destination = bpf_ntohs(ports[1]);
+	if (!is_marked && packet->destination != DNS_PORT && packet->source != DNS_PORT)
+		return false;
 	if (packet->transport == IPPROTO_UDP) {
 		packet->payload = at + 8;
 		return true;
 	}
-	if (bpf_skb_load_bytes(skb, at + 12, &first, 1) < 0)
+	if (bpf_skb_load_bytes(skb, at + 12, head, 1) < 0)
 		return false;
 	/* the length that goes before a message over TCP */
-	packet->payload = at + (first >> 4) * 4 + 2;
+	packet->payload = at + (head[0] >> 4) * 4 + 2;
 	return true;
+}
+
+/* The other end: of a query its destination, of an answer its source. */
+static __always_inline void read_resolver(struct __sk_buff *skb, const struct packet *packet, bool is_answer, __u8 *resolver)
+{
+	__be32 ip4 = 0;
+
+	if (packet->is_ipv6) {
+		bpf_skb_load_bytes(skb, is_answer ? 8 : 24, resolver, 16);
+		return;
+	}
+	bpf_skb_load_bytes(skb, is_answer ? 12 : 16, &ip4, 4);
+	map_ipv4(resolver, ip4);
 }
 
 static __always_inline bool load_message(struct __sk_buff *skb, struct dns_scratch *s, __u32 payload)
@@ -322,8 +345,8 @@ static __always_inline struct cgroup_policy *policy_of(struct __sk_buff *skb)
 	return policy && policy->flags & GABION_CGROUP_BOUND && policy->flags & GABION_CGROUP_DNS ? policy : 0;
 }
 
-static __always_inline void begin(struct dns_scratch *s, struct cgroup_policy *policy, const struct packet *packet,
-				  struct dns_socket *socket)
+static __always_inline void begin(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
+				  const struct packet *packet, struct dns_socket *socket, bool is_answer)
 {
 	struct dns_event *event = &s->event;
 
@@ -340,8 +363,8 @@ static __always_inline void begin(struct dns_scratch *s, struct cgroup_policy *p
 		__builtin_memcpy(event->resolver, socket->resolver, 16);
 		event->resolver_port = socket->port;
 	} else {
-		__builtin_memset(event->resolver, 0, 16);
-		event->resolver_port = 0;
+		read_resolver(skb, packet, is_answer, event->resolver);
+		event->resolver_port = DNS_PORT;
 	}
 }
 
@@ -390,13 +413,13 @@ int handle_egress(struct __sk_buff *skb)
 	__u32 action, slot;
 	bool is_query;
 
-	if (!find_payload(skb, &packet) || (!socket && packet.destination != DNS_PORT))
+	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
 		return PASS;
 	policy = policy_of(skb);
 	s = scratch();
 	if (!policy || !s)
 		return PASS;
-	begin(s, policy, &packet, socket);
+	begin(skb, s, policy, &packet, socket, false);
 	if (!load_message(skb, s, packet.payload))
 		return PASS; /* carries nothing: part of a handshake */
 	slot = policy->slot;
@@ -443,13 +466,13 @@ int handle_ingress(struct __sk_buff *skb)
 	struct dns_scratch *s;
 	__u32 slot;
 
-	if (!find_payload(skb, &packet) || packet.source != DNS_PORT)
+	if (!find_payload(skb, &packet, false) || packet.source != DNS_PORT)
 		return PASS;
 	policy = policy_of(skb);
 	s = scratch();
 	if (!policy || !s)
 		return PASS;
-	begin(s, policy, &packet, socket_of(skb));
+	begin(skb, s, policy, &packet, socket_of(skb), true);
 	if (!load_message(skb, s, packet.payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
 		return PASS;
 	s->event.flags |= GABION_DNS_ANSWER;

@@ -70,15 +70,24 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 	event->content = known->content;
 }
 
-/* A shell whose input or output is a connection, or runs through pipes to whoever holds one, is somebody's remote shell. */
+/*
+ * A shell whose input is a connection, or comes through a pipe from whoever holds one, is somebody's remote shell. Commands
+ * come from the input, so the output is looked at only where the input is a pipe.
+ */
 static __always_inline void read_streams(struct exec_event *event, struct task_struct *task)
 {
-	struct file *input = file_of(task, 0), *output = file_of(task, 1);
+	struct file *input = file_of(task, 0), *output;
+	__u16 kind;
 
-	if ((input && internet_socket(input)) || (output && internet_socket(output)))
+	if (!input)
+		return;
+	kind = input->f_inode->i_mode & S_IFMT;
+	if (kind == S_IFSOCK && internet_socket(input))
 		event->flags |= GABION_EXEC_SOCKET_STREAM;
-	if (input && output && (input->f_inode->i_mode & S_IFMT) == S_IFIFO &&
-	    (output->f_inode->i_mode & S_IFMT) == S_IFIFO)
+	if (kind != S_IFIFO)
+		return;
+	output = file_of(task, 1);
+	if (output && (output->f_inode->i_mode & S_IFMT) == S_IFIFO)
 		event->flags |= GABION_EXEC_PIPE_STREAMS;
 }
 

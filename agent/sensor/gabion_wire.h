@@ -142,7 +142,7 @@ enum gabion_exec_flag {
 	GABION_EXEC_OVERLAY_NEW = 1 << 8,
 	GABION_EXEC_HOST_MOUNTS = 1 << 9,
 	GABION_EXEC_FIRST_PROCESS = 1 << 10, /* pid 1 of its pid namespace */
-	GABION_EXEC_SOCKET_STREAM = 1 << 11, /* standard input or output is an Internet socket */
+	GABION_EXEC_SOCKET_STREAM = 1 << 11, /* standard input is an Internet socket */
 	GABION_EXEC_PIPE_STREAMS = 1 << 12,  /* standard input and output are pipes */
 	GABION_EXEC_SETUID = 1 << 13,	     /* set-user-ID to somebody else than the caller */
 };

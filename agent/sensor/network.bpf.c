@@ -26,7 +26,6 @@ struct network_scratch {
 	struct connect_event connect;
 	struct listen_event listen;
 	struct socket_event socket;
-	struct dns_socket dns;
 	struct address_key key;
 };
 
@@ -136,21 +135,26 @@ static __always_inline void read_domain(struct network_scratch *s, const struct 
 	}
 }
 
-static __always_inline void mark_dns(struct bpf_sock_addr *context, struct network_scratch *s)
+/*
+ * Only for resolvers behind loopback: Docker's is reached at 127.0.0.11 and its packets are rewritten to another port
+ * before they leave. Everybody else's packets say by themselves where they go.
+ */
+static __always_inline void mark_dns(struct bpf_sock_addr *context, const struct connect_event *event)
 {
 	struct bpf_sock *sk = context->sk;
+	struct dns_socket *mark;
 
-	if (!sk)
+	if (!sk || !(event->flags & GABION_CONNECT_LOOPBACK))
 		return;
-	if (s->connect.port != DNS_PORT) {
+	if (event->port != DNS_PORT) {
 		bpf_sk_storage_delete(&dns_sockets, sk);
 		return;
 	}
-	__builtin_memcpy(s->dns.resolver, s->connect.address, 16);
-	s->dns.port = s->connect.port;
-	s->dns.is_dns = 1;
-	bpf_sk_storage_delete(&dns_sockets, sk);
-	bpf_sk_storage_get(&dns_sockets, sk, &s->dns, 1 /* BPF_SK_STORAGE_GET_F_CREATE */);
+	mark = bpf_sk_storage_get(&dns_sockets, sk, 0, 1 /* BPF_SK_STORAGE_GET_F_CREATE */);
+	if (!mark)
+		return;
+	__builtin_memcpy(mark->resolver, event->address, 16);
+	mark->port = event->port;
 }
 
 static __always_inline int handle_destination(struct bpf_sock_addr *context, bool is_ipv6, __u32 flags)
@@ -189,7 +193,7 @@ static __always_inline int handle_destination(struct bpf_sock_addr *context, boo
 	read_domain(s, policy);
 	action = decide_connect(event);
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
-		mark_dns(context, s);
+		mark_dns(context, event);
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
 }
 

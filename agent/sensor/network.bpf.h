@@ -36,7 +36,7 @@ struct {
 struct dns_socket {
 	__u8 resolver[16];
 	__u32 port;
-	__u32 is_dns;
+	__u32 reserved;
 };
 
 struct {

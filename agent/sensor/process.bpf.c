@@ -70,6 +70,14 @@ static __always_inline bool is_runtime_clone(struct dentry *dentry)
 	return true;
 }
 
+/* Looking at streams touches memory that nothing else here does: only where a detector asks for it. */
+static __always_inline bool watches_streams(__u32 slot)
+{
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+
+	return defaults && defaults->actions[GABION_DEFAULT_STREAM] != GABION_ALLOW;
+}
+
 /*
  * Why this hook: it runs in the new program's task after the point of no return and before its first instruction, and
  * works wherever BTF is there. A kill here leaves no user instruction executed.
@@ -105,7 +113,6 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->event.content = 0;
 	s->event.mount_ns = mount_ns;
 	read_task(&s->event, task);
-	read_streams(&s->event, task);
 	read_file(&s->event, bprm->file, of_cgroup->device);
 	if (!read_texts(s, task, bprm))
 		return 0;
@@ -119,6 +126,8 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 						     s->path.full : 0);
 		hash_exec_filename();
 		hash_exec_name();
+		if (watches_streams(of_cgroup->slot))
+			read_streams(&s->event, task);
 		if (!s->name.is_complete)
 			s->event.flags |= GABION_EXEC_NAME_TRUNCATED;
 		action = decide_exec();
@@ -160,8 +169,13 @@ int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 	if (child->pid != child->tgid) /* a thread */
 		return 0;
 	above = contained_of(parent->tgid);
-	if (above)
-		mark_contained(child->pid, above->exe_hash);
+	if (above && !mark_contained(child->pid, above->exe_hash)) {
+		__u64 cgroup_id = bpf_get_current_cgroup_id();
+		struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
+
+		if (policy)
+			count_lost(counts_of(policy->container_id, SECTION_FILES));
+	}
 	return 0;
 }
 

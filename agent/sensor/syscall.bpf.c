@@ -43,6 +43,13 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_DUP3 292
 #define NR_OPENAT2 437
 
+/* Calls that do more than being used: all others are done with after one look. */
+static const __u8 is_followed[GABION_SYSCALLS] = {
+	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
+	[86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
+	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_DUP3] = 1, [316] = 1, [NR_OPENAT2] = 1, [452] = 1,
+};
+
 /* Where a call has its paths: numbers of arguments, from 0. */
 struct path_call {
 	__u8 operation;
@@ -424,7 +431,7 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	if (policy->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
 	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && contained_of(task->tgid))
 		handle_first_use(policy, task, bit, is_compat);
-	if (result < 0)
+	if (result < 0 || (!is_compat && !is_followed[number & (GABION_SYSCALLS - 1)]))
 		return 0;
 	if (is_compat) {
 		if (policy->flags & GABION_CGROUP_NETWORK && (number == COMPAT_SOCKET || number == COMPAT_SOCKETCALL))

@@ -43,7 +43,7 @@ async function measure(container: SandboxContainer): Promise<Times> {
 
 /** ns of each system call of `dd bs=1`, which does little else. */
 async function perCall(container: SandboxContainer): Promise<number> {
-  const count = 400_000;
+  const count = 1_000_000;
   const begin = performance.now();
   await container.exec("/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=1", `count=${count}`);
   return ((performance.now() - begin) * 1e6) / (2 * count);

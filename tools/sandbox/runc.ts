@@ -54,6 +54,16 @@ export class SandboxContainer implements AsyncDisposable {
     return collect(spawn("runc", flags, { stdio: ["ignore", "pipe", "pipe"] }));
   }
 
+  /** Runs a program of the host in the container's control group and network, so that it counts as the container's. */
+  async runFromHost(...args: string[]): Promise<CommandResult> {
+    await this.#started();
+    const target = await this.initPid();
+    const group = readFileSync(`/proc/${target}/cgroup`, "utf8").match(/^0::(.*)$/m)?.[1] ?? "";
+    const procs = join(unifiedMount(), group, "cgroup.procs");
+    const script = 'echo $$ > "$0" && target=$1 && shift && exec nsenter -t "$target" -n "$@"';
+    return collect(spawn("sh", ["-c", script, procs, String(target), ...args], { stdio: ["ignore", "pipe", "pipe"] }));
+  }
+
   /** Waits until it runs or has ended: a container that is held is made but cannot be entered yet. */
   async #started(): Promise<void> {
     if (this.#hasRun) return;
