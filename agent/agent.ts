@@ -1,13 +1,12 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
-import { SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
+import { SECTIONS } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import { LearningState, type ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
-import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { AgentOptions } from "./agent-options.ts";
@@ -24,6 +23,7 @@ import { Conclusion } from "./pipeline/conclude.ts";
 import { EventPipeline, sectionOfFrame } from "./pipeline/event-pipeline.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
 import { Learner } from "./pipeline/learner.ts";
+import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
 import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
@@ -31,8 +31,6 @@ import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
-/** Row of the counters that is about contacts: what is lost of them is the network section's loss. */
-const CONTACTS_ROW = 6;
 const MODEL_WAIT_MIN_MS = 500;
 
 /** What a frame of the sensor is worth where nobody waits for it. */
@@ -78,7 +76,7 @@ export class Agent implements AsyncDisposable {
       cache: this.#cache,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
-    this.#events = new EventPipeline({ ...common, clock });
+    this.#events = new EventPipeline(common);
     this.containers = new ContainerWatch({
       nodeId,
       scope: options.scope,
@@ -218,26 +216,11 @@ export class Agent implements AsyncDisposable {
 
   #takeStats(frame: StatsFrame): void {
     this.#stats = frame;
-    for (const row of frame.rows) {
-      const container = this.containers.byGroup(row.cgroupId);
-      if (!container) continue;
-      const span = container.span(row.section as Section);
-      const isContacts = row.section === CONTACTS_ROW;
-      container.span(isContacts ? Section.NETWORK : (row.section as Section)).lost += row.lost - span.kernelLost;
-      span.kernelLost = row.lost;
-      if (row.throttled > span.throttled) this.#noteFlood(container, row.throttled - span.throttled);
-      span.throttled = row.throttled;
+    for (const { container, throttled } of noteLosses(frame, (id) => this.containers.byGroup(id))) {
+      // More than one container may send is a sign in itself: of an attack on the sensor, or of one hidden in noise.
+      const message = `container ${container.id} does more than the sensor takes from one container: ${throttled} events were counted and not told`;
+      this.audits.writeSystem({ name: "flooding", message, isSuccess: false, container: container.message });
     }
-  }
-
-  /** More than one container may send is a sign in itself: of an attack on the sensor, or of one hidden in noise. */
-  #noteFlood(container: WatchedContainer, count: bigint): void {
-    this.audits.writeSystem({
-      name: "flooding",
-      message: `container ${container.id} does more than the sensor takes from one container: ${count} events were counted and not told`,
-      isSuccess: false,
-      container: container.message,
-    });
   }
 
   #takeHoldExpired(cgroupId: bigint): void {
@@ -358,23 +341,13 @@ export class Agent implements AsyncDisposable {
     for (const container of this.containers.all()) this.#flush(container);
   }
 
-  /** Time under a rule that leaves a section out is not time in which it could learn. */
   #flush(container: WatchedContainer): void {
-    for (const section of SECTIONS) {
-      const policy = container.use && sectionPolicy(container.use.policy, section);
-      const span = container.span(section);
-      if (policy?.hasRule && policy.effect !== Effect.DISABLE) this.#learner.flush(container, section);
-      else if (span.beginMs > 0) span.beginMs = this.#options.clock.now();
-    }
+    flushSpans(container, this.#learner, this.#options.clock.now());
   }
 
-  /** While a model learns its system calls, each unit of time is told anew which were used in it. */
   async #renewSyscalls(): Promise<void> {
     for (const container of this.containers.all()) {
-      const policy = container.use?.policy.syscall;
-      const isLearningNow =
-        policy?.hasRule && policy.effect !== Effect.DISABLE && policy.state !== LearningState.ACTIVE;
-      if (isLearningNow) await this.#enforcer.rebind(container);
+      if (learnsSyscalls(container)) await this.#enforcer.rebind(container);
     }
   }
 

@@ -224,12 +224,15 @@ describe("port scans", () => {
     expect(audit.decision).toMatchObject({ isHeld: true, outcome: Outcome.DETECTION });
   });
 
-  test.skipIf(missing(...CONTAINERS, "nmap") !== "")("nmap is found, whether it looks for ports or for hosts", async () => {
-    const from = rig.audits.length;
-    const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
-    await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "100-400", "203.0.113.99");
-    await until("the vertical scan", 10_000, () => found().find((a) => a.message.includes("ports of 203.0.113.99")));
-    await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "2222", "203.0.113.100-180");
-    await until("the horizontal scan", 10_000, () => found().find((a) => a.message.includes("on port 2222")));
-  });
+  test.skipIf(missing(...CONTAINERS, "nmap") !== "")(
+    "nmap is found, whether it looks for ports or for hosts",
+    async () => {
+      const from = rig.audits.length;
+      const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
+      await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "100-400", "203.0.113.99");
+      await until("the vertical scan", 10_000, () => found().find((a) => a.message.includes("ports of 203.0.113.99")));
+      await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "2222", "203.0.113.100-180");
+      await until("the horizontal scan", 10_000, () => found().find((a) => a.message.includes("on port 2222")));
+    },
+  );
 });

@@ -1,0 +1,148 @@
+import { create } from "@bufbuild/protobuf";
+import { evaluateFile, fileFacts } from "#core/policy/file-policy.ts";
+import { baseName, NOTHING_SPECIAL } from "#core/policy/process-event.ts";
+import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
+import { evaluateSyscall, syscallFact } from "#core/policy/syscall-policy.ts";
+import { syscallName } from "#core/syscall/names.ts";
+import { escapeBytes } from "#core/text/escape.ts";
+import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { WatchedContainer } from "../containers/watched-container.ts";
+import { pathsOfChange } from "../content/file-change.ts";
+import type { SlotUse } from "../enforce/slot-table.ts";
+import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
+import { FileFlag, SyscallFlag } from "../wire/layout.ts";
+import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
+
+export async function judgeFile(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: FileFrame,
+  use: SlotUse,
+): Promise<Judged> {
+  const { path, newPath } = await pathsOfChange(frame, container.identified.bundle.rootfs);
+  const isExecutable = (frame.flags & FileFlag.EXECUTABLE) !== 0;
+  const operation = frame.operation as FileOperation;
+  const value = { operation, path, newPath, mode: frame.mode, isExecutable };
+  const event = maker.eventOf(container, frame, { case: "fileChange", value });
+  const processPath = event.actor?.path ?? "";
+  const change = { operation, path, newPath, processPath, isExecutable };
+  return {
+    section: Section.FILESYSTEM,
+    event,
+    decision: evaluateFile(use.policy.filesystem, change),
+    facts: fileFacts(change),
+    object: [processPath, operation, path, newPath],
+    act: { killed: "", denied: "the open failed with EPERM", happened: "the file had been changed" },
+  };
+}
+
+export function judgeSyscall(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: SyscallFrame,
+  use: SlotUse,
+): Judged {
+  const isCompat = (frame.flags & SyscallFlag.COMPAT) !== 0;
+  const used = { name: syscallName(frame.number, isCompat), isCompat };
+  const event = maker.eventOf(container, frame, { case: "syscallUse", value: { ...used, number: frame.number } });
+  return {
+    section: Section.SYSCALL,
+    event,
+    decision: evaluateSyscall(use.policy.syscall, used),
+    facts: [syscallFact(used)],
+    object: [used.name, isCompat],
+    act: { ...NOTHING, happened: "the system call had been made" },
+  };
+}
+
+export function judgeRedirect(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: RedirectFrame,
+  use: SlotUse,
+): Judged {
+  const { descriptor } = frame;
+  const event = maker.eventOf(container, frame, { case: "streamRedirect", value: { descriptor } });
+  const { path = "", name = "" } = event.actor ?? {};
+  const decision = evaluateRedirect(use.policy.process, {
+    path,
+    name,
+    invokedPath: path,
+    contentState: ContentState.UNKNOWN,
+    sha256: "",
+    parents: [],
+    isScript: false,
+    ...NOTHING_SPECIAL,
+    stream: `its standard ${["input", "output", "error"][descriptor] ?? "stream"} became one`,
+  });
+  return {
+    section: Section.PROCESS,
+    event,
+    decision,
+    facts: [],
+    object: ["redirect", path],
+    act: { ...NOTHING, happened: "the stream had been redirected", target: frame.actor },
+  };
+}
+
+export function judgeRefused(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: RefusedFrame,
+  use: SlotUse,
+): Judged {
+  const path = escapeBytes(frame.path);
+  const act = { ...NOTHING, denied: frame.isExec ? "the exec failed with EPERM" : "the open failed with EPERM" };
+  const [actor, ...ancestors] = maker.processes.ancestors(frame.pid, 0n);
+  if (frame.isExec) {
+    const process = create(ProcessSchema, {
+      pid: frame.pid,
+      path,
+      name: baseName(path),
+      contentState: ContentState.UNKNOWN,
+    });
+    const event = maker.event(
+      container,
+      frame.ktimeNs,
+      { case: "exec", value: { process, ancestors: [...(actor ? [actor] : []), ...ancestors] } },
+      process,
+    );
+    const decision = evaluateProcess(use.policy.process, {
+      path,
+      name: baseName(path),
+      invokedPath: path,
+      contentState: ContentState.UNCHANGED,
+      sha256: "",
+      parents: actor ? [actor.path] : [],
+      isScript: false,
+      ...NOTHING_SPECIAL,
+    });
+    return {
+      section: Section.PROCESS,
+      event,
+      decision: notLearned(decision),
+      facts: [],
+      object: ["refused", path],
+      act,
+    };
+  }
+  const change = { operation: FileOperation.WRITE, path, newPath: "", isExecutable: false };
+  const event = maker.event(container, frame.ktimeNs, { case: "fileChange", value: change }, actor, ancestors);
+  const decision = evaluateFile(use.policy.filesystem, { ...change, processPath: actor?.path ?? "" });
+  return {
+    section: Section.FILESYSTEM,
+    event,
+    decision: notLearned(decision),
+    facts: [],
+    object: ["refused", path],
+    act,
+  };
+}
+
+/** What did not happen teaches nothing. */
+function notLearned(decision: Decision): Decision {
+  decision.isLearned = false;
+  decision.isHeld = false;
+  return decision;
+}

@@ -1,0 +1,129 @@
+import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
+import { scanText } from "#core/detect/port-scan.ts";
+import { addressText } from "#core/matching/address.ts";
+import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
+import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
+import {
+  connectFacts,
+  evaluateConnect,
+  evaluateListen,
+  evaluatePortScan,
+  evaluateRawSocket,
+  listenFact,
+  transportOf,
+} from "#core/policy/network-policy.ts";
+import { escapeBytes } from "#core/text/escape.ts";
+import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { WatchedContainer } from "../containers/watched-container.ts";
+import type { SlotUse } from "../enforce/slot-table.ts";
+import type { ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
+import { ConnectFlag, ListenFlag } from "../wire/layout.ts";
+import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
+
+export function judgeConnect(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: ConnectFrame,
+  use: SlotUse,
+): Judged[] {
+  const { address, port, flags } = frame;
+  const connect: ConnectEvent = {
+    transport: transportOf(frame.transport),
+    address,
+    port,
+    domain: escapeBytes(frame.domain),
+    isInternet: (flags & ConnectFlag.INTERNET) !== 0,
+    isLoopback: (flags & ConnectFlag.LOOPBACK) !== 0,
+    isDirect: (flags & ConnectFlag.DIRECT) !== 0,
+  };
+  const event = maker.eventOf(container, frame, { case: "connect", value: connect });
+  const decision = evaluateConnect(use.policy.network, connect);
+  const object = [event.actor?.path, addressText(address), port, connect.transport];
+  const act = {
+    killed: "",
+    denied: (flags & ConnectFlag.DATAGRAM) === 0 ? "the connect failed with EPERM" : "the send failed with EPERM",
+    happened: "the connection had been begun",
+  };
+  const judged = { section: Section.NETWORK, event, decision, facts: connectFacts(connect), object, act };
+  return [judged, ...judgeEncryptedDns(event, connect, use, object)];
+}
+
+function judgeEncryptedDns(event: Event, connect: ConnectEvent, use: SlotUse, object: readonly unknown[]): Judged[] {
+  const address = addressText(connect.address);
+  const reason = encryptedDnsReason(address, connect.port, connect.domain);
+  if (reason === undefined) return [];
+  const message = `a resolver was contacted past the one that the container was given: ${reason}`;
+  const decision = evaluateDnsDetection(use.policy.dns, "encrypted_dns", message, connect.domain || address);
+  const act = { ...NOTHING, happened: "the connection had been begun" };
+  return [{ section: Section.DNS, event, decision, facts: [], object: ["encrypted_dns", ...object], act }];
+}
+
+export function judgeListen(maker: EventMaker, container: WatchedContainer, frame: ListenFrame, use: SlotUse): Judged {
+  const listen: ListenEvent = {
+    transport: transportOf(frame.transport),
+    port: frame.port,
+    isEphemeral: (frame.flags & ListenFlag.EPHEMERAL) !== 0,
+  };
+  const event = maker.eventOf(container, frame, { case: "listen", value: { ...listen, address: frame.address } });
+  const decision = evaluateListen(use.policy.network, listen);
+  return {
+    section: Section.NETWORK,
+    event,
+    decision,
+    facts: [listenFact(listen)],
+    object: [event.actor?.path, listen.port, listen.transport],
+    act: {
+      killed: "the process was killed before listen returned",
+      denied: "the bind failed with EPERM",
+      happened: "the socket was listening",
+      target: frame.actor,
+    },
+  };
+}
+
+export function judgeSocket(maker: EventMaker, container: WatchedContainer, frame: SocketFrame, use: SlotUse): Judged {
+  const { family, protocol, type } = frame;
+  const event = maker.eventOf(container, frame, { case: "rawSocket", value: { family, protocol, type } });
+  const { path: processPath = "", name: processName = "" } = event.actor ?? {};
+  const decision = evaluateRawSocket(use.policy.network, { family, protocol, processPath, processName });
+  return {
+    section: Section.NETWORK,
+    event,
+    decision,
+    facts: [],
+    object: [processPath, family, protocol],
+    act: {
+      killed: "the process was killed before it could use the socket",
+      denied: "opening the socket failed with EPERM",
+      happened: "the socket had been opened",
+      target: frame.actor,
+    },
+  };
+}
+
+export function judgeContact(
+  maker: EventMaker,
+  container: WatchedContainer,
+  frame: ContactFrame,
+  use: SlotUse,
+): Judged[] {
+  const address = addressText(frame.address);
+  const contact = { address, port: frame.port, isFailed: frame.isFailed };
+  const scan = maker.detectorsOf(container).scan.take(contact, Number(frame.ktimeNs / 1_000_000n));
+  if (!scan) return [];
+  const { isHorizontal, portCount, addressCount, failedCount, contactCount } = scan;
+  const value = { isHorizontal, portCount, addressCount, failedCount, contactCount };
+  const event = maker.event(container, frame.ktimeNs, { case: "portScan", value });
+  const decision = evaluatePortScan(use.policy.network, scanText(scan), isHorizontal ? String(frame.port) : address);
+  const act = { ...NOTHING, happened: "the ports had been tried" };
+  return [
+    {
+      section: Section.NETWORK,
+      event,
+      decision,
+      facts: [],
+      object: ["port_scan", isHorizontal, isHorizontal ? frame.port : address],
+      act,
+    },
+  ];
+}
