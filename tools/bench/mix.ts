@@ -19,10 +19,16 @@ const ROUNDS = Number(process.env["ROUNDS"] ?? 8);
 const ADDRESS = "10.0.0.53";
 const LOAD = ["/opt/mix", ADDRESS, "1500", "3000", "6000", "6000"];
 const RULES = {
-  process: { effect: Effect.ALERT, detectors: { drift: {}, reverse_shell: {}, lateral_movement: {}, crypto_miner: {} } },
+  process: {
+    effect: Effect.ALERT,
+    detectors: { drift: {}, reverse_shell: {}, lateral_movement: {}, crypto_miner: {} },
+  },
   network: { effect: Effect.ALERT, detectors: { port_scan: {}, raw_socket: {} } },
   dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {}, dns_flood: {} } },
-  filesystem: { effect: Effect.ALERT, detectors: { changed_binary: {}, account_files: {}, ssh_files: {}, loader_files: {} } },
+  filesystem: {
+    effect: Effect.ALERT,
+    detectors: { changed_binary: {}, account_files: {}, ssh_files: {}, loader_files: {} },
+  },
   syscall: { effect: Effect.ALERT },
 };
 const STATS = "/proc/sys/kernel/bpf_stats_enabled";
@@ -60,14 +66,17 @@ tracepoint:syscalls:sys_enter_sendto ${filter} { printf("send %d %d\\n", pid, ar
 }
 
 async function withBpftrace(group: string, directory: string, run: () => Promise<void>): Promise<boolean> {
-  if (spawnSync("bpftrace", ["--version"]).status !== 0 || !existsSync("/sys/kernel/debug/tracing/events")) return false;
+  if (spawnSync("bpftrace", ["--version"]).status !== 0 || !existsSync("/sys/kernel/debug/tracing/events"))
+    return false;
   const script = join(directory, "trace.bt");
   writeFileSync(script, bpftraceScript(group));
   const output = join(directory, "trace.out");
   const child: ChildProcess = spawn("bpftrace", ["-o", output, script], { stdio: ["ignore", "ignore", "pipe"] });
   let log = "";
   child.stderr?.on("data", (chunk: Buffer) => (log += chunk.toString()));
-  await until("bpftrace to attach", 30_000, () => (existsSync(output) && /Attaching|Attached/.test(readFileSync(output, "utf8")) ? true : undefined)).catch(() => {
+  await until("bpftrace to attach", 30_000, () =>
+    existsSync(output) && /Attaching|Attached/.test(readFileSync(output, "utf8")) ? true : undefined,
+  ).catch(() => {
     throw new Error(`bpftrace: ${log}`);
   });
   await new Promise((resolve) => setTimeout(resolve, 1_500));
@@ -78,13 +87,30 @@ async function withBpftrace(group: string, directory: string, run: () => Promise
   return true;
 }
 
-const AUDIT_RULE = ["always,exit", "-F", "arch=b64", "-S", "execve", "-S", "openat", "-S", "connect", "-S", "sendto", "-k", "gabion-bench"];
+const AUDIT_RULE = [
+  "always,exit",
+  "-F",
+  "arch=b64",
+  "-S",
+  "execve",
+  "-S",
+  "openat",
+  "-S",
+  "connect",
+  "-S",
+  "sendto",
+  "-k",
+  "gabion-bench",
+];
 
 async function withAuditd(directory: string, run: () => Promise<void>): Promise<boolean> {
   if (spawnSync("auditctl", ["-s"]).status !== 0) return false;
   const configuration = join(directory, "audit");
   execFileSync("mkdir", ["-p", configuration]);
-  writeFileSync(join(configuration, "auditd.conf"), `log_file = ${join(directory, "audit.log")}\nlog_group = root\npriority_boost = 4\nflush = INCREMENTAL_ASYNC\nfreq = 50\nmax_log_file = 64\nnum_logs = 2\nmax_log_file_action = ROTATE\nspace_left = 75\nspace_left_action = IGNORE\nadmin_space_left = 50\nadmin_space_left_action = IGNORE\ndisk_full_action = IGNORE\ndisk_error_action = IGNORE\n`);
+  writeFileSync(
+    join(configuration, "auditd.conf"),
+    `log_file = ${join(directory, "audit.log")}\nlog_group = root\npriority_boost = 4\nflush = INCREMENTAL_ASYNC\nfreq = 50\nmax_log_file = 64\nnum_logs = 2\nmax_log_file_action = ROTATE\nspace_left = 75\nspace_left_action = IGNORE\nadmin_space_left = 50\nadmin_space_left_action = IGNORE\ndisk_full_action = IGNORE\ndisk_error_action = IGNORE\n`,
+  );
   const child = spawn("auditd", ["-n", "-c", configuration], { stdio: "ignore" });
   await new Promise((resolve) => setTimeout(resolve, 1_000));
   if (child.exitCode !== null) return false;
@@ -111,7 +137,9 @@ interface ProgramStats {
 /** What each program took, by the kernel's own statistics, which add some 45 ns to each run. */
 function programCosts(): Map<string, { ns: number; count: number }> {
   const env = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin` };
-  const shown = JSON.parse(execFileSync("bpftool", ["-j", "prog", "show"], { env, maxBuffer: 1 << 26 }).toString()) as ProgramStats[];
+  const shown = JSON.parse(
+    execFileSync("bpftool", ["-j", "prog", "show"], { env, maxBuffer: 1 << 26 }).toString(),
+  ) as ProgramStats[];
   const costs = new Map<string, { ns: number; count: number }>();
   for (const { name, run_time_ns: ns = 0, run_cnt: count = 0 } of shown.filter((p) => p.name?.startsWith("handle_"))) {
     const before = costs.get(name) ?? { ns: 0, count: 0 };
@@ -164,7 +192,11 @@ for (let round = 0; round < ROUNDS; round += 1) {
       writeFileSync(STATS, "0");
     }
   }
-  await withBpftrace(`${sandbox.scope}/bench`, directory, async () => void samples.bpftrace.push(await measure(container)));
+  await withBpftrace(
+    `${sandbox.scope}/bench`,
+    directory,
+    async () => void samples.bpftrace.push(await measure(container)),
+  );
   await withAuditd(directory, async () => void samples.auditd.push(await measure(container)));
 }
 
@@ -175,7 +207,13 @@ function cell(name: keyof typeof samples, part: Part): string {
   const sign = mean(ratios) < 0 ? "" : "+";
   return `${sign}${mean(ratios).toFixed(1)} ± ${halfInterval(ratios).toFixed(1)}`;
 }
-const median = (part: Part) => (percentile(samples.off.map((t) => t[part]), 0.5) / 1e6).toFixed(0);
+const median = (part: Part) =>
+  (
+    percentile(
+      samples.off.map((t) => t[part]),
+      0.5,
+    ) / 1e6
+  ).toFixed(0);
 printTable(`mixed load in a container, % more time than without anything (${ROUNDS} interleaved rounds, mean ± 95 %)`, [
   ["", "1,500 execs", "3,000 HTTP", "6,000 look-ups", "6,000 files", "all"],
   ["without anything, ms", ...PARTS.map(median)],
@@ -187,9 +225,19 @@ printTable(`mixed load in a container, % more time than without anything (${ROUN
 const extra = calls.active.map((ns, i) => ns - (calls.off[i] ?? 0));
 printTable("system calls of `dd bs=1`, ns each (start of the container's process included)", [
   ["without", "active", "more (95 %)"],
-  [percentile(calls.off, 0.5).toFixed(0), percentile(calls.active, 0.5).toFixed(0), `${mean(extra).toFixed(0)} ± ${halfInterval(extra).toFixed(0)}`],
+  [
+    percentile(calls.off, 0.5).toFixed(0),
+    percentile(calls.active, 0.5).toFixed(0),
+    `${mean(extra).toFixed(0)} ± ${halfInterval(extra).toFixed(0)}`,
+  ],
 ]);
-printTable("kernel programs in the mixed load, active: mean by the kernel's statistics (some 45 ns of each are theirs)", [
-  ["program", "runs", "ns each"],
-  ...[...costs].filter(([, { count }]) => count > 0).sort().map(([name, { ns, count }]) => [name, String(count), (ns / count).toFixed(0)]),
-]);
+printTable(
+  "kernel programs in the mixed load, active: mean by the kernel's statistics (some 45 ns of each are theirs)",
+  [
+    ["program", "runs", "ns each"],
+    ...[...costs]
+      .filter(([, { count }]) => count > 0)
+      .sort()
+      .map(([name, { ns, count }]) => [name, String(count), (ns / count).toFixed(0)]),
+  ],
+);

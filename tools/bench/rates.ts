@@ -19,7 +19,11 @@ const SECONDS = 3;
 const TICKS_PER_SECOND = 100;
 const SAMPLES = 7;
 const HOST = "203.0.113.5";
-const RULES = { network: { effect: Effect.ALERT }, dns: { effect: Effect.ALERT }, filesystem: { effect: Effect.ALERT } };
+const RULES = {
+  network: { effect: Effect.ALERT },
+  dns: { effect: Effect.ALERT },
+  filesystem: { effect: Effect.ALERT },
+};
 
 /** What makes so many events a second, and the section whose counters they move. */
 const FLOODS: readonly (readonly [string, Section, (rate: number) => string[]])[] = [
@@ -88,9 +92,21 @@ async function ladder(rig: AgentRig, web: SandboxContainer): Promise<void> {
 }
 
 const ACTS: readonly (readonly [string, object, readonly string[]])[] = [
-  ["exec of a denied program", { process: { effect: Effect.BLOCK, denied: [{ process: "netprobe" }], allowed: [{ process: "/x" }] } }, ["raw", "2", "1"]],
-  ["connect", { network: { effect: Effect.BLOCK, denied: { outboundPorts: [{ first: 4444, last: 4444 }] } } }, ["tcp", HOST, "4444"]],
-  ["look-up", { dns: { effect: Effect.BLOCK, denied: ["*.evil.example"] } }, ["dns", "udp", "10.0.0.53", "a.evil.example", "1"]],
+  [
+    "exec of a denied program",
+    { process: { effect: Effect.BLOCK, denied: [{ process: "netprobe" }], allowed: [{ process: "/x" }] } },
+    ["raw", "2", "1"],
+  ],
+  [
+    "connect",
+    { network: { effect: Effect.BLOCK, denied: { outboundPorts: [{ first: 4444, last: 4444 }] } } },
+    ["tcp", HOST, "4444"],
+  ],
+  [
+    "look-up",
+    { dns: { effect: Effect.BLOCK, denied: ["*.evil.example"] } },
+    ["dns", "udp", "10.0.0.53", "a.evil.example", "1"],
+  ],
   ["open for writing", { filesystem: { effect: Effect.BLOCK, denied: ["/tmp/secret"] } }, ["open", "/tmp/secret"]],
   ["system call", { syscall: { effect: Effect.BLOCK, denied: ["ptrace"] } }, ["syscall", "101"]],
 ];
@@ -138,4 +154,7 @@ for (const [name, rules, args] of ACTS) {
   const times = await actToEnd(name, rules, args);
   rows.push([name, percentile(times, 0.5).toFixed(1), Math.max(...times).toFixed(1)]);
 }
-printTable(`block: from the act, which has failed or is over, to the last process of the container, ms (${SAMPLES} each)`, rows);
+printTable(
+  `block: from the act, which has failed or is over, to the last process of the container, ms (${SAMPLES} each)`,
+  rows,
+);

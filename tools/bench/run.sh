@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools/dev/setup.sh
 export PATH="$PWD/node_modules/.bin:$PATH"
-for name in exec product; do node "tools/bench/$name.ts"; done
+# mix compares with bpftrace and auditd where they are installed (Debian packages bpftrace and auditd).
+for name in exec mix rates product; do node "tools/bench/$name.ts"; done
