@@ -231,7 +231,9 @@ export class ContainerWatch {
     for (const container of [...users.values()].filter((all) => all.length > 1).flat()) {
       if (!container.dropFlag(CgroupFlag.OWN_PIDNS) || !container.use) continue;
       const { flags, device } = container.binding;
-      await this.#sensor?.bind(container.cgroup, container.use.slot, { flags: flags | container.sectionFlags, device });
+      await this.#sensor
+        ?.bind(container.cgroup, container.use.slot, { flags: flags | container.sectionFlags, device })
+        .catch((err: unknown) => this.#options.logger.warn({ err, container: container.id }, "not bound anew"));
     }
   }
 

@@ -1,4 +1,4 @@
-import { readFileSync, readlinkSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { identityOf } from "../content/file-identity.ts";
 import { TICK_NS } from "../enforce/stop.ts";
@@ -59,7 +59,7 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
       path: exe,
       filename: exe,
       cwd: readlinkSync(`/proc/${pid}/cwd`, { encoding: "buffer" }),
-      args: splitNul(args),
+      args: argumentsOf(splitNul(args), exe),
     };
   } catch {
     return undefined;
@@ -71,13 +71,26 @@ function splitNul(bytes: Buffer): Buffer[] {
   return texts.map((text) => Buffer.from(text, "latin1"));
 }
 
-/** True where a process has a network of its own: the sockets of a shared one are not the container's alone. */
-function hasOwnNetwork(pid: number): boolean {
-  try {
-    return readlinkSync(`/proc/${pid}/ns/net`) !== readlinkSync("/proc/self/ns/net");
-  } catch {
-    return false;
-  }
+/** Programs rewrite their arguments to show what they do: then their name is that of their file. */
+function argumentsOf(args: Buffer[], exe: Buffer): Buffer[] {
+  const [first = Buffer.alloc(0), ...rest] = args;
+  const isName = /^[\w./+-]+$/.test(first.toString("latin1"));
+  return isName ? args : [exe.subarray(exe.lastIndexOf(0x2f) + 1), ...rest];
+}
+
+/** Sockets that the processes have open, as /proc/net numbers them. */
+function socketsOf(pids: readonly number[]): Set<string> {
+  const inodes = pids.flatMap((pid) => {
+    try {
+      return readdirSync(`/proc/${pid}/fd`).flatMap((file) => {
+        const link = readlinkSync(`/proc/${pid}/fd/${file}`);
+        return link.startsWith("socket:[") ? [link.slice("socket:[".length, -1)] : [];
+      });
+    } catch {
+      return [];
+    }
+  });
+  return new Set(inodes);
 }
 
 /** An address of /proc/net: words of 32 bits in the machine's order. */
@@ -87,7 +100,12 @@ function addressOf(hex: string): Buffer {
 }
 
 /** Sockets of a network namespace that listen or are bound to a port without a peer. */
-function listeningIn(pid: number, file: string, transport: number, state: string, base: EventHead): ListenFrame[] {
+function listeningIn(
+  pid: number,
+  own: ReadonlySet<string>,
+  [file, transport, state]: readonly [string, number, string],
+  base: EventHead,
+): ListenFrame[] {
   const actor: Actor = {
     pid: 0,
     startNs: 0n,
@@ -104,7 +122,7 @@ function listeningIn(pid: number, file: string, transport: number, state: string
     .split("\n")
     .slice(1)
     .map((line) => line.trim().split(/\s+/))
-    .filter((fields) => fields[3] === state)
+    .filter((fields) => fields[3] === state && own.has(fields[9] ?? ""))
     .flatMap((fields): ListenFrame[] => {
       const [address = "", portHex = "0"] = (fields[1] ?? "").split(":");
       const port = Number.parseInt(portHex, 16);
@@ -129,13 +147,14 @@ export function scanRunning(mount: string, cgroup: ControlGroup, slot: number): 
   const execs = pids.flatMap((pid) => execOf(pid, cgroup, slot) ?? []);
   const first = execs[0]?.pid;
   if (first === undefined) return [];
-  if (!hasOwnNetwork(first)) return execs;
+  // A network may be shared: only sockets that these processes have open are theirs.
+  const own = socketsOf(pids);
   const base = head(cgroup, slot);
   return [
     ...execs,
-    ...listeningIn(first, "tcp", 6, TCP_LISTEN, base),
-    ...listeningIn(first, "tcp6", 6, TCP_LISTEN, base),
-    ...listeningIn(first, "udp", 17, UDP_UNCONNECTED, base),
-    ...listeningIn(first, "udp6", 17, UDP_UNCONNECTED, base),
+    ...listeningIn(first, own, ["tcp", 6, TCP_LISTEN], base),
+    ...listeningIn(first, own, ["tcp6", 6, TCP_LISTEN], base),
+    ...listeningIn(first, own, ["udp", 17, UDP_UNCONNECTED], base),
+    ...listeningIn(first, own, ["udp6", 17, UDP_UNCONNECTED], base),
   ];
 }

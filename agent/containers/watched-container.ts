@@ -68,8 +68,9 @@ export class WatchedContainer {
   isGone = false;
   /** The stop that is under way or done; undefined where there was none, or it failed. */
   stopping: Promise<StopResult> | undefined;
-  /** Section flags that the kernel has for it. */
+  /** Section flags that the kernel has for it, and the sections that are really seen. */
   sectionFlags = 0;
+  observed: ReadonlySet<Section> = new Set();
   /** True while the file system watch refuses something in it. */
   isProtected = false;
   readonly #spans = new Map<Section, SectionSpan>();

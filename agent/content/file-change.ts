@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
-import { escapeBytes } from "#core/text/escape.ts";
+import { lstat } from "node:fs/promises";
+import { escapeBytes, unescapeText } from "#core/text/escape.ts";
 import type { FileFrame } from "../wire/frames.ts";
 import { FileFlag } from "../wire/layout.ts";
 import { join, resolveInRoot } from "./resolve.ts";
@@ -62,4 +63,13 @@ export async function pathsOfChange(frame: FileFrame, rootfs: string): Promise<{
     path: await resolve(frame.base, frame.path),
     newPath: frame.target.length === 0 ? "" : await resolve(frame.targetBase, frame.target),
   };
+}
+
+const ANY_EXECUTE = 0o111;
+
+/** True if a regular file that may be executed lies at a path of a process's root. A link is not followed. */
+export async function isExecutableAt(pid: number, path: string): Promise<boolean> {
+  const full = Buffer.concat([Buffer.from(`/proc/${pid}/root`), Buffer.from(unescapeText(path))]);
+  const status = await lstat(full).catch(() => undefined);
+  return status?.isFile() === true && (status.mode & ANY_EXECUTE) !== 0;
 }

@@ -21,6 +21,14 @@ const SECTION_FLAGS: readonly (readonly [Section, number, number])[] = [
   [Section.SYSCALL, CgroupFlag.SYSCALLS, Group.SYSCALL],
 ];
 
+/** The program group without which a section sees nothing. */
+const SEEN_BY: Partial<Record<Section, number>> = {
+  [Section.NETWORK]: Group.NETWORK,
+  [Section.DNS]: Group.DNS,
+  [Section.FILESYSTEM]: Group.SYSCALL,
+  [Section.SYSCALL]: Group.SYSCALL,
+};
+
 function isInUse(policy: PolicyInForce, section: Section): boolean {
   const { hasRule, effect } = sectionPolicy(policy.policy, section);
   return hasRule && effect !== Effect.DISABLE;
@@ -38,6 +46,7 @@ export class Enforcer {
   #sensor: Sensor | undefined;
   #groups = 0;
   #sensed = 0;
+  #sensing: Promise<unknown> = Promise.resolve();
 
   constructor(settings: TreatmentSettings, logger: Logger) {
     this.#settings = settings;
@@ -115,7 +124,6 @@ export class Enforcer {
     const use = await this.slots.acquire(policy);
     try {
       await this.#bind(this.#sensor, container, use);
-      await this.#protect(this.#sensor, container, use.refused, use.slot);
     } catch (error) {
       this.slots.release(use);
       throw error;
@@ -123,6 +131,10 @@ export class Enforcer {
     container.use = use;
     if (before) this.slots.release(before);
     if (container.isGone) this.release(container);
+    // The policy is in force without it; what was to be refused is then told after the fact.
+    await this.#protect(this.#sensor, container, use.refused, use.slot).catch((err: unknown) =>
+      this.#logger.error({ err, container: container.id }, "the file system watch refuses nothing in this container"),
+    );
     return true;
   }
 
@@ -130,14 +142,15 @@ export class Enforcer {
   async #bind(sensor: Sensor, container: WatchedContainer, use: PolicyInForce & { slot: number }): Promise<void> {
     const used = SECTION_FLAGS.filter(([section]) => isInUse(use, section));
     const needed = used.reduce((sum, [, , groups]) => sum | groups, 0) & this.#groups;
-    const lacking = (this.#groups & Group.DNS) === 0 ? CgroupFlag.DNS : 0;
-    const withoutNetwork = (this.#groups & Group.NETWORK) === 0 ? CgroupFlag.NETWORK : 0;
-    const flags = used.reduce((sum, [, flag]) => sum | flag, 0) & ~lacking & ~withoutNetwork;
+    // A section whose own program group is not there sees nothing: it is not said to be observed.
+    const seeing = used.filter(([section]) => (this.#groups & (SEEN_BY[section] ?? 0)) !== 0);
+    const flags = seeing.reduce((sum, [, flag]) => sum | flag, 0);
     this.#needs.set(container, needed);
     await this.#sense();
     const { flags: own, device } = container.binding;
     await sensor.bind(container.cgroup, use.slot, { flags: own | flags, device });
     container.sectionFlags = flags;
+    container.observed = new Set([Section.PROCESS, ...seeing.map(([section]) => section)]);
     // Who ran before is known now; who comes later comes by an exec.
     container.dropFlag(CgroupFlag.RUNNING);
   }
@@ -157,10 +170,17 @@ export class Enforcer {
 
   /** Programs that cost the whole machine something run only while some container needs them. */
   async #sense(): Promise<void> {
-    const wanted = [...this.#needs.values()].reduce((sum, groups) => sum | groups, 0) & (Group.TCP | Group.SYSCALL);
-    if (wanted === this.#sensed || !this.#sensor) return;
-    this.#sensed = wanted;
-    await this.#sensor.sense(wanted);
+    const run = async () => {
+      const wanted = [...this.#needs.values()].reduce((sum, groups) => sum | groups, 0) & (Group.TCP | Group.SYSCALL);
+      const sensor = this.#sensor;
+      if (wanted === this.#sensed || !sensor) return;
+      await sensor.sense(wanted);
+      if (sensor === this.#sensor) this.#sensed = wanted;
+    };
+    // One after another: who comes second must not go on before the first one's programs are in place.
+    const mine = this.#sensing.then(run, run);
+    this.#sensing = mine.catch(() => {});
+    await mine;
   }
 
   #policyFor(container: WatchedContainer): PolicyInForce {

@@ -3,6 +3,7 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
 import type { ContainerFrame, ExecFrame } from "../wire/frames.ts";
+import { Outcome } from "../wire/layout.ts";
 import { type Conclusion, isActedInKernel } from "./conclude.ts";
 import type { WallClock } from "./exec-event.ts";
 import { judgeDns } from "./judge-dns.ts";
@@ -55,8 +56,9 @@ export class EventPipeline {
     const { conclusion } = this.#deps;
     const { section, event, decision, facts, object, act } = judged;
     conclusion.learn(container, facts, decision, use, section);
-    if (!decision.isAudited && !isActedInKernel(frame.outcome)) return;
-    const delivered = await conclusion.deliver(container, frame.outcome, decision, act);
+    const outcome = judged.isCompanion ? Outcome.ASKED : frame.outcome;
+    if (!decision.isAudited && !isActedInKernel(outcome)) return;
+    const delivered = await conclusion.deliver(container, outcome, decision, act);
     conclusion.audit(container, event, decision, use, section, delivered, object);
   }
 

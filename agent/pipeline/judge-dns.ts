@@ -1,4 +1,5 @@
 import type { DnsFinding } from "#core/detect/dns.ts";
+import { isEncryptedDnsName } from "#core/detect/encrypted-dns.ts";
 import { domainFact, evaluateDnsDetection, evaluateDnsQuery } from "#core/policy/dns-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -35,6 +36,11 @@ export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: 
     return found ? [judgeDnsFinding(event, found, use)] : [];
   }
   const decision = evaluateDnsQuery(use.policy.dns, { name, recordType, isMalformed });
+  const isKnown = decision.outcome === PolicyOutcome.ALLOW && !decision.isLearned;
+  const found = isMalformed || isKnown ? undefined : dns.takeQuery({ name, recordType, payloadLength }, now);
+  // What makes a detector fire is not learned beside it.
+  if (found && decision.isLearned)
+    Object.assign(decision, { isLearned: false, isHeld: true, detector: found.detector });
   const judged: Judged = {
     section: Section.DNS,
     event,
@@ -43,9 +49,25 @@ export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: 
     object: [event.actor?.path, name, recordType, isMalformed],
     act: { killed: "", denied: "the query was dropped", happened: "the query had left" },
   };
-  const isKnown = decision.outcome === PolicyOutcome.ALLOW && !decision.isLearned;
-  const found = isMalformed || isKnown ? undefined : dns.takeQuery({ name, recordType, payloadLength }, now);
-  return found ? [judged, judgeDnsFinding(event, found, use)] : [judged];
+  return [
+    judged,
+    ...(found ? [judgeDnsFinding(event, found, use)] : []),
+    ...(isEncryptedDnsName(name) ? [judgeEncryptedName(event, name, use)] : []),
+  ];
+}
+
+/** The look-up of a resolver over TLS or HTTPS: the next look-ups will not be seen. */
+function judgeEncryptedName(event: Event, name: string, use: SlotUse): Judged {
+  const message = `\`${name}\` answers DNS over TLS or HTTPS: look-ups there cannot be seen`;
+  return {
+    section: Section.DNS,
+    event,
+    decision: evaluateDnsDetection(use.policy.dns, "encrypted_dns", message, name),
+    facts: [],
+    object: ["encrypted_dns", name],
+    act: { ...NOTHING, happened: "the look-up had been made" },
+    isCompanion: true,
+  };
 }
 
 function judgeDnsFinding(event: Event, { detector, domain, message }: DnsFinding, use: SlotUse): Judged {
@@ -56,5 +78,6 @@ function judgeDnsFinding(event: Event, { detector, domain, message }: DnsFinding
     facts: [],
     object: [detector, domain],
     act: { ...NOTHING, happened: "the queries had left" },
+    isCompanion: true,
   };
 }

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { evaluateFile, fileFacts } from "#core/policy/file-policy.ts";
+import { evaluateFile, fileFacts, heldFileFact } from "#core/policy/file-policy.ts";
 import { baseName, NOTHING_SPECIAL } from "#core/policy/process-event.ts";
 import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
 import { evaluateSyscall, syscallFact } from "#core/policy/syscall-policy.ts";
@@ -8,7 +8,7 @@ import { escapeBytes } from "#core/text/escape.ts";
 import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
-import { pathsOfChange } from "../content/file-change.ts";
+import { isExecutableAt, pathsOfChange } from "../content/file-change.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
 import { FileFlag, SyscallFlag } from "../wire/layout.ts";
@@ -21,17 +21,19 @@ export async function judgeFile(
   use: SlotUse,
 ): Promise<Judged> {
   const { path, newPath } = await pathsOfChange(frame, container.identified.bundle.rootfs);
-  const isExecutable = (frame.flags & FileFlag.EXECUTABLE) !== 0;
   const operation = frame.operation as FileOperation;
+  const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
+  const isExecutable = isMarked || (newPath !== "" && (await isExecutableAt(frame.actor.pid, newPath)));
   const value = { operation, path, newPath, mode: frame.mode, isExecutable };
   const event = maker.eventOf(container, frame, { case: "fileChange", value });
   const processPath = event.actor?.path ?? "";
   const change = { operation, path, newPath, processPath, isExecutable };
+  const decision = evaluateFile(use.policy.filesystem, change);
   return {
     section: Section.FILESYSTEM,
     event,
-    decision: evaluateFile(use.policy.filesystem, change),
-    facts: fileFacts(change),
+    decision,
+    facts: decision.isHeld ? [heldFileFact(change)] : fileFacts(change),
     object: [processPath, operation, path, newPath],
     act: { killed: "", denied: "the open failed with EPERM", happened: "the file had been changed" },
   };

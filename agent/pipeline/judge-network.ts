@@ -16,9 +16,14 @@ import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
-import type { ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
+import type { Actor, ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
 import { ConnectFlag, ListenFlag } from "../wire/layout.ts";
 import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
+
+/** The death of its first process is the end of a container. */
+function ended({ isFirst }: Actor): string {
+  return isFirst ? "; it was the container's first process, so the container ended" : "";
+}
 
 export function judgeConnect(
   maker: EventMaker,
@@ -55,7 +60,9 @@ function judgeEncryptedDns(event: Event, connect: ConnectEvent, use: SlotUse, ob
   const message = `a resolver was contacted past the one that the container was given: ${reason}`;
   const decision = evaluateDnsDetection(use.policy.dns, "encrypted_dns", message, connect.domain || address);
   const act = { ...NOTHING, happened: "the connection had been begun" };
-  return [{ section: Section.DNS, event, decision, facts: [], object: ["encrypted_dns", ...object], act }];
+  return [
+    { section: Section.DNS, event, decision, facts: [], object: ["encrypted_dns", ...object], act, isCompanion: true },
+  ];
 }
 
 export function judgeListen(maker: EventMaker, container: WatchedContainer, frame: ListenFrame, use: SlotUse): Judged {
@@ -73,7 +80,7 @@ export function judgeListen(maker: EventMaker, container: WatchedContainer, fram
     facts: [listenFact(listen)],
     object: [event.actor?.path, listen.port, listen.transport],
     act: {
-      killed: "the process was killed before listen returned",
+      killed: `the process was killed before listen returned${ended(frame.actor)}`,
       denied: "the bind failed with EPERM",
       happened: "the socket was listening",
       target: frame.actor,
@@ -93,7 +100,7 @@ export function judgeSocket(maker: EventMaker, container: WatchedContainer, fram
     facts: [],
     object: [processPath, family, protocol],
     act: {
-      killed: "the process was killed before it could use the socket",
+      killed: `the process was killed before it could use the socket${ended(frame.actor)}`,
       denied: "opening the socket failed with EPERM",
       happened: "the socket had been opened",
       target: frame.actor,

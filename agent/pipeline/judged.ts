@@ -18,6 +18,8 @@ export interface Judged {
   readonly event: Event;
   readonly decision: Decision;
   readonly facts: readonly Fact[];
+  /** A second judgement of the same frame: what the kernel did was about the first. */
+  readonly isCompanion?: boolean;
   /** What makes two audits equal. */
   readonly object: readonly unknown[];
   /** What became of the act, in words, for each way that it may have gone. */

@@ -40,7 +40,8 @@ export function flushSpans(container: WatchedContainer, learner: Learner, nowMs:
   for (const section of SECTIONS) {
     const policy = container.use && sectionPolicy(container.use.policy, section);
     const span = container.span(section);
-    if (policy?.hasRule && policy.effect !== Effect.DISABLE) learner.flush(container, section);
+    const isObserved = policy?.hasRule && policy.effect !== Effect.DISABLE && container.observed.has(section);
+    if (isObserved) learner.flush(container, section);
     else if (span.beginMs > 0) span.beginMs = nowMs;
   }
 }

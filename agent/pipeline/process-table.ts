@@ -64,7 +64,9 @@ export class ProcessTable {
   ancestors(parentPid: number, parentStartNs: bigint): Process[] {
     const found: Process[] = [];
     const known = this.#entries.get(parentPid);
-    if (known && known.startNs !== 0n && known.startNs !== parentStartNs) this.#entries.delete(parentPid);
+    // 0 where the asker does not know when the process began.
+    if (known && known.startNs !== 0n && parentStartNs !== 0n && known.startNs !== parentStartNs)
+      this.#entries.delete(parentPid);
     let pid = parentPid;
     while (pid > 1 && found.length < ANCESTORS_MAX) {
       const entry = this.#entries.get(pid) ?? this.#adopt(pid);

@@ -72,7 +72,7 @@ export class PolicySource implements AsyncDisposable {
     this.#options.applied.apply(RULESET_KEY, ruleset.revision);
     await this.#options.onRuleset(ruleset);
     // A section that a rule turned on learns from now on.
-    await this.#fetchModels().catch((err: unknown) => this.#options.logger.debug({ err }, "models not fetched"));
+    await this.#fetchModels();
   }
 
   /** The model of a container: from model-service, else the last one verified here; undefined where there is neither. */
@@ -134,10 +134,14 @@ export class PolicySource implements AsyncDisposable {
   }
 
   async #fetchModels(): Promise<void> {
-    const { containers, onModel, revisionOf } = this.#options;
+    const { containers, onModel, revisionOf, logger } = this.#options;
     for (const container of containers()) {
-      const model = await this.#fetchModel(container);
-      if (model.revision > revisionOf(container)) await onModel(model);
+      try {
+        const model = await this.#fetchModel(container);
+        if (model.revision > revisionOf(container)) await onModel(model);
+      } catch (err) {
+        logger.debug({ err, modelKey: container.modelKey }, "model not fetched");
+      }
     }
   }
 

@@ -153,11 +153,9 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 		s->event.event.entry = s->match.denied_entry;
 		return s->match.denied;
 	}
-	if (s->match.asked)
-		return GABION_ASK;
 	if (s->match.allowed) {
 		s->event.event.entry = s->match.allowed_entry;
-		return GABION_ALLOW;
+		return s->match.asked ? GABION_ASK : GABION_ALLOW;
 	}
 	if (has_kind(defaults, GABION_DOMAIN_ITEM)) {
 		struct policy_key key = { .slot = slot, .kind = GABION_DOMAIN_ITEM };
@@ -166,7 +164,7 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 		key.hash = gabion_hash_join(hash, s->event.record_type);
 		value = bpf_map_lookup_elem(&policy, &key);
 		if (value)
-			return value->action;
+			return s->match.asked && value->action == GABION_ALLOW ? GABION_ASK : value->action;
 	}
 	return defaults->actions[GABION_DEFAULT_DOMAIN];
 }

@@ -74,29 +74,13 @@ static __always_inline int conclude(struct gabion_event *event, struct gabion_ac
 	return action >= GABION_PREVENT ? REFUSED : ALLOWED;
 }
 
-static __always_inline __u32 decide_connect(struct connect_event *event)
+/* What the allowed list, the model and the defaults say of a destination that nothing denies. */
+static __always_inline __u32 known_destination(struct connect_event *event, const struct slot_defaults *defaults,
+					       const __u8 *port)
 {
 	__u32 slot = event->event.slot;
-	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
-	struct policy_value *value;
-	struct match match = {};
-	__u8 port[3];
+	struct policy_value *value = find_prefix(defaults, slot, GABION_ADDRESS_ALLOWED, event->address, 128);
 
-	if (!defaults)
-		return GABION_ASK;
-	port_bytes(port, event->transport, event->port);
-	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
-		event->flags &= ~GABION_CONNECT_INTERNET;
-	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
-	if (event->flags & GABION_CONNECT_INTERNET)
-		take_entry(&match, find_prefix(defaults, slot, GABION_PORT_DENIED, port, 24));
-	if (match.denied) {
-		event->event.entry = match.denied_entry;
-		return match.denied;
-	}
-	if (match.asked)
-		return GABION_ASK;
-	value = find_prefix(defaults, slot, GABION_ADDRESS_ALLOWED, event->address, 128);
 	if (!value && event->flags & GABION_CONNECT_INTERNET)
 		value = find_prefix(defaults, slot, GABION_PORT_ALLOWED, port, 24);
 	if (value) {
@@ -112,6 +96,30 @@ static __always_inline __u32 decide_connect(struct connect_event *event)
 	if (event->flags & GABION_CONNECT_DIRECT && !find_prefix(defaults, slot, GABION_DIRECT, event->address, 128))
 		return defaults->actions[GABION_DEFAULT_DIRECT];
 	return GABION_ALLOW;
+}
+
+static __always_inline __u32 decide_connect(struct connect_event *event)
+{
+	__u32 slot = event->event.slot, action;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	struct match match = {};
+	__u8 port[3];
+
+	if (!defaults)
+		return GABION_ASK;
+	port_bytes(port, event->transport, event->port);
+	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
+		event->flags &= ~GABION_CONNECT_INTERNET;
+	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
+	if (event->flags & GABION_CONNECT_INTERNET)
+		take_entry(&match, find_prefix(defaults, slot, GABION_PORT_DENIED, port, 24));
+	if (match.denied) {
+		event->event.entry = match.denied_entry;
+		return match.denied;
+	}
+	action = known_destination(event, defaults, port);
+	/* A detector that only wants to be told does not make room for what would be refused. */
+	return match.asked && action == GABION_ALLOW ? GABION_ASK : action;
 }
 
 /* The name that an address was last resolved from; where DNS is watched, its absence is a fact of its own. */
@@ -240,12 +248,8 @@ static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
 	event->port = sk->src_port;
 	event->transport = sk->protocol;
 	event->flags = GABION_LISTEN_BIND;
-	if (is_ephemeral(event->port)) {
-		/* Sockets of clients: a datagram socket of this range is not told at all. */
-		if (event->transport == IPPROTO_UDP)
-			return ALLOWED;
+	if (is_ephemeral(event->port))
 		event->flags |= GABION_LISTEN_EPHEMERAL;
-	}
 	if (is_ipv6) {
 		__u32 parts[4] = { sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3] };
 
@@ -255,8 +259,9 @@ static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
 	}
 	event->family = is_ipv6 ? 6 : 4;
 	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
-	action = decide_listen(event);
-	if (event->transport == IPPROTO_TCP && action < GABION_PREVENT)
+	/* Sockets of clients have such ports too: only what is denied by its number is refused here, the rest not told. */
+	action = event->flags & GABION_LISTEN_EPHEMERAL ? denied_listen(event) : decide_listen(event);
+	if (action == GABION_ALLOW || (event->transport == IPPROTO_TCP && action < GABION_PREVENT))
 		return ALLOWED; /* told when it listens */
 	counts = counts_of(policy->container_id, SECTION_NETWORK);
 	if (counts)

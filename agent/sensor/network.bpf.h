@@ -96,6 +96,18 @@ static __always_inline bool is_ephemeral(__u16 port)
 	return port >= ephemeral_first && port <= ephemeral_last;
 }
 
+static __always_inline __u32 denied_listen(struct listen_event *event)
+{
+	__u32 slot = event->event.slot;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	struct policy_value *value;
+	__u8 port[3];
+
+	port_bytes(port, event->transport, event->port);
+	value = defaults ? find_prefix(defaults, slot, GABION_LISTEN_DENIED, port, 24) : 0;
+	return value ? value->action : GABION_ALLOW;
+}
+
 /* A port of the range that the kernel chooses from says nothing: the model knows such ports as one class, port 0. */
 static __always_inline __u32 decide_listen(struct listen_event *event)
 {

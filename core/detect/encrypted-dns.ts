@@ -59,3 +59,8 @@ export function encryptedDnsReason(address: string, port: number, domain: string
   if (names.has(domain)) return `\`${domain}\` answers DNS over HTTPS`;
   return addresses.has(address) ? `\`${address}\` answers DNS over HTTPS` : undefined;
 }
+
+/** True for the name of a resolver over TLS or HTTPS. */
+export function isEncryptedDnsName(name: string): boolean {
+  return names.has(name);
+}

@@ -46,7 +46,8 @@ function toBytes(bits: bigint): Uint8Array {
 /** Reads an address or a CIDR prefix; undefined where the text is neither. */
 export function parsePrefix(text: string): AddressPrefix | undefined {
   const [address = "", lengthText] = text.split("/");
-  if (isIP(address) === 0) return undefined;
+  // A zone is of one machine and no part of an address.
+  if (isIP(address) === 0 || address.includes("%")) return undefined;
   const { bits, width } = addressBits(address);
   const length = lengthText === undefined || lengthText === "" ? width : Number(lengthText);
   if (!Number.isInteger(length) || length < 0 || length > width) return undefined;

@@ -122,11 +122,12 @@ function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | 
   for (const { name, what, patterns } of compiledProtected) {
     const { effect, excepts } = policy.detectors[name];
     const path = paths.find((each) => patterns.some(({ matches }) => matches(each)));
-    if (effect === Effect.DISABLE || path === undefined || excepts(...paths, event.processPath)) continue;
+    if (effect === Effect.DISABLE || path === undefined || excepts(path, event.processPath)) continue;
     return detection(effect, name, false, `${shown(event)}; \`${path}\` ${what}`);
   }
   const { effect, excepts } = policy.detectors.changed_binary;
-  if (effect === Effect.DISABLE || !event.isExecutable || excepts(...paths, event.processPath)) return undefined;
+  if (effect === Effect.DISABLE || !event.isExecutable || excepts(event.newPath || event.path, event.processPath))
+    return undefined;
   return detection(effect, "changed_binary", false, `an executable was changed: ${shown(event)}`);
 }
 
@@ -139,14 +140,17 @@ function findInModel(policy: CompiledFilePolicy, event: FileEvent): Finding {
 
 /** What policy says of a changed file. */
 export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Decision {
-  const listed = (list: readonly Pattern[]) =>
-    list.find(({ matches }) => pathsOf(event).some((path) => matches(path)))?.source;
+  const paths = pathsOf(event);
+  const denied = policy.denied.find(({ matches }) => paths.some((path) => matches(path)))?.source;
+  // Moving a file out of an allowed folder is not allowed by that: each path must be named.
+  const isAllowed = paths.every((path) => policy.allowed.some(({ matches }) => matches(path)));
+  const allowing = isAllowed ? policy.allowed.find(({ matches }) => matches(event.path))?.source : undefined;
   const named = (match: string | undefined, make: (match: string) => Finding) =>
     match === undefined ? undefined : make(match);
   const considerations: readonly Consideration<FileEvent>[] = [
-    ["denied list", (e) => named(listed(policy.denied), (m) => denial(policy.effect, m, shown(e)))],
+    ["denied list", (e) => named(denied, (m) => denial(policy.effect, m, shown(e)))],
     ["detectors", (e) => findDetection(policy, e)],
-    ["allowed list", (e) => named(listed(policy.allowed), (m) => allowed(policy.effect, m, shown(e)))],
+    ["allowed list", (e) => named(allowing, (m) => allowed(policy.effect, m, shown(e)))],
     ["model", (e) => findInModel(policy, e)],
   ];
   return toDecision(policy, judge(policy, "filesystem", considerations, event), () =>
@@ -163,6 +167,12 @@ function sharedLength(a: string, b: string): number {
   let at = 0;
   while (at < a.length && a[at] === b[at]) at += 1;
   return at;
+}
+
+/** What waits for a person after a detection: the file itself, not the folders, which others may write in rightly. */
+export function heldFileFact({ path, newPath, processPath, isExecutable }: FileEvent): Fact {
+  const value = { path: newPath === "" ? path : newPath, processPath, isExecutable };
+  return create(FactSchema, { kind: { case: "file", value } });
 }
 
 /** What a change teaches: in which folders the program writes, and which executables it makes. */

@@ -1,6 +1,6 @@
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES } from "../detect/encrypted-dns.ts";
+import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
 import { parsePrefix } from "../matching/address.ts";
 import type { DomainPattern } from "../matching/domain.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
@@ -24,6 +24,12 @@ export function encryptedDnsEntries(policy: CompiledDnsPolicy): KernelEntry[] {
   return [...addresses, ...port];
 }
 
+/** Names of such resolvers are told when they are looked up, though they may be known. */
+function encryptedDnsNames(policy: CompiledDnsPolicy): KernelEntry[] {
+  if (policy.detectors.encrypted_dns.effect === Effect.DISABLE) return [];
+  return ENCRYPTED_DNS_NAMES.map((text) => ({ kind: "domain", text, action: "ask" }) as const);
+}
+
 /** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */
 export function toDnsSlot(policy: CompiledDnsPolicy): {
   readonly entries: readonly KernelEntry[];
@@ -31,11 +37,12 @@ export function toDnsSlot(policy: CompiledDnsPolicy): {
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE) return { entries: [], defaults: { domain: "allow" } };
   const denied = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
+  const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
   const allowed = policy.allowed.map((pattern) => entryOf(pattern, "allow"));
   const known = policy.items.map(
     ({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const,
   );
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
-  return { entries: [...strongestOf([...denied, ...allowed]), ...known], defaults: { domain: fallback } };
+  return { entries: [...strongestOf([...denied, ...allowed, ...asked]), ...known], defaults: { domain: fallback } };
 }

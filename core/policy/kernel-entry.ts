@@ -96,15 +96,19 @@ function covers(outer: PrefixEntry, inner: PrefixEntry): boolean {
 }
 
 /**
- * Of prefixes that cover the same object the kernel takes the longest: a question about one address would hide that the
- * whole range around it is denied. Such questions are left out.
+ * Of prefixes that cover the same object the kernel takes the longest: a weaker action for one address would hide that
+ * the whole range around it is denied. Such weaker ones are left out.
  */
 export function withoutHiding(entries: readonly KernelEntry[]): KernelEntry[] {
   const strong = entries.filter(
     (entry): entry is PrefixEntry => "bytes" in entry && STRENGTH[entry.action] > STRENGTH.ask,
   );
   return entries.filter(
-    (entry) => !("bytes" in entry) || entry.action !== "ask" || !strong.some((other) => covers(other, entry)),
+    (entry) =>
+      !("bytes" in entry) ||
+      !strong.some(
+        (other) => other !== entry && STRENGTH[other.action] > STRENGTH[entry.action] && covers(other, entry),
+      ),
   );
 }
 

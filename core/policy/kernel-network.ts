@@ -67,7 +67,7 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
   // Of two prefixes for the same address the longer decides: a denied one within is as strong as the one around it.
   const metadata = policy.detectors.metadata_service.effect === Effect.DISABLE ? [] : METADATA_ADDRESSES;
   return [
-    ...addressEntries("address_denied", "ask", metadata),
+    ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...ranges("listen_denied", action, listening),
     ...ranges("port_denied", action, outbound),
     ...addressEntries(
@@ -78,13 +78,18 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
   ];
 }
 
-function rawActions(policy: CompiledNetworkPolicy): Pick<KernelDefaults, "raw" | "rawIcmp"> {
-  const { effect } = policy.detectors.raw_socket;
-  if (effect === Effect.DISABLE) return { raw: "allow", rawIcmp: "allow" };
-  const hasExceptions = (policy.section?.detectors["raw_socket"]?.exceptions.length ?? 0) > 0;
+/** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
+function detectorAction(policy: CompiledNetworkPolicy, name: "raw_socket" | "metadata_service"): KernelAction {
+  const { effect } = policy.detectors[name];
+  if (effect === Effect.DISABLE) return "allow";
+  const hasExceptions = (policy.section?.detectors[name]?.exceptions.length ?? 0) > 0;
   const isActing = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions;
-  const raw = isActing ? actionOf(effect) : "ask";
-  return { raw, rawIcmp: policy.knowsPing ? "ask" : raw };
+  return isActing ? actionOf(effect) : "ask";
+}
+
+function rawActions(policy: CompiledNetworkPolicy): Pick<KernelDefaults, "raw" | "rawIcmp"> {
+  const raw = detectorAction(policy, "raw_socket");
+  return { raw, rawIcmp: policy.knowsPing && raw !== "allow" ? "ask" : raw };
 }
 
 /** The network part of a kernel slot. */

@@ -16,7 +16,7 @@ import {
 } from "./kernel-entry.ts";
 import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
 import type { CompiledEntry } from "./process-list.ts";
-import type { CompiledProcessPolicy } from "./process-policy.ts";
+import { type CompiledProcessPolicy, PROCESS_DETECTORS } from "./process-policy.ts";
 
 /** Directories of one path that the kernel looks up: DIRECTORIES_MAX in exec_hash.bpf.h. */
 const DIRECTORIES_MAX = 16;
@@ -160,7 +160,13 @@ export function refusedPrograms(policy: CompiledProcessPolicy): RefusedPath[] {
       ? [refusedProgram(expressed.text, expressed.kind === "directory")]
       : [];
   });
-  const isClosed = policy.state === LearningState.ACTIVE && policy.allowed.entries.length === 0;
+  // A detector that wants less than the section, or excepts something, is not to be forestalled.
+  const isUniform = PROCESS_DETECTORS.every((name) => {
+    const { effect } = policy.detectors[name];
+    const hasExceptions = (policy.section?.detectors[name]?.exceptions.length ?? 0) > 0;
+    return effect === Effect.DISABLE || (effect === policy.effect && !hasExceptions);
+  });
+  const isClosed = policy.state === LearningState.ACTIVE && policy.allowed.entries.length === 0 && isUniform;
   if (!isClosed || policy.items.length === 0) return denied;
   // Whatever the model knows by a path may be opened; whether its name and content fit is the exec hook's to say.
   const paths = new Set(policy.items.flatMap(({ path, name }) => (name.includes("/") ? [path, name] : [path])));

@@ -71,7 +71,15 @@ const prefix = fc.constantFrom(
   "::/0",
   "::1",
 );
-const address = fc.constantFrom("203.0.113.5", "198.51.100.1", "10.1.2.3", "127.0.0.1", "2001:db8::5", "fd00::1");
+const address = fc.constantFrom(
+  "169.254.169.254",
+  "203.0.113.5",
+  "198.51.100.1",
+  "10.1.2.3",
+  "127.0.0.1",
+  "2001:db8::5",
+  "fd00::1",
+);
 const INTERNET = new Set(["203.0.113.5", "198.51.100.1", "2001:db8::5"]);
 const list = fc.record({
   listeningPorts: fc.array(range, { maxLength: 2 }),
@@ -116,7 +124,19 @@ function decideConnect(
 ): KernelAction {
   const byPort = (kind: string) => (to.isInternet ? lookUpPrefix(entries, kind, to.portBytes) : undefined);
   const first = match([lookUpPrefix(entries, "address_denied", to.bytes), byPort("port_denied")]);
-  const listedAction = first ?? lookUpPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
+  if (first && first !== "ask") return first;
+  const action = knownDestination(entries, defaults, to);
+  return first === "ask" && action === "allow" ? "ask" : action;
+}
+
+/** `known_destination` there. */
+function knownDestination(
+  entries: readonly KernelEntry[],
+  defaults: ReturnType<typeof toNetworkSlot>["defaults"],
+  to: { bytes: Uint8Array; portBytes: Uint8Array; isInternet: boolean; isLoopback: boolean; isDirect: boolean },
+): KernelAction {
+  const byPort = (kind: string) => (to.isInternet ? lookUpPrefix(entries, kind, to.portBytes) : undefined);
+  const listedAction = lookUpPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
   if (listedAction) return listedAction;
   if (to.isLoopback) return "allow";
   if (!to.isInternet) return defaults.internal;

@@ -1,5 +1,6 @@
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { parsePrefix } from "../matching/address.ts";
 import { parseDomainPattern } from "../matching/domain.ts";
 import { syscallNumber } from "../syscall/names.ts";
 
@@ -55,6 +56,14 @@ function domainFaults(place: string, domains: readonly string[]): RuleFault[] {
   });
 }
 
+function addressFaults(place: string, addresses: readonly string[]): RuleFault[] {
+  return addresses.flatMap((address, index) => {
+    if (parsePrefix(address)) return [];
+    const message = `\`${address}\` must be an address without a zone, or a prefix such as \`192.0.2.0/24\``;
+    return [{ field: `${place}.outbound_addresses[${index}]`, message }];
+  });
+}
+
 function pathFaults(place: string, paths: readonly string[]): RuleFault[] {
   return paths.flatMap((path, index) => {
     const field = `${place}[${index}]`;
@@ -82,6 +91,8 @@ export function checkRule(rule: Rule): RuleFault[] {
   return [
     ...entryFaults("process.allowed", rule.process?.allowed ?? []),
     ...entryFaults("process.denied", rule.process?.denied ?? []),
+    ...addressFaults("network.allowed", rule.network?.allowed?.outboundAddresses ?? []),
+    ...addressFaults("network.denied", rule.network?.denied?.outboundAddresses ?? []),
     ...domainFaults("dns.allowed", rule.dns?.allowed ?? []),
     ...domainFaults("dns.denied", rule.dns?.denied ?? []),
     ...pathFaults("filesystem.allowed", rule.filesystem?.allowed ?? []),
