@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { FileOperation, Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -13,7 +13,19 @@ import type { SandboxContainer } from "../tools/sandbox/runc.ts";
 const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
 const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
 const PROBE = "/opt/netprobe";
-const PROGRAMS = ["/bin/sh", "/bin/sleep", "/bin/mv", "/bin/rm", "/bin/ln", "/bin/chmod", "/bin/cp", "/bin/mkdir"];
+const PROGRAMS = [
+  "/bin/sh",
+  "/bin/sleep",
+  "/bin/mv",
+  "/bin/rm",
+  "/bin/ln",
+  "/bin/chmod",
+  "/bin/cp",
+  "/bin/mkdir",
+  "/bin/cat",
+  "/bin/timeout",
+  "/bin/mkfifo",
+];
 
 async function start(rig: AgentRig): Promise<SandboxContainer> {
   const container = rig.sandbox.start("web", {
@@ -153,6 +165,15 @@ describe("what a container does to files", () => {
       expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
     },
   );
+
+  onKernel("a FIFO in a watched folder does not hold up anybody else", async () => {
+    const reader = sh("mkfifo /etc/fifo; timeout 3 cat /etc/fifo");
+    await until("the reader to wait", 3_000, () => existsSync(join(web.rootfs, "etc/fifo")) || undefined);
+    const begin = performance.now();
+    expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+    expect(performance.now() - begin).toBeLessThan(1_500);
+    await reader;
+  });
 
   onKernel("thousands of refused opens are all refused", async () => {
     expect((await web.exec(PROBE, "opens", "/etc/passwd", "3000")).output.trim()).toBe("3000 of 3000 failed");

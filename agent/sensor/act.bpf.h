@@ -31,14 +31,16 @@ struct {
 } buckets SEC(".maps");
 
 /* Racing CPUs may let a few more through; what is refused is counted exactly. */
-static __always_inline bool take_token(__u64 container_id)
+static __always_inline bool take_token(__u64 container_id, __u16 type)
 {
+	/* Each kind of event has a bucket of its own: noise of one kind does not silence another. */
+	__u64 key = container_id << 6 | (type & 63);
 	__u64 now = bpf_ktime_get_ns(), gained;
-	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &container_id);
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &key);
 	struct bucket full = { .at_ns = now, .tokens = events_burst };
 
 	if (!bucket) {
-		bpf_map_update_elem(&buckets, &container_id, &full, BPF_ANY);
+		bpf_map_update_elem(&buckets, &key, &full, BPF_ANY);
 		return true;
 	}
 	gained = (now - bucket->at_ns) * events_per_second / 1000000000ULL;
@@ -57,7 +59,8 @@ static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 l
 {
 	__u64 how = event->frame.outcome >= GABION_KILLED ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 
-	if (!take_token(event->cgroup_id)) {
+	/* What was refused or killed is always told: somebody may still have to be stopped for it. */
+	if (event->frame.outcome < GABION_KILLED && !take_token(event->cgroup_id, event->frame.type)) {
 		if (counts)
 			__sync_fetch_and_add(&counts->throttled, 1);
 		count_lost(counts);

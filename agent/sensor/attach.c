@@ -84,6 +84,13 @@ int attach_on_demand(uint32_t wanted)
 	return 0;
 }
 
+static void release(struct attached *links)
+{
+	for (int i = 0; i < links->count; i++)
+		bpf_link__destroy(links->links[i]);
+	free(links);
+}
+
 void attach_forget(uint64_t cgroup_id)
 {
 	for (struct attached **at = &attached; *at; at = &(*at)->next) {
@@ -91,10 +98,8 @@ void attach_forget(uint64_t cgroup_id)
 
 		if (found->cgroup_id != cgroup_id)
 			continue;
-		for (int i = 0; i < found->count; i++)
-			bpf_link__destroy(found->links[i]);
 		*at = found->next;
-		free(found);
+		release(found);
 		return;
 	}
 }
@@ -123,30 +128,34 @@ int attach_container(uint64_t cgroup_id, int directory, uint32_t flags)
 {
 	uint32_t wanted = (flags & GABION_CGROUP_NETWORK ? GABION_GROUP_NETWORK : 0) |
 			  (flags & GABION_CGROUP_DNS ? GABION_GROUP_DNS : 0);
-	struct attached *found = attached;
+	struct attached *found = attached, *fresh;
 	int error = 0;
 
 	while (found && found->cgroup_id != cgroup_id)
 		found = found->next;
 	if (found && found->bits == wanted)
 		return 0;
-	if (found)
+	if (!wanted) {
 		attach_forget(cgroup_id);
-	if (!wanted)
 		return 0;
-	found = calloc(1, sizeof(*found));
-	if (!found)
+	}
+	fresh = calloc(1, sizeof(*fresh));
+	if (!fresh)
 		return -ENOMEM;
-	found->cgroup_id = cgroup_id;
-	found->next = attached;
-	attached = found;
+	fresh->cgroup_id = cgroup_id;
 	if (wanted & GABION_GROUP_NETWORK)
-		error = attach_object(found, GABION_GROUP_NETWORK, directory);
+		error = attach_object(fresh, GABION_GROUP_NETWORK, directory);
 	if (!error && wanted & GABION_GROUP_DNS)
-		error = attach_object(found, GABION_GROUP_DNS, directory);
-	if (error)
-		attach_forget(cgroup_id);
-	return error;
+		error = attach_object(fresh, GABION_GROUP_DNS, directory);
+	if (error) {
+		release(fresh);
+		return error;
+	}
+	/* The old ones go when the new ones are there: nothing passes in between. */
+	attach_forget(cgroup_id);
+	fresh->next = attached;
+	attached = fresh;
+	return 0;
 }
 
 void attach_end(void)

@@ -74,6 +74,7 @@ static int change_group(struct programs *programs, const struct options *options
 	default: /* UNBIND */
 		events_send_stats(programs);
 		drop_counts(programs, frame->cgroup_id);
+		output_forget(frame->cgroup_id);
 		attach_forget(frame->cgroup_id);
 		refuse_forget(frame->cgroup_id);
 		error = groups_bind(options, programs, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);

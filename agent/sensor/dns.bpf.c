@@ -27,6 +27,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define HEADER_BYTES 12
 #define LABEL_MAX 63
 #define RECORDS_MAX 64
+#define SCRATCHES 4
 
 const volatile __u64 hash_basis = 0xcbf29ce484222325ULL;
 
@@ -42,21 +43,36 @@ struct dns_scratch {
 	__u32 label_left;
 	__u32 has_suffixes;
 	__u32 is_whole;
+	__u32 which;
+	__u32 is_taken;
 	__u8 message[2 * MESSAGE_MAX];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SCRATCHES);
 	__type(key, __u32);
 	__type(value, struct dns_scratch);
 } dns_scratches SEC(".maps");
 
-static __always_inline struct dns_scratch *scratch(void)
+static __always_inline struct dns_scratch *scratch(__u32 which)
 {
-	__u32 zero = 0;
+	return bpf_map_lookup_elem(&dns_scratches, &which);
+}
 
-	return bpf_map_lookup_elem(&dns_scratches, &zero);
+/*
+ * An answer that arrives interrupts a query that leaves on the same CPU, and either may be preempted: each takes a scratch
+ * that nobody has. Answers SCRATCHES where all are taken; then the packet passes and is counted as lost.
+ */
+static __always_inline __u32 claim(void)
+{
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		struct dns_scratch *s = scratch(i);
+
+		if (s && __sync_val_compare_and_swap(&s->is_taken, 0, 1) == 0)
+			return i;
+	}
+	return SCRATCHES;
 }
 
 static __always_inline __u8 byte_at(struct dns_scratch *s, __u32 at)
@@ -70,9 +86,9 @@ static __always_inline __u16 word_at(struct dns_scratch *s, __u32 at)
 }
 
 /* One byte of the question's name; 1 ends the loop. A loop by helper, so that the verifier looks at one round only. */
-static long read_byte(__u32 i, void *context)
+static long read_byte(__u32 i, __u32 *which)
 {
-	struct dns_scratch *s = scratch();
+	struct dns_scratch *s = scratch(*which);
 	__u32 from = HEADER_BYTES + i, at;
 	__u8 byte;
 
@@ -112,16 +128,18 @@ static __always_inline bool read_question(struct dns_scratch *s)
 	s->is_whole = 0;
 	s->cursor = 0;
 	s->label_left = 0;
-	bpf_loop(256, read_byte, 0, 0);
+	__u32 which = s->which;
+
+	bpf_loop(256, read_byte, &which, 0);
 	s->event.name[s->cursor & (GABION_DOMAIN_MAX - 1)] = 0;
 	s->event.name_length = s->cursor;
 	return s->is_whole;
 }
 
 /* One byte of the name, from its end: at each dot the state is the hash of what follows it. */
-static long match_byte(__u32 i, void *context)
+static long match_byte(__u32 i, __u32 *which)
 {
-	struct dns_scratch *s = scratch();
+	struct dns_scratch *s = scratch(*which);
 	__u8 byte;
 
 	if (!s || i >= s->event.name_length)
@@ -136,7 +154,7 @@ static long match_byte(__u32 i, void *context)
 static __always_inline __u32 match_name(struct dns_scratch *s)
 {
 	struct slot_defaults *defaults;
-	__u32 slot = s->event.event.slot;
+	__u32 slot = s->event.event.slot, which = s->which;
 	__u64 hash;
 
 	defaults = bpf_map_lookup_elem(&slots, &slot);
@@ -145,7 +163,7 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 	__builtin_memset(&s->match, 0, sizeof(s->match));
 	s->has_suffixes = has_kind(defaults, GABION_SUFFIX);
 	s->name_hash = hash_basis;
-	bpf_loop(GABION_DOMAIN_MAX, match_byte, 0, 0);
+	bpf_loop(GABION_DOMAIN_MAX, match_byte, &which, 0);
 	hash = s->name_hash;
 	if (has_kind(defaults, GABION_DOMAIN))
 		try_entry(&s->match, slot, GABION_DOMAIN, hash);
@@ -170,9 +188,9 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 }
 
 /* One label of a record's name. */
-static long skip_label(__u32 i, void *context)
+static long skip_label(__u32 i, __u32 *which)
 {
-	struct dns_scratch *s = scratch();
+	struct dns_scratch *s = scratch(*which);
 	__u32 at;
 	__u8 byte;
 
@@ -214,14 +232,14 @@ static __always_inline void take_address(struct dns_scratch *s, __u32 at, bool i
 }
 
 /* One record of the answer. */
-static long read_record(__u32 i, void *context)
+static long read_record(__u32 i, __u32 *which)
 {
-	struct dns_scratch *s = scratch();
+	struct dns_scratch *s = scratch(*which);
 	__u32 at, type, size;
 
 	if (!s || i >= word_at(s, 6))
 		return 1;
-	bpf_loop(128, skip_label, 0, 0);
+	bpf_loop(128, skip_label, which, 0);
 	at = s->cursor;
 	if (!s->is_whole || at + 10 > s->length) {
 		s->event.flags |= GABION_DNS_CUT;
@@ -244,7 +262,9 @@ static long read_record(__u32 i, void *context)
 static __always_inline void read_answers(struct dns_scratch *s)
 {
 	s->cursor = s->position + 4;
-	bpf_loop(RECORDS_MAX, read_record, 0, 0);
+	__u32 which = s->which;
+
+	bpf_loop(RECORDS_MAX, read_record, &which, 0);
 }
 
 struct packet {
@@ -398,27 +418,16 @@ static __always_inline struct dns_socket *socket_of(struct __sk_buff *skb)
 	return sk ? bpf_sk_storage_get(&dns_sockets, sk, 0, 0) : 0;
 }
 
-/* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
-SEC("cgroup_skb/egress")
-int handle_egress(struct __sk_buff *skb)
+static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
+				 struct dns_socket *socket, struct packet *packet)
 {
-	struct dns_socket *socket = socket_of(skb);
-	struct packet packet = {};
-	struct cgroup_policy *policy;
 	struct slot_defaults *defaults;
 	struct cgroup_counts *counts;
-	struct dns_scratch *s;
 	__u32 action, slot;
 	bool is_query;
 
-	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
-		return PASS;
-	policy = policy_of(skb);
-	s = scratch();
-	if (!policy || !s)
-		return PASS;
-	begin(skb, s, policy, &packet, socket, false);
-	if (!load_message(skb, s, packet.payload))
+	begin(skb, s, policy, packet, socket, false);
+	if (!load_message(skb, s, packet->payload))
 		return PASS; /* carries nothing: part of a handshake */
 	slot = policy->slot;
 	counts = counts_of(policy->container_id, SECTION_DNS);
@@ -434,7 +443,7 @@ int handle_egress(struct __sk_buff *skb)
 		defaults = bpf_map_lookup_elem(&slots, &slot);
 		action = defaults ? defaults->actions[GABION_DEFAULT_DOMAIN] : GABION_ASK;
 		/* The rest of a message over TCP looks like this too: it is told and let go. */
-		if (packet.transport == IPPROTO_TCP)
+		if (packet->transport == IPPROTO_TCP)
 			action = GABION_ASK;
 	}
 	if (action == GABION_ALLOW) {
@@ -454,24 +463,43 @@ int handle_egress(struct __sk_buff *skb)
 	return action >= GABION_PREVENT ? DROP : PASS;
 }
 
-SEC("cgroup_skb/ingress")
-int handle_ingress(struct __sk_buff *skb)
+/* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
+SEC("cgroup_skb/egress")
+int handle_egress(struct __sk_buff *skb)
 {
+	struct dns_socket *socket = socket_of(skb);
 	struct packet packet = {};
 	struct cgroup_policy *policy;
-	struct slot_defaults *defaults;
-	struct cgroup_counts *counts;
 	struct dns_scratch *s;
-	__u32 slot;
+	__u32 which;
+	int verdict;
 
-	if (!find_payload(skb, &packet, false) || packet.source != DNS_PORT)
+	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
 		return PASS;
 	policy = policy_of(skb);
-	s = scratch();
-	if (!policy || !s)
+	if (!policy)
 		return PASS;
-	begin(skb, s, policy, &packet, socket_of(skb), true);
-	if (!load_message(skb, s, packet.payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
+	which = claim();
+	s = scratch(which);
+	if (!s) {
+		count_lost(counts_of(policy->container_id, SECTION_DNS));
+		return PASS;
+	}
+	s->which = which;
+	verdict = query(skb, s, policy, socket, &packet);
+	s->is_taken = 0;
+	return verdict;
+}
+
+static __always_inline int answer(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
+				  struct packet *packet)
+{
+	struct slot_defaults *defaults;
+	struct cgroup_counts *counts;
+	__u32 slot;
+
+	begin(skb, s, policy, packet, socket_of(skb), true);
+	if (!load_message(skb, s, packet->payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
 		return PASS;
 	s->event.flags |= GABION_DNS_ANSWER;
 	s->event.response_code = byte_at(s, 3) & 0x0f;
@@ -489,5 +517,28 @@ int handle_ingress(struct __sk_buff *skb)
 	s->event.event.frame.outcome = GABION_ASKED;
 	__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
 	emit(&events, &s->event.event, sizeof(s->event), counts);
+	return PASS;
+}
+
+SEC("cgroup_skb/ingress")
+int handle_ingress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct cgroup_policy *policy;
+	struct dns_scratch *s;
+	__u32 which;
+
+	if (!find_payload(skb, &packet, false) || packet.source != DNS_PORT)
+		return PASS;
+	policy = policy_of(skb);
+	if (!policy)
+		return PASS;
+	which = claim();
+	s = scratch(which);
+	if (!s)
+		return PASS;
+	s->which = which;
+	answer(skb, s, policy, &packet);
+	s->is_taken = 0;
 	return PASS;
 }

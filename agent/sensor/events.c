@@ -113,7 +113,7 @@ void events_send_stats(struct programs *programs)
 
 	while (has_next && count < STATS_ROWS_MAX) {
 		struct stats_row *row = &frame.rows[count];
-		uint64_t values[6];
+		uint64_t values[6], lost;
 
 		memcpy(id, next, sizeof(id));
 		has_next = bpf_map_get_next_key(programs->counts, id, next) == 0;
@@ -123,8 +123,9 @@ void events_send_stats(struct programs *programs)
 		row->section = id[1];
 		memcpy(&row->seen, values, sizeof(values));
 		/* What the kernel sent and the agent had no room for was not told after all. */
-		row->lost += output_lost_of(id[0], id[1]);
-		row->emitted -= output_lost_of(id[0], id[1]);
+		lost = output_lost_of(id[0], id[1]);
+		row->lost += lost;
+		row->emitted -= lost < row->emitted ? lost : row->emitted;
 		sum += row->seen + row->lost;
 		count++;
 	}

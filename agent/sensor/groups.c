@@ -139,8 +139,24 @@ void groups_thaw_all(const struct options *options)
 			thaw_at(options, i);
 }
 
-/* Gives a group and all below it a policy; with `only_new` those that have one keep it. */
-static int put_tree(int directory, int map, struct cgroup_policy policy, bool only_new, uint32_t nested_flag, int depth)
+/* Who ran in a container before it was watched is the container's own too: its files and system calls count. */
+static void mark_running(const struct programs *programs, int directory)
+{
+	int list = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+	FILE *stream = list < 0 ? NULL : fdopen(list, "r");
+	uint64_t unknown = 0; /* its program's path is hashed when it is needed */
+	uint32_t pid;
+
+	if (!stream)
+		return;
+	while (fscanf(stream, "%u", &pid) == 1)
+		bpf_map_update_elem(programs->contained, &pid, &unknown, BPF_NOEXIST);
+	fclose(stream);
+}
+
+/* Gives a group and all below it a policy, and notes who runs there; with `only_new` those that have one keep it. */
+static int put_tree(int directory, int map, struct cgroup_policy policy, bool only_new, uint32_t nested_flag, int depth,
+		    const struct programs *running)
 {
 	struct stat status;
 	struct dirent *entry;
@@ -157,6 +173,8 @@ static int put_tree(int directory, int map, struct cgroup_policy policy, bool on
 		policy.container_id = id;
 	if (bpf_map_update_elem(map, &id, &policy, only_new ? BPF_NOEXIST : BPF_ANY) < 0 && errno != EEXIST)
 		error = -errno;
+	if (running)
+		mark_running(running, directory);
 	stream = fdopendir(directory);
 	if (!stream) {
 		close(directory);
@@ -170,7 +188,7 @@ static int put_tree(int directory, int map, struct cgroup_policy policy, bool on
 			continue;
 		child = openat(directory, entry->d_name, O_DIRECTORY | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 		if (child >= 0)
-			error = put_tree(child, map, policy, only_new, nested_flag, depth + 1);
+			error = put_tree(child, map, policy, only_new, nested_flag, depth + 1, running);
 	}
 	closedir(stream);
 	return error;
@@ -186,22 +204,7 @@ int groups_adopt_tree(const struct options *options, int cgroups_map)
 	directory = open(full, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	if (directory < 0)
 		return -errno;
-	return put_tree(directory, cgroups_map, policy, true, 0, 0);
-}
-
-/* Who ran in a container before it was watched is the container's own too: its files and system calls count. */
-static void mark_running(const struct programs *programs, int directory)
-{
-	int list = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-	FILE *stream = list < 0 ? NULL : fdopen(list, "r");
-	uint64_t unknown = 0; /* its program's path is hashed when it is needed */
-	uint32_t pid;
-
-	if (!stream)
-		return;
-	while (fscanf(stream, "%u", &pid) == 1)
-		bpf_map_update_elem(programs->contained, &pid, &unknown, BPF_NOEXIST);
-	fclose(stream);
+	return put_tree(directory, cgroups_map, policy, true, 0, 0, NULL);
 }
 
 int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
@@ -212,12 +215,11 @@ int groups_bind(const struct options *options, const struct programs *programs, 
 
 	if (directory < 0)
 		return directory;
-	if (flags & GABION_CGROUP_RUNNING)
-		mark_running(programs, directory);
 	error = attach_container(id, directory, flags);
 	if (error) {
 		close(directory);
 		return error;
 	}
-	return put_tree(directory, programs->cgroups, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0);
+	return put_tree(directory, programs->cgroups, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
+			flags & GABION_CGROUP_RUNNING ? programs : NULL);
 }

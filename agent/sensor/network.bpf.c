@@ -21,26 +21,36 @@ char LICENSE[] SEC("license") = "GPL";
 #define IPPROTO_ICMPV6 58
 #define ALLOWED 1
 #define REFUSED 0
+#define SCRATCHES 4
 
 struct network_scratch {
 	struct connect_event connect;
 	struct listen_event listen;
 	struct socket_event socket;
 	struct address_key key;
+	__u64 is_taken;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SCRATCHES);
 	__type(key, __u32);
 	__type(value, struct network_scratch);
 } network_scratches SEC(".maps");
 
-static __always_inline struct network_scratch *scratch(void)
+/*
+ * These programs may be preempted where the kernel is built so: each takes a scratch that nobody has on its CPU. Null
+ * where all are taken; then the act passes and is counted as lost.
+ */
+static __always_inline struct network_scratch *claim(void)
 {
-	__u32 zero = 0;
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		struct network_scratch *s = bpf_map_lookup_elem(&network_scratches, &i);
 
-	return bpf_map_lookup_elem(&network_scratches, &zero);
+		if (s && __sync_val_compare_and_swap(&s->is_taken, 0, 1) == 0)
+			return s;
+	}
+	return 0;
 }
 
 static __always_inline struct cgroup_policy *watched(void)
@@ -165,17 +175,13 @@ static __always_inline void mark_dns(struct bpf_sock_addr *context, const struct
 	mark->port = event->port;
 }
 
-static __always_inline int handle_destination(struct bpf_sock_addr *context, bool is_ipv6, __u32 flags)
+static __always_inline int destination(struct bpf_sock_addr *context, struct network_scratch *s,
+				       struct cgroup_policy *policy, bool is_ipv6, __u32 flags)
 {
-	struct cgroup_policy *policy = watched();
-	struct network_scratch *s = scratch();
-	struct connect_event *event;
+	struct connect_event *event = &s->connect;
 	struct cgroup_counts *counts;
 	__u32 action;
 
-	if (!policy || !s)
-		return ALLOWED;
-	event = &s->connect;
 	if (is_ipv6) {
 		__u32 parts[4] = { context->user_ip6[0], context->user_ip6[1], context->user_ip6[2], context->user_ip6[3] };
 
@@ -203,6 +209,27 @@ static __always_inline int handle_destination(struct bpf_sock_addr *context, boo
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
 		mark_dns(context, event);
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+}
+
+/* Takes a scratch for one act, and gives it back. */
+#define WITH_SCRATCH(policy, act)                                                                                      \
+	({                                                                                                             \
+		struct network_scratch *s = claim();                                                                   \
+		int verdict = ALLOWED;                                                                                 \
+		if (s) {                                                                                               \
+			verdict = act;                                                                                 \
+			s->is_taken = 0;                                                                               \
+		} else {                                                                                               \
+			count_lost(counts_of((policy)->container_id, SECTION_NETWORK));                                \
+		}                                                                                                      \
+		verdict;                                                                                               \
+	})
+
+static __always_inline int handle_destination(struct bpf_sock_addr *context, bool is_ipv6, __u32 flags)
+{
+	struct cgroup_policy *policy = watched();
+
+	return policy ? WITH_SCRATCH(policy, destination(context, s, policy, is_ipv6, flags)) : ALLOWED;
 }
 
 SEC("cgroup/connect4")
@@ -234,17 +261,13 @@ int handle_sendmsg6(struct bpf_sock_addr *context)
  * Why this hook: the port is final and nothing has arrived yet. A TCP socket is told when it listens; here it is only
  * refused, because a client may bind too.
  */
-static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
+static __always_inline int bound(struct bpf_sock *sk, struct network_scratch *s, struct cgroup_policy *policy,
+				 bool is_ipv6)
 {
-	struct cgroup_policy *policy = watched();
-	struct network_scratch *s = scratch();
-	struct listen_event *event;
+	struct listen_event *event = &s->listen;
 	struct cgroup_counts *counts;
 	__u32 action;
 
-	if (!policy || !s || (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
-		return ALLOWED;
-	event = &s->listen;
 	event->port = sk->src_port;
 	event->transport = sk->protocol;
 	event->flags = GABION_LISTEN_BIND;
@@ -269,6 +292,15 @@ static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
 }
 
+static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
+{
+	struct cgroup_policy *policy = watched();
+
+	if (!policy || (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
+		return ALLOWED;
+	return WITH_SCRATCH(policy, bound(sk, s, policy, is_ipv6));
+}
+
 SEC("cgroup/post_bind4")
 int handle_post_bind4(struct bpf_sock *sk)
 {
@@ -281,28 +313,15 @@ int handle_post_bind6(struct bpf_sock *sk)
 	return handle_bound(sk, true);
 }
 
-/* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */
-SEC("cgroup/sock_create")
-int handle_sock_create(struct bpf_sock *sk)
+static __always_inline int raw_socket(struct bpf_sock *sk, struct network_scratch *s, struct cgroup_policy *policy)
 {
-	struct cgroup_policy *policy;
-	struct network_scratch *s;
-	struct slot_defaults *defaults;
-	struct socket_event *event;
+	struct socket_event *event = &s->socket;
+	__u32 slot = policy->slot, action;
+	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
 	struct cgroup_counts *counts;
-	__u32 slot, action;
 
-	if (sk->type != SOCK_RAW)
-		return ALLOWED;
-	policy = watched();
-	s = scratch();
-	if (!policy || !s)
-		return ALLOWED;
-	slot = policy->slot;
-	defaults = bpf_map_lookup_elem(&slots, &slot);
 	if (!defaults)
 		return ALLOWED;
-	event = &s->socket;
 	event->family = sk->family;
 	event->type = sk->type;
 	event->protocol = sk->protocol;
@@ -314,4 +333,16 @@ int handle_sock_create(struct bpf_sock *sk)
 					   GABION_DEFAULT_RAW_ICMP :
 					   GABION_DEFAULT_RAW];
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+}
+
+/* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */
+SEC("cgroup/sock_create")
+int handle_sock_create(struct bpf_sock *sk)
+{
+	struct cgroup_policy *policy;
+
+	if (sk->type != SOCK_RAW)
+		return ALLOWED;
+	policy = watched();
+	return policy ? WITH_SCRATCH(policy, raw_socket(sk, s, policy)) : ALLOWED;
 }

@@ -108,3 +108,14 @@ void output_acknowledge(uint32_t request, int error, const char *message)
 	strncpy((char *)frame.message, message ? message : error ? strerror(frame.error) : "", sizeof(frame.message) - 1);
 	output_send(&frame, sizeof(frame), true);
 }
+
+/* A control group's number is used again some day: what was lost of the old one is not the new one's. */
+void output_forget(uint64_t cgroup_id)
+{
+	for (uint32_t section = 0; section < 8; section++) {
+		uint64_t *row = lost_row(row_key(cgroup_id, section), false);
+
+		if (row)
+			*row = 0;
+	}
+}

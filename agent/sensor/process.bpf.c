@@ -117,6 +117,9 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	if (!read_texts(s, task, bprm))
 		return 0;
 	action = GABION_ASK;
+	/* Also before its policy is in place, where a hold has ended early. */
+	if (!is_outside && !(of_cgroup->flags & GABION_CGROUP_BOUND))
+		mark_contained(s->event.pid, 0);
 	/* In the host's mounts paths mean other files: who got there is told, and judged by the agent. */
 	if (is_outside)
 		s->event.flags |= GABION_EXEC_HOST_MOUNTS;

@@ -72,7 +72,8 @@ static ssize_t read_text(const char *path, char *text, size_t size)
 /* The protected container that a task is in. Called with the lock held. */
 static struct protected *container_of_task(int task)
 {
-	char path[64], text[2 * GABION_CGROUP_PATH_MAX], *line;
+	static char text[16 * 1024]; /* the lines of cgroup v1 come first */
+	char path[64], *line;
 
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", task);
 	if (read_text(path, text, sizeof(text)) <= 0)
@@ -91,16 +92,35 @@ static struct protected *container_of_task(int task)
 	return NULL;
 }
 
+/*
+ * The call that a task waits in, with its registers. For a moment it may not wait yet: it must soon, because it waits for
+ * us.
+ */
+static bool read_call(int task, char *text, size_t size)
+{
+	struct timespec brief = { .tv_nsec = 50000 };
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
+	for (int tries = 0; tries < 20; tries++) {
+		if (read_text(path, text, size) <= 0)
+			return false;
+		if (strncmp(text, "running", 7) != 0)
+			return true;
+		nanosleep(&brief, NULL);
+	}
+	return false;
+}
+
 /* Whether the open that a task waits in is for writing. What cannot be told counts as writing: only files that a rule
  * denies come here. */
 static bool is_for_writing(int task)
 {
-	char path[64], text[LINE_MAX_BYTES];
+	char text[LINE_MAX_BYTES];
 	unsigned long long arguments[6];
 	long number;
 
-	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
-	if (read_text(path, text, sizeof(text)) <= 0)
+	if (!read_call(task, text, sizeof(text)))
 		return true;
 	if (sscanf(text, "%ld %llx %llx %llx %llx %llx %llx", &number, &arguments[0], &arguments[1], &arguments[2],
 		   &arguments[3], &arguments[4], &arguments[5]) < 4)
@@ -120,21 +140,30 @@ static bool is_for_writing(int task)
 	}
 }
 
-/* A program's interpreter is opened in the same call as the program: registers and stack pointer are the same. */
+/* Calls in which a listed program was let through, by task. */
+static struct {
+	int task;
+	char call[LINE_MAX_BYTES];
+} passed[256];
+
+static void note_passed(int task)
+{
+	uint32_t at = (uint32_t)task % 256;
+
+	passed[at].task = read_call(task, passed[at].call, sizeof(passed[at].call)) ? task : 0;
+}
+
+/*
+ * A program's interpreter is opened in the same call as the program: registers and stack pointer are the same. Once for
+ * each interpreter that may follow, and only after a listed program; whoever repeats the call for another file still meets
+ * the exec hook.
+ */
 static bool is_continuation(int task)
 {
-	static char last[LINE_MAX_BYTES];
-	static int last_task;
-	char path[64], text[LINE_MAX_BYTES];
-	bool is_same;
+	char text[LINE_MAX_BYTES];
+	uint32_t at = (uint32_t)task % 256;
 
-	snprintf(path, sizeof(path), "/proc/%d/syscall", task);
-	if (read_text(path, text, sizeof(text)) <= 0)
-		return false;
-	is_same = last_task == task && strcmp(last, text) == 0;
-	last_task = task;
-	memcpy(last, text, sizeof(last));
-	return is_same;
+	return passed[at].task == task && read_call(task, text, sizeof(text)) && strcmp(passed[at].call, text) == 0;
 }
 
 static bool names(const struct entry *entry, const char *path)
@@ -162,7 +191,14 @@ static bool is_refused(const struct protected *container, const char *path, bool
 	}
 	if (!is_exec || !container->is_listed)
 		return false;
-	return !is_continuation(task) && !is_listed;
+	if (is_listed) {
+		note_passed(task);
+		return false;
+	}
+	if (is_continuation(task))
+		return false;
+	passed[(uint32_t)task % 256].task = 0;
+	return true;
 }
 
 static void enqueue(const struct protected *container, int task, const char *path, bool is_exec)
@@ -233,6 +269,17 @@ static void answer_all(void)
 	}
 }
 
+/* When the thread began what it is doing, 0 while it waits. */
+static volatile uint64_t busy_since_ms;
+
+/* True where a decision does not come to an end: then this process must, so that everything waiting goes on. */
+bool refuse_is_stuck(void)
+{
+	uint64_t since = busy_since_ms;
+
+	return since && now_ms() - since > 1000;
+}
+
 static void *answer(void *unused)
 {
 	struct pollfd polled[] = { { .fd = watch, .events = POLLIN }, { .fd = ending, .events = POLLIN } };
@@ -241,18 +288,20 @@ static void *answer(void *unused)
 	while (poll(polled, 2, -1) >= 0 || errno == EINTR) {
 		if (polled[1].revents)
 			break;
+		busy_since_ms = now_ms();
 		if (polled[0].revents)
 			answer_all();
+		busy_since_ms = 0;
 	}
 	return NULL;
 }
 
-bool refuse_start(struct programs *programs)
+bool refuse_start(void)
 {
-	(void)programs;
 	watch = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_UNLIMITED_MARKS |
 				      FAN_REPORT_TID,
-			      O_RDONLY | O_LARGEFILE | O_CLOEXEC);
+			      /* not blocking: a FIFO in a marked folder must not be waited for */
+			      O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NONBLOCK);
 	ending = eventfd(0, EFD_CLOEXEC);
 	if (watch < 0 || ending < 0)
 		return false;
@@ -410,8 +459,12 @@ void refuse_end(void)
 {
 	uint64_t one = 1;
 
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 1;
 	if (is_running && write(ending, &one, sizeof(one)) == sizeof(one))
-		pthread_join(thread, NULL);
+		pthread_timedjoin_np(thread, NULL, &until);
 	is_running = false;
 	if (watch >= 0)
 		close(watch);

@@ -122,6 +122,10 @@ static int run(struct programs *programs, const struct options *options)
 				is_ending = 1;
 		wait = context.handled != before ? BUSY_POLL_MS : IDLE_POLL_MS;
 		refuse_pump();
+		if (refuse_is_stuck()) {
+			fprintf(stderr, "a decision of the file system watch does not end\n");
+			is_ending = 1;
+		}
 		groups_expire_holds(options);
 		if (now_ms() >= next_second) {
 			next_second += 1000;
@@ -199,7 +203,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
 		return 4;
 	}
-	if (refuse_start(&programs))
+	if (refuse_start())
 		programs.groups |= GABION_GROUP_FANOTIFY;
 	malloc_trim(0); /* the kernel's type information was read for loading; its memory is not needed any more */
 	send_hello(&programs);

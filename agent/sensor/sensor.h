@@ -43,7 +43,8 @@ int slots_load(struct programs *programs, const struct control_frame *frame);
 int slots_drop(struct programs *programs, uint32_t slot);
 
 /* refuse.c: opens and execs that are refused with EPERM, decided in a thread that waits for nothing else. */
-bool refuse_start(struct programs *programs);
+bool refuse_start(void);
+bool refuse_is_stuck(void);
 int refuse_protect(const struct control_frame *frame, const char *group, const char *entries, size_t length);
 void refuse_forget(uint64_t cgroup_id);
 void refuse_pump(void); /* hands what was refused to the output */
@@ -56,6 +57,7 @@ bool output_has_pending(void);
 uint64_t output_lost(void);
 void output_count_lost(uint64_t cgroup_id, uint32_t section);
 uint64_t output_lost_of(uint64_t cgroup_id, uint32_t section);
+void output_forget(uint64_t cgroup_id);
 void output_acknowledge(uint32_t request, int error, const char *message);
 
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */

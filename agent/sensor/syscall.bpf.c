@@ -393,7 +393,9 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 			__sync_fetch_and_add(&counts->killed, 1);
 		kill_first_process(policy->flags, s->syscall.actor.pid_ns);
 	}
-	emit(&events, &s->syscall.event, sizeof(s->syscall), counts);
+	/* What could not be told is told at the next use. */
+	if (!emit(&events, &s->syscall.event, sizeof(s->syscall), counts))
+		__sync_fetch_and_and(&policy->syscalls_seen[word], ~mask);
 }
 
 static __always_inline void handle_compat_socket(struct cgroup_policy *policy, struct pt_regs *regs, __u32 number)
