@@ -49,13 +49,13 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 * 1024 * 1024);
+	__uint(max_entries, 4 * 1024 * 1024); /* 50 ms of the largest events at 40,000 a second */
 } events SEC(".maps");
 
 /* For what comes in masses: files, system calls and contacts cannot push out an exec. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 * 1024 * 1024);
+	__uint(max_entries, 4 * 1024 * 1024); /* 50 ms of the largest events at 40,000 a second */
 } bulk SEC(".maps");
 
 struct totals {
