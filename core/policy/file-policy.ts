@@ -17,6 +17,7 @@ import {
   judge,
   type SectionPolicy,
   toDecision,
+  whereNamed,
 } from "./finding.ts";
 import { nearestItems } from "./nearest.ts";
 import type { TreatmentSettings } from "./treatment.ts";
@@ -145,12 +146,10 @@ export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Deci
   // Moving a file out of an allowed folder is not allowed by that: each path must be named.
   const isAllowed = paths.every((path) => policy.allowed.some(({ matches }) => matches(path)));
   const allowing = isAllowed ? policy.allowed.find(({ matches }) => matches(event.path))?.source : undefined;
-  const named = (match: string | undefined, make: (match: string) => Finding) =>
-    match === undefined ? undefined : make(match);
   const considerations: readonly Consideration<FileEvent>[] = [
-    ["denied list", (e) => named(denied, (m) => denial(policy.effect, m, shown(e)))],
+    ["denied list", (e) => whereNamed(denied, (m) => denial(policy.effect, m, shown(e)))],
     ["detectors", (e) => findDetection(policy, e)],
-    ["allowed list", (e) => named(allowing, (m) => allowed(policy.effect, m, shown(e)))],
+    ["allowed list", (e) => whereNamed(allowing, (m) => allowed(policy.effect, m, shown(e)))],
     ["model", (e) => findInModel(policy, e)],
   ];
   return toDecision(policy, judge(policy, "filesystem", considerations, event), () =>

@@ -90,6 +90,11 @@ export function detection(effect: Effect, detector: string, isThreat: boolean, m
   };
 }
 
+/** What a match comes to, where there is one. */
+export function whereNamed(match: string | undefined, make: (match: string) => Finding): Finding | undefined {
+  return match === undefined ? undefined : make(match);
+}
+
 /** Outside the policy's reach: nothing is judged. */
 export function unjudged(reason: Reason, message: string): Finding {
   return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: Effect.DISABLE, reason, matched: "", message };

@@ -25,6 +25,7 @@ import {
   type SectionPolicy,
   toDecision,
   unjudged,
+  whereNamed,
 } from "./finding.ts";
 import { nearestItems } from "./nearest.ts";
 import { type ConnectEvent, type ListenEvent, portText, type RawSocketEvent } from "./network-event.ts";
@@ -163,16 +164,15 @@ function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent,
 /** What policy says of a connection or datagram. */
 export function evaluateConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Decision {
   const considerations: readonly Consideration<ConnectEvent>[] = [
-    ["denied list", (e) => listed(findListed(policy.denied, e), (m) => denial(policy.effect, m, destination(e)))],
+    ["denied list", (e) => whereNamed(findListed(policy.denied, e), (m) => denial(policy.effect, m, destination(e)))],
     ["metadata service detector", (e) => findMetadata(policy, e)],
-    ["allowed list", (e) => listed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, destination(e)))],
+    [
+      "allowed list",
+      (e) => whereNamed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, destination(e))),
+    ],
     ["model", (e) => findKnownDestination(policy, e)],
   ];
   return toDecision(policy, judge(policy, "network", considerations, event), () => nearestPorts(policy, event));
-}
-
-function listed(match: string | undefined, make: (match: string) => Finding): Finding | undefined {
-  return match === undefined ? undefined : make(match);
 }
 
 function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number }) {
@@ -198,9 +198,12 @@ export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent
   const considerations: readonly Consideration<ListenEvent>[] = [
     [
       "denied list",
-      () => listed(byRange(policy.denied.listening, [event.port]), (m) => denial(policy.effect, m, shown)),
+      () => whereNamed(byRange(policy.denied.listening, [event.port]), (m) => denial(policy.effect, m, shown)),
     ],
-    ["allowed list", () => listed(byRange(policy.allowed.listening, ports), (m) => allowed(policy.effect, m, shown))],
+    [
+      "allowed list",
+      () => whereNamed(byRange(policy.allowed.listening, ports), (m) => allowed(policy.effect, m, shown)),
+    ],
     [
       "model",
       () =>
