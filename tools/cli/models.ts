@@ -119,6 +119,7 @@ export async function findModel({ models }: Connection, wanted: string): Promise
   throw new CommandError(`model \`${wanted}\`: ${why}; see \`gabion models list\``);
 }
 
+/** Without an etag: what is asked for is about the model as such, and a model that learns changes all the time. */
 function changeCommand(
   models: Command,
   name: string,
@@ -186,14 +187,14 @@ export function addModelCommands(program: Command): void {
         for await (const change of connection.models.watchModels({ modelKey })) showChange(output, change);
       }),
     );
-  changeCommand(models, "relearn", "learn again; nothing learned is lost", ({ models: c }, { modelKey, etag }) =>
-    c.relearnModel({ modelKey, etag }),
+  changeCommand(models, "relearn", "learn again; nothing learned is lost", ({ models: c }, { modelKey }) =>
+    c.relearnModel({ modelKey }),
   );
-  changeCommand(models, "learn-start", "learn without limit", ({ models: c }, { modelKey, etag }) =>
-    c.startManualLearning({ modelKey, etag }),
+  changeCommand(models, "learn-start", "learn without limit", ({ models: c }, { modelKey }) =>
+    c.startManualLearning({ modelKey }),
   );
-  changeCommand(models, "learn-stop", "end manual learning", ({ models: c }, { modelKey, etag }) =>
-    c.stopManualLearning({ modelKey, etag }),
+  changeCommand(models, "learn-stop", "end manual learning", ({ models: c }, { modelKey }) =>
+    c.stopManualLearning({ modelKey }),
   );
   models
     .command("remove-item <model> <item>")
