@@ -20,6 +20,8 @@ export interface AgentOptions {
   readonly runcRoots: readonly string[];
   readonly runcBinary: string;
   readonly sensorBinary: string;
+  /** Address ranges that are the cluster's own, beside the well-known ones that are not the Internet. */
+  readonly internalRanges: readonly string[];
   /** How often presence and what was seen are reported. */
   readonly spanMs: number;
   readonly treatment?: TreatmentSettings;

@@ -59,7 +59,7 @@ export class Agent implements AsyncDisposable {
     const { nodeId, runId, clock, logger, bootId } = options;
     this.#bootOffsetMs = clock.now() - uptime() * 1_000;
     this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
-    this.#enforcer = new Enforcer(options.treatment ?? DEFAULT_TREATMENT, logger);
+    this.#enforcer = new Enforcer(options.treatment ?? DEFAULT_TREATMENT, options.internalRanges, logger);
     this.#learner = new Learner(clock, options.sendObservation);
     this.#processes = new ProcessTable(bootId);
     const wallClock = { toMs: (ktimeNs: bigint) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) };

@@ -84,6 +84,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     runcRoots: config["agent.runcRoots"].split(","),
     runcBinary: config["agent.runcBinary"],
     sensorBinary: config["agent.sensorBinary"],
+    internalRanges: config["agent.internalRanges"],
     spanMs: config["agent.span"],
     treatment: { ...DEFAULT_TREATMENT, liftsDryRunCap: config["agent.liftDryRunCap"] },
     clock: systemClock,

@@ -28,7 +28,7 @@ async function start(rig: AgentRig, id: string): Promise<SandboxContainer> {
     files: probeFile(),
   });
   await rig.watched(id);
-  await container.addAddresses(HOST, OTHER, HOST6, INTERNAL, "10.0.0.53");
+  await container.addAddresses(HOST, OTHER, HOST6, INTERNAL, "10.0.0.53", "192.0.2.9");
   return container;
 }
 
@@ -71,6 +71,10 @@ describe("what a container does with the network", () => {
     const found = await until("the internal one", 5_000, () => outbound().find(({ port }) => port === 5432));
     expect(found.address).toBe(INTERNAL);
     expect(outbound().some(({ port }) => port === 9)).toBe(false);
+    // A range that a setting names as the cluster's own is none of the Internet's either.
+    await probe("tcp", "192.0.2.9", "6000");
+    const own = await until("the cluster's", 5_000, () => outbound().find(({ port }) => port === 6000));
+    expect(own.address).toBe("192.0.2.9");
   });
 
   onKernel("listening ports are learned, those that the kernel chose as one class", async () => {

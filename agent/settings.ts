@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { parsePrefix } from "#core/matching/address.ts";
 import { type ConfigOf, durationMs, type Settings } from "#lib/config/config.ts";
 import { SERVICE_PORTS } from "#lib/service/settings.ts";
 
@@ -31,6 +32,14 @@ export const AGENT_SETTINGS = {
   "agent.runcBinary": text("runc", "runc, for stopping containers"),
   "agent.sensorBinary": text(".cache/sensor/gabion-sensor", "the sensor"),
   "agent.span": duration(15_000, "how often presence and what was seen are reported"),
+  "agent.internalRanges": {
+    type: z
+      .string()
+      .default("")
+      .transform((value) => value.split(",").filter((range) => range !== ""))
+      .refine((ranges) => ranges.every((range) => parsePrefix(range)), "must be prefixes such as 100.64.0.0/10"),
+    description: "the cluster's own address ranges, separated by commas: checks of outbound ports leave them out",
+  },
   "agent.liftDryRunCap": flag(false, "let effects above alert through during a dry run"),
   "model.url": text(local(SERVICE_PORTS.model), "model-service"),
   "rule.url": text(local(SERVICE_PORTS.rule), "rule-service"),

@@ -36,7 +36,7 @@ function isInUse(policy: PolicyInForce, section: Section): boolean {
 
 /** Composes the policy of each container from rule set and model, and brings it into force in the kernel. */
 export class Enforcer {
-  readonly slots = new SlotTable();
+  readonly slots: SlotTable;
   readonly #settings: TreatmentSettings;
   readonly #logger: Logger;
   /** Sensor program groups that each container needs. */
@@ -48,7 +48,8 @@ export class Enforcer {
   #sensed = 0;
   #sensing: Promise<unknown> = Promise.resolve();
 
-  constructor(settings: TreatmentSettings, logger: Logger) {
+  constructor(settings: TreatmentSettings, internalRanges: readonly string[], logger: Logger) {
+    this.slots = new SlotTable(internalRanges);
     this.#settings = settings;
     this.#logger = logger;
   }

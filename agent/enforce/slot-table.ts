@@ -40,8 +40,14 @@ const GRACE_MS = 5_000;
 export class SlotTable {
   readonly #byFingerprint = new Map<string, Loaded>();
   readonly #bySlot = new Map<number, Loaded>();
+  readonly #internal: readonly string[];
   #sensor: Sensor | undefined;
   #next = 1;
+
+  /** With the address ranges that are the cluster's own. */
+  constructor(internal: readonly string[]) {
+    this.#internal = internal;
+  }
 
   /** A new sensor knows nothing yet: everything is loaded into it again when it is used. */
   attach(sensor: Sensor | undefined): void {
@@ -82,7 +88,7 @@ export class SlotTable {
 
   #load(policy: PolicyInForce): Loaded {
     const slot = this.#freeSlot();
-    const kernelSlot = toKernelSlot(policy.policy);
+    const kernelSlot = toKernelSlot(policy.policy, this.#internal);
     const ready = this.#sensor?.loadSlot(slot, kernelSlot) ?? Promise.resolve();
     const loaded: Loaded = { use: { ...policy, slot, refused: kernelSlot.refused }, ready, users: 0 };
     this.#byFingerprint.set(policy.fingerprint, loaded);

@@ -51,7 +51,7 @@ function learned(
 }
 
 function addressEntries(
-  kind: "address_denied" | "address_allowed" | "direct",
+  kind: "address_denied" | "address_allowed" | "direct" | "internal",
   action: KernelAction,
   texts: readonly string[],
 ): KernelEntry[] {
@@ -90,6 +90,11 @@ function detectorAction(policy: CompiledNetworkPolicy, name: "raw_socket" | "met
 function rawActions(policy: CompiledNetworkPolicy): Pick<KernelDefaults, "raw" | "rawIcmp"> {
   const raw = detectorAction(policy, "raw_socket");
   return { raw, rawIcmp: policy.knowsPing && raw !== "allow" ? "ask" : raw };
+}
+
+/** Ranges that are not the Internet beside the well-known ones: those of the cluster. */
+export function internalEntries(ranges: readonly string[]): KernelEntry[] {
+  return addressEntries("internal", "allow", ranges);
 }
 
 /** The network part of a kernel slot. */

@@ -2,7 +2,7 @@ import type { CompiledContainerPolicy } from "./container-policy.ts";
 import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
 import { type KernelDefaults, type KernelEntry, type RefusedPath, withoutHiding } from "./kernel-entry.ts";
 import { refusedFiles, toFileSlot } from "./kernel-file.ts";
-import { toNetworkSlot } from "./kernel-network.ts";
+import { internalEntries, toNetworkSlot } from "./kernel-network.ts";
 import { refusedPrograms, toProcessSlot } from "./kernel-process.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
 
@@ -19,8 +19,8 @@ export interface KernelSlot {
   readonly refused: readonly RefusedPath[];
 }
 
-/** Translates the resultant policy of a container for the kernel. */
-export function toKernelSlot(policy: CompiledContainerPolicy): KernelSlot {
+/** Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. */
+export function toKernelSlot(policy: CompiledContainerPolicy, internal: readonly string[] = []): KernelSlot {
   const process = toProcessSlot(policy.process);
   const network = toNetworkSlot(policy.network);
   const dns = toDnsSlot(policy.dns);
@@ -30,6 +30,7 @@ export function toKernelSlot(policy: CompiledContainerPolicy): KernelSlot {
     entries: withoutHiding([
       ...process.entries,
       ...encryptedDnsEntries(policy.dns),
+      ...internalEntries(policy.network.hasRule ? internal : []),
       ...network.entries,
       ...dns.entries,
       ...file.entries,
