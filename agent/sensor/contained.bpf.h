@@ -13,7 +13,7 @@ struct contained_process {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	/* With its memory taken beforehand: taking it at each fork raises an interrupt, 10 µs and more in a virtual machine. */
+	/* With its memory taken beforehand: the fork program took 0.4 to 0.6 µs so, 0.7 without, 1.8 with task storage. */
 	__uint(max_entries, 131072);
 	__type(key, __u32); /* pid on the host */
 	__type(value, struct contained_process);
