@@ -72,6 +72,16 @@ describe("detectors of the process section", () => {
     await detected("crypto_miner", "has the name of a mining program");
   });
 
+  onKernel("the parent check asks who started a known program", async () => {
+    await rig.rules({ process: { effect: Effect.ALERT, detectors: { parent_check: {} } } });
+    await sh("/bin/sleep 0; exec /bin/sh -c '/bin/sleep 0'");
+    await web.exec("/bin/sleep", "0");
+    const audit = await detected("parent_check", "`/bin/sleep` was started by");
+    expect(audit.message).toMatch(/runc/);
+    expect(rig.audits.some((a) => a.message.includes("was started by `/bin/sh`"))).toBe(false);
+    await rig.rules({ process: { effect: Effect.ALERT, detectors: DETECTORS } });
+  });
+
   onKernel("a program that gives another user's rights is told", async () => {
     await sh("/bin/sh -c true");
     const { output } = await web.exec("/opt/setuid");

@@ -99,7 +99,10 @@ describe("what a container looks up", () => {
     expect(await ask("www.example.com")).toBe("EPERM");
     expect(await ask("six.example.com", "AAAA", "udp", RESOLVER6)).toBe("ok");
     expect(await ask("tcp.example", "A", "tcp")).not.toBe("ok");
+    void web.exec(PROBE, "serve", RESOLVER, "53", "60");
+    expect(await ask("second.example", "A", "tcp-second")).not.toBe("ok");
     expect((await audited("else.where")).delivery).toBe(Delivery.DENIED);
+    expect((await audited("second.example")).delivery).toBe(Delivery.DENIED);
     expect((await audited("x.evil.example")).decision).toMatchObject({
       outcome: Outcome.DENIAL,
       explanation: { matched: "*.evil.example" },

@@ -13,6 +13,7 @@ import type { SandboxContainer } from "../tools/sandbox/runc.ts";
 const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
 const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
 const PROBE = "/opt/netprobe";
+const CALLS = "/opt/callprobe";
 const PROGRAMS = [
   "/bin/sh",
   "/bin/sleep",
@@ -33,6 +34,7 @@ async function start(rig: AgentRig): Promise<SandboxContainer> {
     programs: PROGRAMS,
     files: {
       [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
+      [CALLS]: { content: testProgram("callprobe"), mode: 0o755 },
       "/etc/passwd": { content: "root:x:0:0::/:/bin/sh\n", mode: 0o644 },
       "/etc/shadow": { content: "root:*:1::::::\n", mode: 0o600 },
       "/root/.ssh/authorized_keys": { content: "", mode: 0o600 },
@@ -120,12 +122,30 @@ describe("what a container does to files", () => {
     }
   });
 
+  onKernel("a library is told by its name, whatever its mode; so is one that is moved or linked there", async () => {
+    await sh("echo x > /tmp/libx.so.1; echo y > /tmp/y; mv /tmp/y /tmp/liby.so; ln -s /etc/passwd /tmp/libz.so");
+    for (const name of ["libx.so.1", "liby.so", "libz.so"]) {
+      const audit = await rig.audited(name, (a) => a.message.includes(name));
+      expect(audit.decision).toMatchObject({ detector: "changed_binary", outcome: Outcome.DETECTION });
+    }
+  });
+
+  onKernel("changes through the 32-bit table are told like all others", async () => {
+    expect((await web.exec(CALLS, "32", "open", "/var/other/c32")).output.trim()).toBe("ok");
+    expect((await web.exec(CALLS, "32", "chmod", "/var/other/c32")).output.trim()).toBe("ok");
+    expect((await web.exec(CALLS, "32", "unlink", "/var/other/c32")).output.trim()).toBe("ok");
+    await changed("/var/other/c32", FileOperation.CREATE);
+    await changed("/var/other/c32", FileOperation.CHANGE_MODE);
+    await changed("/var/other/c32", FileOperation.DELETE);
+  });
+
   onKernel("under prevent a denied file cannot be opened for writing, but read; the audit says so", async () => {
     await rig.rules({
       filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd", "/var/other/*"], detectors: { account_files: {} } },
     });
     expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
     expect((await web.exec(PROBE, "read", "/etc/passwd")).output.trim()).toBe("ok");
+    expect((await web.exec(CALLS, "32", "open", "/etc/passwd")).output.trim()).toBe("EPERM");
     expect((await sh("echo x >> /var/other/b")).output).toContain("Operation not permitted");
     expect((await web.exec(PROBE, "open", "/etc/shadow")).output.trim()).toBe("EPERM");
     expect(readFileSync(join(web.rootfs, "var/other/b"), "utf8")).toBe("b");

@@ -12,6 +12,7 @@ const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
 const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
 const PROGRAMS = ["/bin/sh", "/bin/sleep"];
 const PROBE = "/opt/netprobe";
+const CALLS = "/opt/callprobe";
 /** Addresses for documentation (RFC 5737, RFC 3849): the Internet, as far as anybody can tell. */
 const HOST = "203.0.113.5";
 const OTHER = "198.51.100.7";
@@ -20,15 +21,19 @@ const INTERNAL = "10.1.2.3";
 
 const probeFile = () => ({ [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } });
 
+/** What the kubelet tells each pod of the API server. */
+const API_SERVER = "10.96.0.1";
+
 async function start(rig: AgentRig, id: string): Promise<SandboxContainer> {
   const container = rig.sandbox.start(id, {
     args: IDLE,
     programs: PROGRAMS,
     capabilities: ["CAP_NET_RAW"],
-    files: probeFile(),
+    files: { ...probeFile(), [CALLS]: { content: testProgram("callprobe"), mode: 0o755 } },
+    env: [`KUBERNETES_SERVICE_HOST=${API_SERVER}`],
   });
   await rig.watched(id);
-  await container.addAddresses(HOST, OTHER, HOST6, INTERNAL, "10.0.0.53", "192.0.2.9");
+  await container.addAddresses(HOST, OTHER, HOST6, INTERNAL, "10.0.0.53", "192.0.2.9", API_SERVER);
   return container;
 }
 
@@ -175,12 +180,29 @@ describe("what a container does with the network", () => {
     expect(await probe("raw", "2", "255")).toBe("EPERM");
     expect(await probe("raw", "10", "58")).toBe("EPERM");
     expect((await web.exec(PROBE, "packet", "3")).status).toBe(137);
+    for (const how of ["socket", "socketcall"]) {
+      expect((await web.exec(CALLS, "32", how)).status, how).toBe(137);
+    }
     const raw = await rig.audited("the raw socket", (a) => a.message.includes("raw socket (protocol 255)"));
     expect(raw).toMatchObject({ delivery: Delivery.DENIED });
     expect(raw.event?.actor?.path).toBe(PROBE);
     const packet = await rig.audited("the packet socket", (a) => a.message.includes("a packet socket"));
     expect(packet).toMatchObject({ delivery: Delivery.KILLED });
     expect(packet.decision).toMatchObject({ outcome: Outcome.DETECTION, detector: "raw_socket" });
+  });
+
+  onKernel("the Kubernetes API server and kubelets have a detector of their own", async () => {
+    const detected = (text: string) =>
+      rig.audited(text, (a) => a.decision?.detector === "kubernetes_api" && a.message.includes(text));
+    await rig.rules({ network: { effect: Effect.ALERT, detectors: { kubernetes_api: {} } } });
+    expect(await probe("tcp", API_SERVER, "443")).toBe("ECONNREFUSED");
+    expect((await detected("the Kubernetes API server was contacted")).delivery).toBe(Delivery.AUDITED);
+    expect(await probe("tcp", INTERNAL, "10250")).toBe("ECONNREFUSED");
+    expect((await detected("a kubelet was contacted")).decision?.outcome).toBe(Outcome.DETECTION);
+    await rig.rules({ network: { effect: Effect.PREVENT, detectors: { kubernetes_api: {} } } });
+    expect(await probe("tcp", API_SERVER, "443")).toBe("EPERM");
+    expect(await probe("tcp", INTERNAL, "10255")).toBe("EPERM");
+    expect(await probe("tcp", INTERNAL, "5432")).toBe("ECONNREFUSED");
   });
 
   onKernel("block refuses the connection and stops the container", async () => {

@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
+import { isIP } from "node:net";
 import { isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
 
@@ -8,6 +9,7 @@ const CONFIG = z.object({
   process: z.object({
     args: z.array(z.string()).default([]),
     cwd: z.string().default("/"),
+    env: z.array(z.string()).default([]),
     user: z.object({ uid: z.number().default(0), gid: z.number().default(0) }).default({ uid: 0, gid: 0 }),
   }),
   root: z.object({ path: z.string() }),
@@ -35,6 +37,16 @@ export interface OciBundle {
   readonly hasMountNamespace: boolean;
   /** Control group asked for; undefined where the runtime chooses. */
   readonly cgroupsPath: string | undefined;
+  /** Address of the Kubernetes API server that the kubelet told it; empty for none. */
+  readonly kubernetesApi: string;
+}
+
+/** Which variable tells pods where the API server is: Kubernetes' "Accessing the API from a Pod". */
+const API_SERVER = "KUBERNETES_SERVICE_HOST=";
+
+function apiServer(env: readonly string[]): string {
+  const address = env.find((entry) => entry.startsWith(API_SERVER))?.slice(API_SERVER.length) ?? "";
+  return isIP(address) === 0 ? "" : address;
 }
 
 /** Larger configurations than this are not read. */
@@ -47,7 +59,7 @@ export function readBundle(directory: string): OciBundle {
   const config = CONFIG.parse(JSON.parse(readFileSync(file, "utf8")));
   const root = config.root.path;
   const pid = config.linux.namespaces.find(({ type }) => type === "pid");
-  const { args, cwd, user } = config.process;
+  const { args, cwd, env, user } = config.process;
   return {
     directory,
     rootfs: isAbsolute(root) ? root : resolve(directory, root),
@@ -57,6 +69,7 @@ export function readBundle(directory: string): OciBundle {
     joinedPidNamespace: pid?.path || undefined,
     hasMountNamespace: config.linux.namespaces.some(({ type }) => type === "mount"),
     cgroupsPath: config.linux.cgroupsPath,
+    kubernetesApi: apiServer(env),
   };
 }
 

@@ -189,9 +189,10 @@ export class Enforcer {
     const { model } = container;
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
+    const { kubernetesApi } = container.identified.bundle;
     return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision}`,
-      policy: compileContainerPolicy(rule, model, this.#settings),
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi}`,
+      policy: compileContainerPolicy(rule, model, this.#settings, kubernetesApi),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { evaluateFile, fileFacts, heldFileFact } from "#core/policy/file-policy.ts";
+import { evaluateFile, fileFacts, heldFileFact, isLibrary } from "#core/policy/file-policy.ts";
 import { baseName, NOTHING_SPECIAL } from "#core/policy/process-event.ts";
 import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
 import { evaluateSyscall, syscallFact } from "#core/policy/syscall-policy.ts";
@@ -23,7 +23,8 @@ export async function judgeFile(
   const { path, newPath } = await pathsOfChange(frame, container.identified.bundle.rootfs);
   const operation = frame.operation as FileOperation;
   const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
-  const isExecutable = isMarked || (newPath !== "" && (await isExecutableAt(frame.actor.pid, newPath)));
+  const isExecutable =
+    isMarked || isLibrary(newPath) || (newPath !== "" && (await isExecutableAt(frame.actor.pid, newPath)));
   const value = { operation, path, newPath, mode: frame.mode, isExecutable };
   const event = maker.eventOf(container, frame, { case: "fileChange", value });
   const processPath = event.actor?.path ?? "";

@@ -11,9 +11,9 @@ import { Learner, type Observation } from "./learner.ts";
 const message = create(ContainerSchema, { containerId: "c1", modelKey: `m-${"0".repeat(32)}` });
 const note = { isDeviation: false, isHeld: false, detector: "" };
 
-function fact(path: string) {
+function fact(path: string, parentPath = "") {
   return create(FactSchema, {
-    kind: { case: "process", value: { path, name: path, contentState: ContentState.UNCHANGED } },
+    kind: { case: "process", value: { path, name: path, contentState: ContentState.UNCHANGED, parentPath } },
   });
 }
 
@@ -34,6 +34,13 @@ test("a fact is sent once and counted from then on", async () => {
   learner.flush(container, Section.PROCESS);
   expect(sent.map(({ kind }) => kind)).toEqual(["fact", "seen", "span"]);
   expect(seen(sent)[0]).toMatchObject({ counts: [5], isFirst: [true], isFirstPart: true });
+});
+
+test("a known program is sent again with each new parent, and once with each", () => {
+  const { sent, container, learner } = setUp();
+  for (const parent of ["/sh", "/init", "/sh", "/init"]) learner.observe(container, fact("/a", parent), note);
+  const parents = sent.flatMap((o) => (o.kind === "fact" && o.value.fact ? [o.value.fact.kind.value] : []));
+  expect(parents).toMatchObject([{ parentPath: "/sh" }, { parentPath: "/init" }]);
 });
 
 test("parts of one unit add up, and the next unit begins anew without losing the last part of the one before", async () => {

@@ -39,6 +39,15 @@ const SENT_MAX = 20_000;
 /** Distinct items that one unit counts. */
 const UNIT_ITEMS_MAX = 10_000;
 
+/** What is to be sent once: the fact, and each parent that it is seen with. */
+function idsOf(fact: Fact): string[] {
+  const id = factId(fact);
+  if (fact.kind.case !== "process") return [id];
+  const { parentPath, parentPaths } = fact.kind.value;
+  const parents = new Set(parentPath === "" ? parentPaths : [...parentPaths, parentPath]);
+  return [id, ...[...parents].map((parent) => `${id} parent ${parent}`)];
+}
+
 export interface ObservedNote {
   readonly isDeviation: boolean;
   readonly isHeld: boolean;
@@ -60,7 +69,7 @@ export class Learner {
   /** The model changed: what it has need not be sent again, what it has not may be. */
   takeModel(model: ModelPolicy): void {
     const facts = model.sections.flatMap((section) => section.facts);
-    this.#known.set(model.modelKey, new Set(facts.map(factId)));
+    this.#known.set(model.modelKey, new Set(facts.flatMap(idsOf)));
   }
 
   /** A fact that a learning section takes in. */
@@ -70,10 +79,12 @@ export class Learner {
     const modelKey = container.message.modelKey;
     const known = this.#known.get(modelKey) ?? new Set();
     this.#known.set(modelKey, known);
-    const key = note.isDeviation ? `${id} deviation` : id;
-    if (known.has(id) && !note.isDeviation) return;
-    if (known.has(key) || known.size >= SENT_MAX) return;
-    known.add(key);
+    const ids = idsOf(fact);
+    const isKnown = ids.every((each) => known.has(each));
+    if (isKnown && !note.isDeviation) return;
+    const key = `${id} deviation`;
+    if ((isKnown && known.has(key)) || known.size >= SENT_MAX) return;
+    for (const each of note.isDeviation ? [...ids, key] : ids) known.add(each);
     const seenTime = timestampFromMs(this.#clock.now());
     const value = create(ObservedFactSchema, { modelKey, fact, containerId: container.id, seenTime, ...note });
     this.#send({ kind: "fact", value });

@@ -28,6 +28,8 @@ char LICENSE[] SEC("license") = "GPL";
 #define LABEL_MAX 63
 #define RECORDS_MAX 64
 #define SCRATCHES 4
+/* Messages of one TCP segment that are looked at; what follows them is refused where unknown names are. */
+#define MESSAGES_MAX 4
 
 const volatile __u64 hash_basis = 0xcbf29ce484222325ULL;
 
@@ -45,6 +47,8 @@ struct dns_scratch {
 	__u32 is_whole;
 	__u32 which;
 	__u32 is_taken;
+	__u32 is_understood;
+	__u32 reserved;
 	__u8 message[2 * MESSAGE_MAX];
 };
 
@@ -272,6 +276,7 @@ struct packet {
 	__u16 source, destination;
 	__u8 transport;
 	bool is_ipv6;
+	bool is_excess; /* behind more messages than are looked at */
 };
 
 #define IPV4_BYTES 20
@@ -433,7 +438,7 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	counts = counts_of(policy->container_id, SECTION_DNS);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
-	is_query = read_message(s);
+	s->is_understood = is_query = !packet->is_excess && read_message(s);
 	if (is_query && byte_at(s, 2) & 0x80)
 		return PASS; /* an answer: the container is a resolver itself */
 	if (is_query) {
@@ -443,7 +448,7 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 		defaults = bpf_map_lookup_elem(&slots, &slot);
 		action = defaults ? defaults->actions[GABION_DEFAULT_DOMAIN] : GABION_ASK;
 		/* The rest of a message over TCP looks like this too: it is told and let go. */
-		if (packet->transport == IPPROTO_TCP)
+		if (packet->transport == IPPROTO_TCP && !packet->is_excess)
 			action = GABION_ASK;
 	}
 	if (action == GABION_ALLOW) {
@@ -463,6 +468,18 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	return action >= GABION_PREVENT ? DROP : PASS;
 }
 
+/* Goes on to the message behind this one, where the segment holds another. */
+static __always_inline bool next_message(struct __sk_buff *skb, const struct dns_scratch *s, struct packet *packet)
+{
+	__be16 length;
+
+	if (packet->transport != IPPROTO_TCP || !s->is_understood ||
+	    bpf_skb_load_bytes(skb, packet->payload - 2, &length, 2) < 0)
+		return false;
+	packet->payload += bpf_ntohs(length) + 2;
+	return packet->payload < skb->len;
+}
+
 /* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
 SEC("cgroup_skb/egress")
 int handle_egress(struct __sk_buff *skb)
@@ -472,7 +489,7 @@ int handle_egress(struct __sk_buff *skb)
 	struct cgroup_policy *policy;
 	struct dns_scratch *s;
 	__u32 which;
-	int verdict;
+	int verdict = PASS;
 
 	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
 		return PASS;
@@ -486,7 +503,12 @@ int handle_egress(struct __sk_buff *skb)
 		return PASS;
 	}
 	s->which = which;
-	verdict = query(skb, s, policy, socket, &packet);
+	for (int i = 0; i <= MESSAGES_MAX; i++) {
+		packet.is_excess = i == MESSAGES_MAX;
+		verdict = query(skb, s, policy, socket, &packet);
+		if (verdict == DROP || !next_message(skb, s, &packet))
+			break;
+	}
 	s->is_taken = 0;
 	return verdict;
 }

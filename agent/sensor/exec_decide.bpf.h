@@ -50,56 +50,52 @@ static __always_inline __u32 item_action(struct exec_scratch *s, __u32 kind, __u
 __attribute__((noinline)) int decide_exec(void)
 {
 	struct exec_scratch *s = scratch();
-	struct match match = {};
-	struct slot_defaults *defaults;
 	__u32 slot, action;
 	bool is_script, is_whole, is_absolute, is_linked;
 	__u64 item;
 
-	if (!s)
+	if (!s || !s->has_slot)
 		return GABION_ASK;
 	slot = s->event.event.slot;
-	defaults = bpf_map_lookup_elem(&slots, &slot);
-	if (!defaults)
-		return GABION_ASK;
+	__builtin_memset(&s->match, 0, sizeof(s->match));
 	is_script = s->event.flags & GABION_EXEC_SCRIPT;
 	is_absolute = s->event.filename[0] == '/';
 	is_whole = !(s->event.flags & (GABION_EXEC_PATH_TRUNCATED | GABION_EXEC_NAME_TRUNCATED | GABION_EXEC_MEMFD));
 	is_linked = s->filename.full != s->path.full;
 
-	if (has_kind(defaults, GABION_PATH)) {
+	if (s->kinds & 1ULL << GABION_PATH) {
 		if (s->path.is_complete)
-			try_entry(&match, slot, GABION_PATH, s->path.full);
+			try_entry(&s->match, slot, GABION_PATH, s->path.full);
 		if (s->filename.is_complete && is_absolute && is_linked)
-			try_entry(&match, slot, GABION_PATH, s->filename.full);
+			try_entry(&s->match, slot, GABION_PATH, s->filename.full);
 	}
-	if (has_kind(defaults, GABION_NAME)) {
+	if (s->kinds & 1ULL << GABION_NAME) {
 		if (s->path.is_complete)
-			try_entry(&match, slot, GABION_NAME, s->path.base);
+			try_entry(&s->match, slot, GABION_NAME, s->path.base);
 		if (s->filename.is_complete && s->filename.base != s->path.base)
-			try_entry(&match, slot, GABION_NAME, s->filename.base);
+			try_entry(&s->match, slot, GABION_NAME, s->filename.base);
 		if (s->name.is_complete && !is_script && s->name.base != s->path.base)
-			try_entry(&match, slot, GABION_NAME, s->name.base);
+			try_entry(&s->match, slot, GABION_NAME, s->name.base);
 	}
-	if (has_kind(defaults, GABION_DIRECTORY)) {
+	if (s->kinds & 1ULL << GABION_DIRECTORY) {
 		if (s->path.is_complete)
-			try_directories(&match, slot, &s->path);
+			try_directories(&s->match, slot, &s->path);
 		if (s->filename.is_complete && is_absolute && is_script)
-			try_directories(&match, slot, &s->filename);
+			try_directories(&s->match, slot, &s->filename);
 	}
-	if (match.denied) {
-		s->event.event.entry = match.denied_entry;
-		return match.denied;
+	if (s->match.denied) {
+		s->event.event.entry = s->match.denied_entry;
+		return s->match.denied;
 	}
 
 	/* Whether standard streams that are sockets or pipes mean a remote shell is for the agent to tell. */
 	if (s->event.flags & (GABION_EXEC_SOCKET_STREAM | GABION_EXEC_PIPE_STREAMS) &&
-	    defaults->actions[GABION_DEFAULT_STREAM] != GABION_ALLOW)
+	    s->stream != GABION_ALLOW)
 		return GABION_ASK;
-	if (s->event.flags & GABION_EXEC_SETUID && defaults->actions[GABION_DEFAULT_SETUID] != GABION_ALLOW)
+	if (s->event.flags & GABION_EXEC_SETUID && s->setuid != GABION_ALLOW)
 		return GABION_ASK;
 	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */
-	if (match.asked || !is_whole || (is_script && !(is_absolute && s->filename.is_plain)))
+	if (s->match.asked || !is_whole || (is_script && !(is_absolute && s->filename.is_plain)))
 		return GABION_ASK;
 	item = gabion_hash_join(s->path.full, is_script ? s->filename.full : s->name.base);
 	/* A script's own content is not known here: its file is closed by now. */
@@ -111,12 +107,11 @@ __attribute__((noinline)) int decide_exec(void)
 	action = item_action(s, GABION_ITEM, item);
 	if (action)
 		return action;
-	if (match.allowed) {
-		s->event.event.entry = match.allowed_entry;
+	if (s->match.allowed) {
+		s->event.event.entry = s->match.allowed_entry;
 		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? GABION_ALLOW : GABION_ASK;
 	}
-	return s->event.content == GABION_CONTENT_IMAGE ? defaults->actions[GABION_DEFAULT_IMAGE] :
-							defaults->actions[GABION_DEFAULT_FOREIGN];
+	return s->event.content == GABION_CONTENT_IMAGE ? s->image : s->foreign;
 }
 
 #endif

@@ -8,9 +8,16 @@ struct exec_scratch {
 	struct text_hashes path;
 	struct text_hashes filename;
 	struct text_hashes name;
+	struct match match; /* here and not on the stack, so that the verifier does not follow every combination */
+	__u32 reserved;
 	__u64 cgroup_id;
+	__u64 kinds; /* of entries in the slot */
 	__u32 cgroup_flags;
-	__u32 action;
+	__u32 has_slot;
+	__u32 image; /* the slot's defaults */
+	__u32 foreign;
+	__u32 stream;
+	__u32 setuid;
 };
 
 struct {

@@ -91,21 +91,30 @@ static __always_inline void read_streams(struct exec_event *event, struct task_s
 		event->flags |= GABION_EXEC_PIPE_STREAMS;
 }
 
+/* What is only told: not read for what is known and merely counted. */
 static __always_inline void read_task(struct exec_event *event, struct task_struct *task)
 {
-	__u64 uid_gid = bpf_get_current_uid_gid();
 	struct task_struct *parent = task->real_parent->group_leader;
 	struct upid upid = innermost_pid(task);
 
-	event->pid = task->tgid;
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	event->start_ns = task->group_leader->start_boottime;
 	event->parent_pid = parent->tgid;
 	event->parent_start_ns = parent->start_boottime;
-	event->uid = uid_gid;
-	event->gid = uid_gid >> 32;
 	event->pid_ns = BPF_CORE_READ(upid.ns, ns.inum);
 	if (upid.nr == 1)
 		event->flags |= GABION_EXEC_FIRST_PROCESS;
+}
+
+/* argv[0], which names what is run. A name that could not be read is not the kernel's to decide about. */
+static __always_inline void read_name(struct exec_event *event, struct mm_struct *mm)
+{
+	unsigned long start = mm->arg_start;
+
+	/* What the event before this one left behind must not be taken for a name. */
+	event->argv[0] = 0;
+	if (mm->arg_end != start && bpf_probe_read_user_str(event->argv, GABION_NAME_MAX + 1, (void *)start) < 0)
+		event->flags |= GABION_EXEC_NAME_TRUNCATED;
 }
 
 static __always_inline void read_arguments(struct exec_event *event, struct mm_struct *mm)
@@ -118,11 +127,9 @@ static __always_inline void read_arguments(struct exec_event *event, struct mm_s
 		event->flags |= GABION_EXEC_ARGV_TRUNCATED;
 	}
 	length &= GABION_ARGV_MAX - 1;
-	/* What the event before this one left behind must not be taken for a name. */
-	event->argv[0] = 0;
 	if (bpf_probe_read_user(event->argv, length, (void *)start) < 0) {
 		length = 0;
-		event->flags |= GABION_EXEC_NAME_TRUNCATED; /* the name is not known: not the kernel's to decide */
+		event->flags |= GABION_EXEC_NAME_TRUNCATED;
 	}
 	event->argv[length & (GABION_ARGV_MAX - 1)] = 0;
 	event->argv_length = length;
@@ -163,7 +170,7 @@ static __always_inline bool read_texts(struct exec_scratch *s, struct task_struc
 		if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
 			event->flags |= GABION_EXEC_NAME_TRUNCATED;
 	}
-	read_arguments(event, task->mm);
+	read_name(event, task->mm);
 	return true;
 }
 

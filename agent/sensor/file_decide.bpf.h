@@ -26,6 +26,27 @@ static __always_inline struct file_scratch *file_scratch(void)
 	return bpf_map_lookup_elem(&file_scratches, &zero);
 }
 
+#define LIBRARY_END 24
+
+/* `.so`, or `.so.` and a version: libraries need no mode to be run. The agent's twin is `isLibrary` of file-policy.ts. */
+static __always_inline bool is_library(const __u8 *path, __u32 length)
+{
+	__u32 start = length > LIBRARY_END ? length - LIBRARY_END : 0;
+
+	for (__u32 i = 0; i + 3 <= LIBRARY_END; i++) {
+		__u32 at = (start + i) & (GABION_PATH_MAX - 1);
+
+		if (start + i + 3 > length)
+			break;
+		if (at > GABION_PATH_MAX - 4)
+			break;
+		if (path[at] == '.' && path[at + 1] == 's' && path[at + 2] == 'o' &&
+		    (path[at + 3] == 0 || path[at + 3] == '.'))
+			return true;
+	}
+	return false;
+}
+
 __attribute__((noinline)) int hash_file_path(void)
 {
 	struct file_scratch *s = file_scratch();

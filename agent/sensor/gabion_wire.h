@@ -105,6 +105,7 @@ enum gabion_entry_kind {
 	GABION_INTERNAL = 38,	   /* prefixes that are not the Internet */
 	GABION_DIRECT = 39,	   /* addresses learned without a look-up */
 	GABION_PORT_LEARNED = 40,
+	GABION_PORT_INTERNAL = 41, /* ports that a detector looks at where the destination is not the Internet */
 };
 
 /* What is done where no entry names an object, by kind of object. */
@@ -316,10 +317,9 @@ enum gabion_file_operation {
 
 enum gabion_file_flag {
 	GABION_FILE_CUT = 1 << 0,      /* a path was longer than its field */
-	GABION_FILE_EXECUTABLE = 1 << 1,
+	GABION_FILE_EXECUTABLE = 1 << 1, /* or a shared library, by its name */
 	GABION_FILE_TYPED = 1 << 2,    /* `path` and `target` are as typed, to be joined with their bases */
 	GABION_FILE_PROC = 1 << 3,     /* of a process file system: its folders have numbers in their names */
-	GABION_FILE_HOST_MOUNTS = 1 << 4,
 };
 
 struct file_event {

@@ -121,8 +121,9 @@ static __always_inline __u32 decide_connect(struct connect_event *event)
 	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
 		event->flags &= ~GABION_CONNECT_INTERNET;
 	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
-	if (event->flags & GABION_CONNECT_INTERNET)
-		take_entry(&match, find_prefix(defaults, slot, GABION_PORT_DENIED, port, 24));
+	take_entry(&match, find_prefix(defaults, slot,
+				       event->flags & GABION_CONNECT_INTERNET ? GABION_PORT_DENIED : GABION_PORT_INTERNAL,
+				       port, 24));
 	if (match.denied) {
 		event->event.entry = match.denied_entry;
 		return match.denied;

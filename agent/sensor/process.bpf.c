@@ -70,12 +70,22 @@ static __always_inline bool is_runtime_clone(struct dentry *dentry)
 	return true;
 }
 
-/* Looking at streams touches memory that nothing else here does: only where a detector asks for it. */
-static __always_inline bool watches_streams(__u32 slot)
+/* What the slot says where no entry does, looked up once. Without a slot everything is asked. */
+static __always_inline void take_defaults(struct exec_scratch *s)
 {
+	__u32 slot = s->event.event.slot;
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
 
-	return defaults && defaults->actions[GABION_DEFAULT_STREAM] != GABION_ALLOW;
+	s->has_slot = defaults != 0;
+	/* Looking at streams touches memory that nothing else here does: only where a detector asks for it. */
+	s->stream = GABION_ALLOW;
+	if (!defaults)
+		return;
+	s->kinds = defaults->kinds;
+	s->image = defaults->actions[GABION_DEFAULT_IMAGE];
+	s->foreign = defaults->actions[GABION_DEFAULT_FOREIGN];
+	s->stream = defaults->actions[GABION_DEFAULT_STREAM];
+	s->setuid = defaults->actions[GABION_DEFAULT_SETUID];
 }
 
 /*
@@ -89,7 +99,7 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	struct cgroup_policy *of_cgroup = bpf_map_lookup_elem(&cgroups, &cgroup_id);
 	struct cgroup_counts *of_container;
 	struct exec_scratch *s;
-	__u64 begin;
+	__u64 begin, uid_gid;
 	__u32 mount_ns, action;
 	bool is_outside;
 
@@ -112,7 +122,10 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->event.flags = 0;
 	s->event.content = 0;
 	s->event.mount_ns = mount_ns;
-	read_task(&s->event, task);
+	uid_gid = bpf_get_current_uid_gid();
+	s->event.pid = task->tgid;
+	s->event.uid = uid_gid;
+	s->event.gid = uid_gid >> 32;
 	read_file(&s->event, bprm->file, of_cgroup->device);
 	if (!read_texts(s, task, bprm))
 		return 0;
@@ -129,7 +142,8 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 						     s->path.full : 0);
 		hash_exec_filename();
 		hash_exec_name();
-		if (watches_streams(of_cgroup->slot))
+		take_defaults(s);
+		if (s->stream != GABION_ALLOW)
 			read_streams(&s->event, task);
 		if (!s->name.is_complete)
 			s->event.flags |= GABION_EXEC_NAME_TRUNCATED;
@@ -139,7 +153,8 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 		if (of_container)
 			__sync_fetch_and_add(&of_container->allowed, 1);
 	} else {
-		bpf_get_current_comm(s->event.comm, sizeof(s->event.comm));
+		read_task(&s->event, task);
+		read_arguments(&s->event, task->mm);
 		apply(s, action, of_container);
 		send(s, of_container);
 	}

@@ -31,7 +31,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define NO_ARGUMENT 7
 #define PROC_MAGIC 0x9fa0
 #define COMPAT_SOCKETCALL 102
-#define COMPAT_SOCKET 359
+#define SOCKETCALL_SOCKET 1
 #define NR_OPEN 2
 #define NR_DUP 32
 #define NR_DUP2 33
@@ -82,8 +82,51 @@ static __always_inline struct path_call path_call_of(__u64 number)
 	}
 }
 
-static __always_inline __u64 argument(struct pt_regs *regs, __u8 at)
+/* The number that a call of the 32-bit table has in the other one, for those that are followed; 0 for all others. */
+static __always_inline __u32 native_number(__u32 number)
 {
+	switch (number) {
+	case 5: return NR_OPEN;
+	case 8: return NR_CREAT;
+	case 9: return 86; /* link */
+	case 10: return 87; /* unlink */
+	case 14: return 133; /* mknod */
+	case 15: return 90; /* chmod */
+	case 38: return 82; /* rename */
+	case 41: return NR_DUP;
+	case 55:
+	case 221: return NR_FCNTL; /* fcntl64 too */
+	case 63: return NR_DUP2;
+	case 83: return 88; /* symlink */
+	case 92:
+	case 193: return 76; /* truncate64 too */
+	case 94: return NR_FCHMOD;
+	case 295: return NR_OPENAT;
+	case 297: return 259; /* mknodat */
+	case 301: return 263; /* unlinkat */
+	case 302: return 264; /* renameat */
+	case 303: return 265; /* linkat */
+	case 304: return 266; /* symlinkat */
+	case 306: return 268; /* fchmodat */
+	case 330: return NR_DUP3;
+	case 353: return 316; /* renameat2 */
+	case 359: return NR_SOCKET;
+	case NR_OPENAT2: return NR_OPENAT2;
+	case 452: return 452; /* fchmodat2 */
+	default: return 0;
+	}
+}
+
+static __always_inline __u64 argument(struct pt_regs *regs, bool is_compat, __u8 at)
+{
+	if (is_compat) {
+		switch (at) {
+		case 0: return (__u32)regs->bx;
+		case 1: return (__u32)regs->cx;
+		case 2: return (__u32)regs->dx;
+		default: return (__u32)regs->si;
+		}
+	}
 	switch (at) {
 	case 0: return regs->di;
 	case 1: return regs->si;
@@ -130,8 +173,6 @@ static __always_inline struct file_scratch *begin_file(struct cgroup_policy *pol
 	s->event.device = 0;
 	s->event.mode = 0;
 	s->exe_hash = process->exe_hash;
-	if (task->nsproxy->mnt_ns->ns.inum == host_mount_ns)
-		s->event.flags |= GABION_FILE_HOST_MOUNTS;
 	/* Who it was is read where it is told, and here only where its program is not known yet. */
 	s->has_actor = 0;
 	if (!s->exe_hash) {
@@ -174,6 +215,8 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 		return; /* has no place: memory, or a file without a name */
 	if (walked.is_truncated)
 		s->event.flags |= GABION_FILE_CUT;
+	if (is_library(s->event.path, s->event.path_length))
+		s->event.flags |= GABION_FILE_EXECUTABLE;
 	counts = counts_of(policy->container_id, SECTION_FILES);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
@@ -223,7 +266,8 @@ static __always_inline void read_base(__u8 *target, __u16 *length, struct task_s
 
 /* Paths as typed: resolving them is the agent's. Known-good ones are recognised where the text is plain. */
 static __always_inline void handle_path(struct cgroup_policy *policy, struct task_struct *task,
-					struct contained_process *process, struct pt_regs *regs, struct path_call call)
+					struct contained_process *process, struct pt_regs *regs, bool is_compat,
+					struct path_call call)
 {
 	struct file_scratch *s = begin_file(policy, task, process, call.operation);
 	struct cgroup_counts *counts;
@@ -233,28 +277,30 @@ static __always_inline void handle_path(struct cgroup_policy *policy, struct tas
 	if (!s)
 		return;
 	s->event.flags |= GABION_FILE_TYPED;
-	length = bpf_probe_read_user_str(s->event.path, GABION_PATH_MAX, (void *)argument(regs, call.path));
+	length = bpf_probe_read_user_str(s->event.path, GABION_PATH_MAX, (void *)argument(regs, is_compat, call.path));
 	s->event.path_length = length > 0 ? length - 1 : 0;
 	if (length <= 0 || length >= GABION_PATH_MAX)
 		s->event.flags |= GABION_FILE_CUT;
 	if (s->event.path[0] != '/')
 		read_base(s->event.base, &s->event.base_length, task,
-			  call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, call.folder));
+			  call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, is_compat, call.folder));
 	if (call.target != NO_ARGUMENT) {
-		length = bpf_probe_read_user_str(s->event.target, GABION_PATH_MAX, (void *)argument(regs, call.target));
+		length = bpf_probe_read_user_str(s->event.target, GABION_PATH_MAX, (void *)argument(regs, is_compat, call.target));
 		s->event.target_length = length > 0 ? length - 1 : 0;
 		if (length <= 0 || length >= GABION_PATH_MAX)
 			s->event.flags |= GABION_FILE_CUT;
 		if (s->event.target[0] != '/')
 			read_base(s->event.target_base, &s->event.target_base_length, task,
 				  call.target_folder == NO_ARGUMENT ? AT_FDCWD :
-								      (__s32)argument(regs, call.target_folder));
+								      (__s32)argument(regs, is_compat, call.target_folder));
 	}
 	if (call.mode != NO_ARGUMENT) {
-		s->event.mode = argument(regs, call.mode);
+		s->event.mode = argument(regs, is_compat, call.mode);
 		if (s->event.mode & EXECUTE_BITS)
 			s->event.flags |= GABION_FILE_EXECUTABLE;
 	}
+	if (is_library(s->event.path, s->event.path_length))
+		s->event.flags |= GABION_FILE_EXECUTABLE;
 	counts = counts_of(policy->container_id, SECTION_FILES);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
@@ -398,15 +444,14 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 		__sync_fetch_and_and(&policy->syscalls_seen[word], ~mask);
 }
 
-static __always_inline void handle_compat_socket(struct cgroup_policy *policy, struct pt_regs *regs, __u32 number)
+/* The one call of the 32-bit table that hides which call it is, and its arguments, in memory. */
+static __always_inline void handle_socketcall(struct cgroup_policy *policy, struct pt_regs *regs)
 {
-	__u32 arguments[3] = { regs->bx, regs->cx, regs->dx };
+	__u32 arguments[3];
 
-	if (number == COMPAT_SOCKETCALL) {
-		if ((__u32)regs->bx != 1 || bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) < 0)
-			return;
-	}
-	if (arguments[0] == AF_PACKET)
+	if ((__u32)regs->bx == SOCKETCALL_SOCKET &&
+	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) == 0 &&
+	    arguments[0] == AF_PACKET)
 		handle_packet_socket(policy, arguments[1], arguments[2]);
 }
 
@@ -433,13 +478,15 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	if (policy->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
 	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && contained_of(task->tgid))
 		handle_first_use(policy, task, bit, is_compat);
-	if (result < 0 || (!is_compat && !is_followed[number & (GABION_SYSCALLS - 1)]))
+	if (result < 0)
 		return 0;
 	if (is_compat) {
-		if (policy->flags & GABION_CGROUP_NETWORK && (number == COMPAT_SOCKET || number == COMPAT_SOCKETCALL))
-			handle_compat_socket(policy, regs, number);
-		return 0;
+		if (number == COMPAT_SOCKETCALL && policy->flags & GABION_CGROUP_NETWORK)
+			handle_socketcall(policy, regs);
+		number = native_number(number);
 	}
+	if (!is_followed[number & (GABION_SYSCALLS - 1)])
+		return 0;
 	switch (number) {
 	case NR_OPEN:
 	case NR_OPENAT:
@@ -449,19 +496,19 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 			handle_open(policy, task, process, result);
 		return 0;
 	case NR_SOCKET:
-		if (policy->flags & GABION_CGROUP_NETWORK && regs->di == AF_PACKET)
-			handle_packet_socket(policy, regs->si, regs->dx);
+		if (policy->flags & GABION_CGROUP_NETWORK && (__u32)argument(regs, is_compat, 0) == AF_PACKET)
+			handle_packet_socket(policy, argument(regs, is_compat, 1), argument(regs, is_compat, 2));
 		return 0;
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
 	case NR_FCNTL:
-		if (result <= 2 && (number != NR_FCNTL || regs->si == 0 /* F_DUPFD */))
+		if (result <= 2 && (number != NR_FCNTL || argument(regs, is_compat, 1) == 0 /* F_DUPFD */))
 			handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {
-			struct file *file = file_of(task, regs->di);
+			struct file *file = file_of(task, argument(regs, is_compat, 0));
 
 			if (file)
 				handle_open_file(policy, task, process, file, GABION_FILE_MODE);
@@ -472,6 +519,6 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 		return 0;
 	call = path_call_of(number);
 	if (call.operation && (process = contained_of(task->tgid)))
-		handle_path(policy, task, process, regs, call);
+		handle_path(policy, task, process, regs, is_compat, call);
 	return 0;
 }

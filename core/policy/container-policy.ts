@@ -35,11 +35,15 @@ function values<Case extends keyof FactValues>(
   return found as FactValues[Case][];
 }
 
-/** Composes model and rule. A section that the model does not have yet learns. */
+/**
+ * Composes model and rule. A section that the model does not have yet learns. The address of the Kubernetes API server
+ * is the container's own, where it was told of one.
+ */
 export function compileContainerPolicy(
   rule: Rule | undefined,
   model: ModelPolicy | undefined,
   settings: TreatmentSettings,
+  kubernetesApi = "",
 ): CompiledContainerPolicy {
   const base = (section: Section) => ({
     hasRule: rule !== undefined,
@@ -55,6 +59,7 @@ export function compileContainerPolicy(
       listening: values(model, Section.NETWORK, "listen"),
       outbound: values(model, Section.NETWORK, "outbound"),
       processes,
+      kubernetesApi,
     }),
     dns: compileDnsPolicy({ ...base(Section.DNS), section: rule?.dns, items: values(model, Section.DNS, "domain") }),
     filesystem: compileFilePolicy({

@@ -65,7 +65,13 @@ export interface FileEvent {
   readonly newPath: string;
   /** Real path of the program that did it. */
   readonly processPath: string;
+  /** True too for a shared library, whatever its mode. */
   readonly isExecutable: boolean;
+}
+
+/** A shared library, by its name: it is run without having a mode for that. `is_library` in file_decide.bpf.h. */
+export function isLibrary(path: string): boolean {
+  return /\.so(\.[^/]{0,20})?$/.test(path);
 }
 
 const VERBS: Readonly<Record<FileOperation, string>> = {

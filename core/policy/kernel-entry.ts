@@ -14,6 +14,7 @@ type PrefixKind =
   | "port_denied"
   | "port_allowed"
   | "port_learned"
+  | "port_internal"
   | "address_denied"
   | "address_allowed"
   | "internal"

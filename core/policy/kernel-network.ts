@@ -4,7 +4,7 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
-import { type CompiledNetworkPolicy, METADATA_ADDRESSES } from "./network-policy.ts";
+import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES } from "./network-policy.ts";
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;
@@ -22,7 +22,7 @@ export function portPrefixes(first: number, last: number): { readonly port: numb
   return prefixes;
 }
 
-type PortKind = "listen_denied" | "listen_allowed" | "port_denied" | "port_allowed" | "port_learned";
+type PortKind = "listen_denied" | "listen_allowed" | "port_denied" | "port_allowed" | "port_learned" | "port_internal";
 
 function portEntry(
   kind: PortKind,
@@ -66,8 +66,15 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
   const { listening, outbound, addresses } = policy.denied;
   // Of two prefixes for the same address the longer decides: a denied one within is as strong as the one around it.
   const metadata = policy.detectors.metadata_service.effect === Effect.DISABLE ? [] : METADATA_ADDRESSES;
+  const isKubernetes = policy.detectors.kubernetes_api.effect !== Effect.DISABLE;
+  const kubernetes = detectorAction(policy, "kubernetes_api");
+  const api = isKubernetes && policy.kubernetesApi ? [policy.kubernetesApi] : [];
   return [
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
+    ...addressEntries("address_denied", kubernetes, api),
+    ...(isKubernetes ? KUBELET_PORTS : []).map((port) =>
+      portEntry("port_internal", kubernetes, 6, { port, length: PORT_BITS }),
+    ),
     ...ranges("listen_denied", action, listening),
     ...ranges("port_denied", action, outbound),
     ...addressEntries(
@@ -79,7 +86,7 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
 }
 
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
-function detectorAction(policy: CompiledNetworkPolicy, name: "raw_socket" | "metadata_service"): KernelAction {
+function detectorAction(policy: CompiledNetworkPolicy, name: "raw_socket" | "metadata_service" | "kubernetes_api"): KernelAction {
   const { effect } = policy.detectors[name];
   if (effect === Effect.DISABLE) return "allow";
   const hasExceptions = (policy.section?.detectors[name]?.exceptions.length ?? 0) > 0;

@@ -16,7 +16,7 @@ import {
 } from "./kernel-entry.ts";
 import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
 import type { CompiledEntry } from "./process-list.ts";
-import { type CompiledProcessPolicy, PROCESS_DETECTORS } from "./process-policy.ts";
+import { type CompiledProcessPolicy, knownParents, PROCESS_DETECTORS } from "./process-policy.ts";
 
 /** Directories of one path that the kernel looks up: DIRECTORIES_MAX in exec_hash.bpf.h. */
 const DIRECTORIES_MAX = 16;
@@ -57,6 +57,8 @@ function itemAction(policy: CompiledProcessPolicy, item: ProcessFact, denial: Ke
   const naming = policy.denied.entries.filter((entry) => entry.matchesObject(event));
   if (naming.some((entry) => !entry.hasConditions)) return denial;
   if (naming.length > 0 || policy.denied.entries.some(dependsOnLink)) return "ask";
+  // Who started it the kernel does not compare.
+  if (policy.detectors.parent_check.effect !== Effect.DISABLE && knownParents(policy, item)) return "ask";
   const isDrift = item.contentState !== ContentState.UNCHANGED && policy.detectors.drift.effect !== Effect.DISABLE;
   return isDrift ? "ask" : "allow";
 }

@@ -60,7 +60,7 @@ function expectAgreement(action: KernelAction, decision: Decision): void {
 const effect = fc.constantFrom(Effect.ALERT, Effect.PREVENT, Effect.BLOCK, Effect.DISABLE);
 const state = fc.constantFrom(LearningState.LEARNING, LearningState.DRY_RUN, LearningState.ACTIVE);
 const transport = fc.constantFrom(Transport.TCP, Transport.UDP);
-const port = fc.constantFrom(0, 1, 53, 80, 443, 8080, 32768, 40000, 65535);
+const port = fc.constantFrom(0, 1, 53, 10250, 80, 443, 8080, 32768, 40000, 65535);
 const range = fc.tuple(port, port).map(([a, b]) => ({ first: Math.min(a, b), last: Math.max(a, b) }));
 const prefix = fc.constantFrom(
   "203.0.113.0/24",
@@ -94,7 +94,12 @@ const networkPolicy = fc
     state,
     allowed: list,
     denied: list,
-    metadata: fc.boolean(),
+    detectors: fc.constantFrom<Record<string, { effect?: Effect }>>(
+      {},
+      { metadata_service: {} },
+      { kubernetes_api: {} },
+      { kubernetes_api: { effect: Effect.ALERT } },
+    ),
     listening: fc.array(fc.record({ transport, port }), { maxLength: 3 }),
     outbound: fc.array(fc.record({ transport, port, address: fc.constantFrom("", "", "198.51.100.1") }), {
       maxLength: 3,
@@ -106,12 +111,13 @@ const networkPolicy = fc
         effect: p.effect,
         allowed: p.allowed,
         denied: p.denied,
-        detectors: p.metadata ? { metadata_service: {} } : {},
+        detectors: p.detectors,
       }),
       hasRule: true,
       listening: p.listening.map((fact) => create(ListenFactSchema, fact)),
       outbound: p.outbound.map((fact) => create(OutboundFactSchema, fact)),
       processes: [],
+      kubernetesApi: "10.1.2.3",
       state: p.state,
     }),
   );
@@ -122,8 +128,9 @@ function decideConnect(
   defaults: ReturnType<typeof toNetworkSlot>["defaults"],
   to: { bytes: Uint8Array; portBytes: Uint8Array; isInternet: boolean; isLoopback: boolean; isDirect: boolean },
 ): KernelAction {
-  const byPort = (kind: string) => (to.isInternet ? lookUpPrefix(entries, kind, to.portBytes) : undefined);
-  const first = match([lookUpPrefix(entries, "address_denied", to.bytes), byPort("port_denied")]);
+  const byPort = (kind: string) => lookUpPrefix(entries, kind, to.portBytes);
+  const port = byPort(to.isInternet ? "port_denied" : "port_internal");
+  const first = match([lookUpPrefix(entries, "address_denied", to.bytes), port]);
   if (first && first !== "ask") return first;
   const action = knownDestination(entries, defaults, to);
   return first === "ask" && action === "allow" ? "ask" : action;

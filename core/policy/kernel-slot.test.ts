@@ -80,7 +80,12 @@ const content = fc.constantFrom(
   { contentState: ContentState.FOREIGN, sha256: sha },
   { contentState: ContentState.CHANGED, sha256: "e".repeat(64) },
 );
-const item = fc.tuple(path, fc.constantFrom("sh", "nc", "ls", "run"), content);
+const item = fc.tuple(
+  path,
+  fc.constantFrom("sh", "nc", "ls", "run"),
+  content,
+  fc.constantFrom<string[]>([], ["/bin/sh"]),
+);
 const scripts = {
   "/opt/app/run": "/opt/app/run",
   "/tmp/drop": "/tmp/drop",
@@ -119,11 +124,14 @@ test("the kernel never says anything that the policy would not say, in every sta
         { drift: {} },
         { drift: { effect: Effect.ALERT } },
         { drift: { exceptions: ["/tmp/*"] } },
+        { parent_check: {} },
       ),
       event,
       (allowed, denied, items, effect, state, detectors, run) => {
         const section = create(ProcessSectionSchema, { effect, allowed, denied, detectors });
-        const facts = items.map(([p, name, c]) => create(ProcessFactSchema, { path: p, name, ...c }));
+        const facts = items.map(([p, name, c, parentPaths]) =>
+          create(ProcessFactSchema, { path: p, name, parentPaths, ...c }),
+        );
         const policy = compileProcessPolicy({ section, hasRule: true, items: facts, state });
         const action = decideAsKernel(toProcessSlot(policy), run);
         const decision = evaluateProcess(policy, run);

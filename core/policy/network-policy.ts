@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { create } from "@bufbuild/protobuf";
 import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import {
@@ -39,6 +40,8 @@ export interface NetworkPolicyInput {
   readonly outbound: readonly OutboundFact[];
   /** Allowed processes of the model: what `ping` may do is what the model says of it. */
   readonly processes: readonly ProcessFact[];
+  /** Address of the Kubernetes API server that the container was told of; empty for none. */
+  readonly kubernetesApi?: string;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
 }
@@ -53,7 +56,7 @@ interface CompiledNetworkEntries {
   readonly addresses: readonly Prefix[];
 }
 
-export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service"] as const;
+export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service", "kubernetes_api"] as const;
 export type NetworkDetector = (typeof NETWORK_DETECTORS)[number];
 
 /** The resultant policy for the network: model + allowed − denied. */
@@ -73,6 +76,9 @@ export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy
 /** Where clouds answer with credentials (AWS, Google, Azure, OpenStack; AWS by IPv6). */
 export const METADATA_ADDRESSES = ["169.254.169.254", "fd00:ec2::254"] as const;
 
+/** The kubelet's ports: its API, and the one for reading only. Source: Kubernetes' "Ports and Protocols". */
+export const KUBELET_PORTS = [10250, 10255] as const;
+
 const ICMP_PROTOCOLS = [1, 58];
 const AF_PACKET = 17;
 const PING = /^ping[46]?$/;
@@ -86,6 +92,12 @@ function compileEntries(entries: NetworkSection["allowed"]): CompiledNetworkEntr
       return prefix ? [{ ...prefix, text }] : [];
     }),
   };
+}
+
+/** An address as events have it. */
+function canonicalAddress(text: string): string {
+  const parsed = isIP(text) === 6 ? parsePrefix(text) : undefined;
+  return parsed ? addressText(parsed.bytes) : text;
 }
 
 /** Compiles the resultant policy. A section that the rule leaves out is disabled. */
@@ -104,6 +116,7 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
     listeningPorts: new Set(input.listening.map(({ transport, port }) => portText(transport, port))),
     internetPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [port] : []))),
     directAddresses: new Set(outbound.flatMap(([address]) => (address === "" ? [] : [address]))),
+    kubernetesApi: canonicalAddress(input.kubernetesApi ?? ""),
     knowsPing: input.processes.some(({ name }) => PING.test(name)),
   };
 }
@@ -139,6 +152,18 @@ function findMetadata(policy: CompiledNetworkPolicy, event: ConnectEvent): Findi
   return detection(effect, "metadata_service", false, `the cloud's metadata service \`${address}\` was contacted`);
 }
 
+/** The API server is known by its address, a kubelet by its port on any machine of the cluster. */
+function findKubernetes(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.kubernetes_api;
+  const address = addressText(event.address);
+  const isServer = address === policy.kubernetesApi;
+  const isKubelet =
+    !event.isInternet && event.transport === Transport.TCP && KUBELET_PORTS.some((port) => port === event.port);
+  if (effect === Effect.DISABLE || !(isServer || isKubelet) || excepts(address)) return undefined;
+  const what = isServer ? "the Kubernetes API server" : "a kubelet";
+  return detection(effect, "kubernetes_api", false, `${what} was contacted: ${destination(event)}`);
+}
+
 function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding {
   const shown = destination(event);
   const port = portText(event.transport, event.port);
@@ -166,6 +191,7 @@ export function evaluateConnect(policy: CompiledNetworkPolicy, event: ConnectEve
   const considerations: readonly Consideration<ConnectEvent>[] = [
     ["denied list", (e) => whereNamed(findListed(policy.denied, e), (m) => denial(policy.effect, m, destination(e)))],
     ["metadata service detector", (e) => findMetadata(policy, e)],
+    ["Kubernetes detector", (e) => findKubernetes(policy, e)],
     [
       "allowed list",
       (e) => whereNamed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, destination(e))),

@@ -136,6 +136,20 @@ test("an entry can ask for content and for parents", () => {
   expect(outcome(event("/bin/b", { parents: ["/bin/sh", "/usr/sbin/httpd"] }))).toBe(Outcome.DEVIATION);
 });
 
+test("the parent check asks who started a known program, where the model knows who does", () => {
+  const section = create(ProcessSectionSchema, { effect: Effect.ALERT, detectors: { parent_check: {} } });
+  const items = [
+    create(ProcessFactSchema, { ...item("/bin/sh"), parentPaths: ["/usr/sbin/init"] }),
+    item("/bin/ls"),
+  ];
+  const policy = compileProcessPolicy({ section, hasRule: true, items, state: LearningState.ACTIVE });
+  const decide = (path: string, ...parents: string[]) => evaluateProcess(policy, event(path, { parents }));
+  expect(decide("/bin/sh", "/usr/sbin/init")).toMatchObject({ outcome: Outcome.ALLOW });
+  expect(decide("/bin/sh", "/usr/sbin/httpd")).toMatchObject({ outcome: Outcome.DETECTION, detector: "parent_check" });
+  expect(decide("/bin/sh")).toMatchObject({ outcome: Outcome.ALLOW });
+  expect(decide("/bin/ls", "/usr/sbin/httpd")).toMatchObject({ outcome: Outcome.ALLOW });
+});
+
 test("an explanation names what was passed over and what is nearest", () => {
   const section = create(ProcessSectionSchema, { effect: Effect.ALERT });
   const items = ["/usr/bin/curl", "/bin/sh", "/usr/bin/wget"].map(item);

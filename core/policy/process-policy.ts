@@ -35,7 +35,7 @@ export interface ProcessPolicyInput {
 }
 
 /** Detectors of the process section that look at an exec. */
-export const PROCESS_DETECTORS = ["reverse_shell", "crypto_miner", "lateral_movement", "setuid", "drift"] as const;
+export const PROCESS_DETECTORS = ["reverse_shell", "crypto_miner", "lateral_movement", "setuid", "drift", "parent_check"] as const;
 export type ProcessDetector = (typeof PROCESS_DETECTORS)[number];
 
 /** The resultant policy for processes: model + allowed − denied, ready to be asked. */
@@ -46,6 +46,8 @@ export interface CompiledProcessPolicy extends ProcessPolicyInput {
   readonly detectors: Readonly<Record<ProcessDetector, CompiledDetector>>;
   /** Content identities of the model by path and name. */
   readonly contents: ReadonlyMap<string, ReadonlySet<string>>;
+  /** Parents in the model by path and name; without any where none was recorded. */
+  readonly parents: ReadonlyMap<string, ReadonlySet<string>>;
 }
 
 function itemKey(path: string, name: string): string {
@@ -62,6 +64,15 @@ function indexItems(items: readonly ProcessFact[]): Map<string, Set<string>> {
   return contents;
 }
 
+function indexParents(items: readonly ProcessFact[]): Map<string, Set<string>> {
+  const parents = new Map<string, Set<string>>();
+  for (const item of items.filter(({ parentPaths }) => parentPaths.length > 0)) {
+    const key = itemKey(item.path, item.name);
+    parents.set(key, new Set([...(parents.get(key) ?? []), ...item.parentPaths]));
+  }
+  return parents;
+}
+
 /** Compiles the resultant policy. A section that the rule leaves out is disabled. */
 export function compileProcessPolicy(input: ProcessPolicyInput): CompiledProcessPolicy {
   const effect = input.section?.effect ?? Effect.DISABLE;
@@ -75,6 +86,7 @@ export function compileProcessPolicy(input: ProcessPolicyInput): CompiledProcess
     denied: compileProcessList(input.section?.denied ?? []),
     allowed: compileProcessList(input.section?.allowed ?? []),
     contents: indexItems(input.items),
+    parents: indexParents(input.items),
   };
 }
 
@@ -115,11 +127,27 @@ function attackToolMessage(event: ProcessEvent): string | undefined {
   return name && `${shown(event)} is a tool that ${ATTACK_TOOLS[name]}`;
 }
 
+/** Parents that the model saw start a program; undefined where it saw none. */
+export function knownParents(
+  { parents }: Pick<CompiledProcessPolicy, "parents">,
+  { path, name }: { readonly path: string; readonly name: string },
+): ReadonlySet<string> | undefined {
+  return parents.get(itemKey(path, name));
+}
+
+/** Only a known program with known parents is asked who started it; the first process has no parent of its own. */
+function parentMessage(event: ProcessEvent, policy: CompiledProcessPolicy): string | undefined {
+  const known = knownParents(policy, event);
+  const [parent] = event.parents;
+  if (known === undefined || parent === undefined || known.has(parent)) return undefined;
+  return `${shown(event)} was started by \`${parent}\`, which never started it in the model`;
+}
+
 /** What each detector says of an event; a threat is never learned. */
 const CHECKS: readonly {
   readonly name: ProcessDetector;
   readonly isThreat: boolean;
-  readonly message: (event: ProcessEvent) => string | undefined;
+  readonly message: (event: ProcessEvent, policy: CompiledProcessPolicy) => string | undefined;
 }[] = [
   { name: "reverse_shell", isThreat: true, message: reverseShellMessage },
   { name: "crypto_miner", isThreat: true, message: minerMessage },
@@ -130,13 +158,14 @@ const CHECKS: readonly {
     message: (event) => (event.isSetuid ? `${shown(event)} takes another user's rights (set-user-ID)` : undefined),
   },
   { name: "drift", isThreat: false, message: driftMessage },
+  { name: "parent_check", isThreat: false, message: parentMessage },
 ];
 
 function findDetection(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   for (const { name, isThreat, message } of CHECKS) {
     const { effect, excepts } = policy.detectors[name];
     if (effect === Effect.DISABLE || excepts(event.path, event.invokedPath, event.name)) continue;
-    const text = message(event);
+    const text = message(event, policy);
     if (text !== undefined) return detection(effect, name, isThreat, text);
   }
   return undefined;

@@ -158,7 +158,7 @@ export function isPolicyChange(before: ModelRecord, after: ModelRecord): boolean
     record.sections.map(({ section, life, items }) => [
       section,
       life.state,
-      Object.entries(items).map(([id, { status }]) => [id, status]),
+      Object.entries(items).map(([id, { status, parentPaths }]) => [id, status, parentPaths.length]),
     ]);
   return JSON.stringify(essence(before)) !== JSON.stringify(essence(after));
 }

@@ -4,12 +4,13 @@ import { estimateCompleteness } from "#core/model/completeness.ts";
 import {
   type Completeness,
   CompletenessSchema,
+  type Fact,
   FactSchema,
   ItemStatus,
   ModelPolicySchema,
   ModelPolicySectionSchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
-import type { ModelRecord, SectionRecord } from "./record.ts";
+import type { ItemRecord, ModelRecord, SectionRecord } from "./record.ts";
 
 /** How sure a section is, from what it has counted. */
 export function completenessOf(section: SectionRecord): Completeness {
@@ -22,6 +23,13 @@ export function completenessOf(section: SectionRecord): Completeness {
     ...(section.lastNewItemMs > 0 ? { lastNewItemTime: timestampFromMs(section.lastNewItemMs) } : {}),
     ...estimate,
   });
+}
+
+/** A fact as agents are given it: a process with all its parents, for rules that ask for them. */
+function publishedFact({ fact: stored, parentPaths }: ItemRecord): Fact {
+  const fact = fromJson(FactSchema, stored);
+  if (fact.kind.case === "process") fact.kind.value.parentPaths = [...parentPaths];
+  return fact;
 }
 
 /** The record with the next policy revision, and the body that agents fetch for it. */
@@ -37,7 +45,7 @@ export function withNewPolicy(modelKey: string, record: ModelRecord): ModelRecor
         completeness: completenessOf(section),
         facts: Object.values(section.items)
           .filter((item) => item.status === ItemStatus.ALLOWED)
-          .map((item) => fromJson(FactSchema, item.fact)),
+          .map(publishedFact),
       }),
     ),
   });

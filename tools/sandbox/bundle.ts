@@ -23,6 +23,8 @@ export interface BundleOptions {
   readonly capabilities?: readonly string[];
   /** System calls that a seccomp profile lets through; everything else fails. Without it there is no profile. */
   readonly seccomp?: object;
+  /** Environment beside `PATH`, as `NAME=value`. */
+  readonly env?: readonly string[];
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -45,7 +47,7 @@ function configuration(options: BundleOptions): object {
       terminal: false,
       user: { uid: 0, gid: 0 },
       args: options.args,
-      env: ["PATH=/bin:/usr/bin"],
+      env: ["PATH=/bin:/usr/bin", ...(options.env ?? [])],
       cwd: "/",
       capabilities: sets,
       noNewPrivileges: true,
