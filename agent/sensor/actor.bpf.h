@@ -8,14 +8,18 @@
 #define S_IFREG 0100000
 #define S_IFIFO 0010000
 
-/* Copies what was walked; behind the path the buffer is zero, so the copy is padded. */
+/* Copies what was walked, with the zero behind it; a path that fills its field has none and is not whole. */
 static __always_inline void read_walked(__u8 *target, __u32 size, __u16 *length, struct path_buffer *buffer,
 					struct walked_path walked)
 {
 	__u32 offset = walked.offset & (GABION_PATH_MAX - 1);
+	__u32 copied = walked.length < size ? walked.length : size - 1;
 
-	bpf_probe_read_kernel(target, size, &buffer->bytes[offset]);
-	*length = walked.length < size ? walked.length : size - 1;
+	/* so that clang keeps the mask, which is what the verifier sees */
+	asm volatile("" : "+r"(copied));
+	copied &= size - 1;
+	bpf_probe_read_kernel(target, copied + 1, &buffer->bytes[offset]);
+	*length = copied;
 }
 
 static __always_inline struct upid innermost_pid(struct task_struct *task)

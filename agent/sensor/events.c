@@ -76,16 +76,34 @@ int events_handle(void *argument, void *data, size_t size)
 	return 0;
 }
 
+#define CPUS_MAX 256
+#define COUNTERS 6
+
+/* The counters of a container's section, over all CPUs. */
+static bool read_counts(struct programs *programs, const uint64_t key[2], uint64_t sum[COUNTERS])
+{
+	static uint64_t each[CPUS_MAX][COUNTERS];
+	int cpus = libbpf_num_possible_cpus();
+
+	if (cpus < 1 || cpus > CPUS_MAX || bpf_map_lookup_elem(programs->counts, key, each) < 0)
+		return false;
+	memset(sum, 0, COUNTERS * sizeof(sum[0]));
+	for (int cpu = 0; cpu < cpus; cpu++)
+		for (int i = 0; i < COUNTERS; i++)
+			sum[i] += each[cpu][i];
+	return true;
+}
+
 static struct totals {
 	uint64_t lost, decide_ns, decide_count, decide_buckets[GABION_BUCKETS];
 } read_totals(struct programs *programs)
 {
-	static struct totals each[256];
+	static struct totals each[CPUS_MAX];
 	struct totals sum = { 0 };
 	uint32_t zero = 0;
 	int cpus = libbpf_num_possible_cpus();
 
-	if (cpus < 1 || cpus > 256 || bpf_map_lookup_elem(programs->totals, &zero, each) < 0)
+	if (cpus < 1 || cpus > CPUS_MAX || bpf_map_lookup_elem(programs->totals, &zero, each) < 0)
 		return sum;
 	for (int i = 0; i < cpus; i++) {
 		sum.lost += each[i].lost;
@@ -113,11 +131,11 @@ void events_send_stats(struct programs *programs)
 
 	while (has_next && count < STATS_ROWS_MAX) {
 		struct stats_row *row = &frame.rows[count];
-		uint64_t values[6], lost;
+		uint64_t values[COUNTERS], lost;
 
 		memcpy(id, next, sizeof(id));
 		has_next = bpf_map_get_next_key(programs->counts, id, next) == 0;
-		if (bpf_map_lookup_elem(programs->counts, id, values) < 0)
+		if (!read_counts(programs, id, values))
 			continue;
 		row->cgroup_id = id[0];
 		row->section = id[1];
