@@ -6,6 +6,7 @@
 #include <bpf/bpf_tracing.h>
 #include "gabion_wire.h"
 #include "maps.bpf.h"
+#include "group_calls.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -71,6 +72,14 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 	}
 	if (bpf_map_update_elem(&cgroups, &id, &mine, BPF_ANY) < 0)
 		count_lost(counts_of(mine.container_id, SECTION_PROCESS));
+	if (mine.flags & GABION_CGROUP_NESTED) {
+		struct group_calls *calls = bpf_cgrp_storage_get(&group_calls, group, 0, 1 /* create */);
+
+		if (calls)
+			calls->flags = mine.flags;
+		else
+			count_lost(counts_of(mine.container_id, SECTION_SYSCALLS));
+	}
 	/* A group inside a container needs nothing of the agent. */
 	if (mine.flags & GABION_CGROUP_NESTED)
 		return 0;

@@ -20,7 +20,11 @@ struct cgroup_policy {
 	uint64_t container_id;
 	uint32_t device;
 	uint32_t reserved;
-	uint64_t syscalls_seen[2 * GABION_SYSCALLS / 64];
+};
+
+struct group_calls {
+	uint32_t flags, reserved;
+	uint64_t seen[2 * GABION_SYSCALLS / 64];
 };
 
 static struct {
@@ -154,9 +158,20 @@ static void mark_running(const struct programs *programs, int directory)
 	fclose(stream);
 }
 
+/* What the programs at system calls look at; a group that is not bound has none. */
+static int put_calls(const struct programs *programs, int directory, uint32_t flags)
+{
+	struct group_calls calls = { .flags = flags };
+
+	if (flags & GABION_CGROUP_BOUND)
+		return bpf_map_update_elem(programs->group_calls, &directory, &calls, BPF_ANY) < 0 ? -errno : 0;
+	bpf_map_delete_elem(programs->group_calls, &directory);
+	return 0;
+}
+
 /* Gives a group and all below it a policy, and notes who runs there; with `only_new` those that have one keep it. */
-static int put_tree(int directory, int map, struct cgroup_policy policy, bool only_new, uint32_t nested_flag, int depth,
-		    const struct programs *running)
+static int put_tree(int directory, const struct programs *programs, struct cgroup_policy policy, bool only_new,
+		    uint32_t nested_flag, int depth, bool is_running)
 {
 	struct stat status;
 	struct dirent *entry;
@@ -171,10 +186,12 @@ static int put_tree(int directory, int map, struct cgroup_policy policy, bool on
 	id = status.st_ino;
 	if (!(policy.flags & GABION_CGROUP_BOUND))
 		policy.container_id = id;
-	if (bpf_map_update_elem(map, &id, &policy, only_new ? BPF_NOEXIST : BPF_ANY) < 0 && errno != EEXIST)
+	if (bpf_map_update_elem(programs->cgroups, &id, &policy, only_new ? BPF_NOEXIST : BPF_ANY) < 0 && errno != EEXIST)
 		error = -errno;
-	if (running)
-		mark_running(running, directory);
+	if (!error && !only_new)
+		error = put_calls(programs, directory, policy.flags);
+	if (is_running)
+		mark_running(programs, directory);
 	stream = fdopendir(directory);
 	if (!stream) {
 		close(directory);
@@ -188,13 +205,13 @@ static int put_tree(int directory, int map, struct cgroup_policy policy, bool on
 			continue;
 		child = openat(directory, entry->d_name, O_DIRECTORY | O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 		if (child >= 0)
-			error = put_tree(child, map, policy, only_new, nested_flag, depth + 1, running);
+			error = put_tree(child, programs, policy, only_new, nested_flag, depth + 1, is_running);
 	}
 	closedir(stream);
 	return error;
 }
 
-int groups_adopt_tree(const struct options *options, int cgroups_map)
+int groups_adopt_tree(const struct options *options, const struct programs *programs)
 {
 	struct cgroup_policy policy = { .flags = GABION_CGROUP_SCOPE };
 	char full[GABION_CGROUP_PATH_MAX + 256];
@@ -204,7 +221,7 @@ int groups_adopt_tree(const struct options *options, int cgroups_map)
 	directory = open(full, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	if (directory < 0)
 		return -errno;
-	return put_tree(directory, cgroups_map, policy, true, 0, 0, NULL);
+	return put_tree(directory, programs, policy, true, 0, 0, false);
 }
 
 int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
@@ -220,6 +237,6 @@ int groups_bind(const struct options *options, const struct programs *programs, 
 		close(directory);
 		return error;
 	}
-	return put_tree(directory, programs->cgroups, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
-			flags & GABION_CGROUP_RUNNING ? programs : NULL);
+	return put_tree(directory, programs, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
+			flags & GABION_CGROUP_RUNNING);
 }

@@ -23,7 +23,8 @@ typedef _Bool bool;
 
 enum pid_type { PIDTYPE_PID, PIDTYPE_TGID, PIDTYPE_PGID, PIDTYPE_SID, PIDTYPE_MAX };
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_HASH = 5, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LRU_HASH = 9,
-       BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_SK_STORAGE = 24, BPF_MAP_TYPE_RINGBUF = 27 };
+       BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_SK_STORAGE = 24, BPF_MAP_TYPE_RINGBUF = 27,
+       BPF_MAP_TYPE_CGRP_STORAGE = 32 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 
@@ -65,6 +66,8 @@ struct pid { __u32 level; struct upid numbers[1]; };
 struct thread_info { __u32 status; };
 struct atomic { int counter; };
 struct signal_struct { struct atomic live; };
+struct cgroup;
+struct css_set { struct cgroup *dfl_cgrp; };
 struct pt_regs { unsigned long bx, r10, cx, dx, si, di, orig_ax; };
 struct task_struct {
 	struct thread_info thread_info;
@@ -79,6 +82,7 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
+	struct css_set *cgroups;
 	struct pid *thread_pid;
 	char comm[16];
 };
@@ -110,6 +114,7 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+	void *bpf_cgrp_storage;
 };
 
 #pragma clang attribute pop

@@ -9,7 +9,6 @@ struct cgroup_policy {
 	__u64 container_id; /* control group of the container, also for nested groups */
 	__u32 device;	    /* of the container's root file system: another overlay is not its image */
 	__u32 reserved;
-	__u64 syscalls_seen[2 * GABION_SYSCALLS / 64]; /* since the group was bound; binding it again forgets them */
 };
 
 struct cgroup_counts {

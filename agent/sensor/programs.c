@@ -203,6 +203,7 @@ int programs_load(struct programs *programs, const struct options *options)
 	programs->slots = find_map("slots");
 	programs->files = find_map("files");
 	programs->contained = find_map("contained");
+	programs->group_calls = find_map("group_calls");
 	return 0;
 }
 

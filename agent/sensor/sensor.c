@@ -198,7 +198,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "cannot load the kernel programs: %s (%s)\n", strerror(-error), programs.missing);
 		return 3;
 	}
-	error = groups_adopt_tree(&options, programs.cgroups);
+	error = groups_adopt_tree(&options, &programs);
 	if (error) {
 		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
 		return 4;

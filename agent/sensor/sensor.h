@@ -21,7 +21,7 @@ struct options {
 /* programs.c: loads and attaches the program groups. */
 struct programs {
 	uint32_t groups;
-	int events, bulk, cgroups, counts, totals, policy, prefixes, slots, files, contained;
+	int events, bulk, cgroups, counts, totals, policy, prefixes, slots, files, contained, group_calls;
 	uint64_t hash_basis;
 	uint32_t host_mount_ns, host_pid_ns;
 	char missing[256];
@@ -61,7 +61,7 @@ void output_forget(uint64_t cgroup_id);
 void output_acknowledge(uint32_t request, int error, const char *message);
 
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
-int groups_adopt_tree(const struct options *options, int cgroups_map);
+int groups_adopt_tree(const struct options *options, const struct programs *programs);
 int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
 		uint32_t slot, uint32_t flags, uint32_t device);
 int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value);

@@ -11,6 +11,7 @@
 #include "gabion_wire.h"
 #include "gabion_hash.h"
 #include "maps.bpf.h"
+#include "group_calls.bpf.h"
 #include "path_walk.bpf.h"
 #define READS_ACTOR
 #include "actor.bpf.h"
@@ -44,7 +45,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_OPENAT2 437
 
 /* Calls that do more than being used: all others are done with after one look. */
-static const __u8 is_followed[GABION_SYSCALLS] = {
+static const __u8 followed_calls[GABION_SYSCALLS] = {
 	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
 	[86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
 	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_DUP3] = 1, [316] = 1, [NR_OPENAT2] = 1, [452] = 1,
@@ -157,8 +158,8 @@ static __always_inline void conclude_file(struct file_scratch *s, __u32 action, 
 	emit(&bulk, &s->event.event, sizeof(s->event), counts);
 }
 
-static __always_inline struct file_scratch *begin_file(struct cgroup_policy *policy, struct task_struct *task,
-						       struct contained_process *process, __u32 operation)
+static __always_inline struct file_scratch *begin_file(struct cgroup_policy *policy, struct contained_process *process,
+						       __u32 operation)
 {
 	struct file_scratch *s = file_scratch();
 
@@ -185,23 +186,24 @@ static __always_inline struct file_scratch *begin_file(struct cgroup_policy *pol
 	return s;
 }
 
-/* A file that is open: its path is real, whatever way led there. */
-static __always_inline void handle_open_file(struct cgroup_policy *policy, struct task_struct *task,
-					     struct contained_process *process, struct file *file, __u32 operation)
+/*
+ * What is open under a descriptor: its path is real, whatever way led there. False for what has no place: memory, or a
+ * file without a name. Global, as `read_base` is, so that the verifier looks at the walk once and not at each call.
+ */
+__attribute__((noinline)) int read_open_path(__u32 descriptor)
 {
-	struct inode *inode = file->f_inode;
-	struct file_scratch *s;
-	struct cgroup_counts *counts;
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
+	struct file *file = file_of(task, descriptor);
 	struct path_buffer *buffer;
 	struct walked_path walked;
-	__u32 zero = 0, action;
+	struct inode *inode;
+	__u32 zero = 0;
 
-	if ((inode->i_mode & S_IFMT) != S_IFREG)
-		return;
 	buffer = bpf_map_lookup_elem(&path_buffers, &zero);
-	s = begin_file(policy, task, process, operation);
-	if (!s || !buffer)
-		return;
+	if (!s || !buffer || !file)
+		return 0;
+	inode = file->f_inode;
 	s->event.inode = inode->i_ino;
 	s->event.device = inode->i_sb->s_dev;
 	s->event.mode = inode->i_mode;
@@ -211,12 +213,25 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 		s->event.flags |= GABION_FILE_EXECUTABLE;
 	walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
 	read_walked(s->event.path, GABION_PATH_MAX, &s->event.path_length, buffer, walked);
-	if (s->event.path[0] != '/')
-		return; /* has no place: memory, or a file without a name */
 	if (walked.is_truncated)
 		s->event.flags |= GABION_FILE_CUT;
 	if (is_library(s->event.path, s->event.path_length))
 		s->event.flags |= GABION_FILE_EXECUTABLE;
+	return s->event.path[0] == '/';
+}
+
+static __always_inline void handle_open_file(struct cgroup_policy *policy, struct contained_process *process,
+					     struct file *file, __u32 descriptor, __u32 operation)
+{
+	struct file_scratch *s;
+	struct cgroup_counts *counts;
+	__u32 action;
+
+	if ((file->f_inode->i_mode & S_IFMT) != S_IFREG)
+		return;
+	s = begin_file(policy, process, operation);
+	if (!s || !read_open_path(descriptor))
+		return;
 	counts = counts_of(policy->container_id, SECTION_FILES);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
@@ -235,19 +250,26 @@ static __always_inline void handle_open(struct cgroup_policy *policy, struct tas
 {
 	struct file *file = file_of(task, descriptor);
 
-	if (!file || !(file->f_mode & FMODE_WRITE))
-		return;
-	handle_open_file(policy, task, process, file, file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+	if (file && file->f_mode & FMODE_WRITE)
+		handle_open_file(policy, process, file, descriptor,
+				 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
 }
 
-static __always_inline void read_base(__u8 *target, __u16 *length, struct task_struct *task, __s32 folder)
+/* The folder that a path as typed begins at: of the first path, or of the second. */
+__attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file_scratch *s = file_scratch();
 	__u32 zero = 0;
 	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
 	struct walked_path walked;
+	__u8 *target;
+	__u16 *length;
 
-	if (!buffer)
-		return;
+	if (!s || !buffer)
+		return 0;
+	target = is_second ? s->event.target_base : s->event.base;
+	length = is_second ? &s->event.target_base_length : &s->event.base_length;
 	if (folder == AT_FDCWD) {
 		struct fs_struct *fs = task->fs;
 
@@ -256,20 +278,20 @@ static __always_inline void read_base(__u8 *target, __u16 *length, struct task_s
 		struct file *file = file_of(task, folder);
 
 		if (!file)
-			return;
+			return 0;
 		walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
 	}
 	read_walked(target, GABION_CWD_MAX, length, buffer, walked);
 	if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
 		*length = GABION_CWD_MAX; /* does not fit: said to be cut */
+	return 1;
 }
 
 /* Paths as typed: resolving them is the agent's. Known-good ones are recognised where the text is plain. */
-static __always_inline void handle_path(struct cgroup_policy *policy, struct task_struct *task,
-					struct contained_process *process, struct pt_regs *regs, bool is_compat,
-					struct path_call call)
+static __always_inline void handle_path(struct cgroup_policy *policy, struct contained_process *process,
+					struct pt_regs *regs, bool is_compat, struct path_call call)
 {
-	struct file_scratch *s = begin_file(policy, task, process, call.operation);
+	struct file_scratch *s = begin_file(policy, process, call.operation);
 	struct cgroup_counts *counts;
 	__u32 action;
 	long length;
@@ -282,17 +304,16 @@ static __always_inline void handle_path(struct cgroup_policy *policy, struct tas
 	if (length <= 0 || length >= GABION_PATH_MAX)
 		s->event.flags |= GABION_FILE_CUT;
 	if (s->event.path[0] != '/')
-		read_base(s->event.base, &s->event.base_length, task,
-			  call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, is_compat, call.folder));
+		read_base(call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, is_compat, call.folder), 0);
 	if (call.target != NO_ARGUMENT) {
 		length = bpf_probe_read_user_str(s->event.target, GABION_PATH_MAX, (void *)argument(regs, is_compat, call.target));
 		s->event.target_length = length > 0 ? length - 1 : 0;
 		if (length <= 0 || length >= GABION_PATH_MAX)
 			s->event.flags |= GABION_FILE_CUT;
 		if (s->event.target[0] != '/')
-			read_base(s->event.target_base, &s->event.target_base_length, task,
-				  call.target_folder == NO_ARGUMENT ? AT_FDCWD :
-								      (__s32)argument(regs, is_compat, call.target_folder));
+			read_base(call.target_folder == NO_ARGUMENT ? AT_FDCWD :
+								      (__s32)argument(regs, is_compat, call.target_folder),
+				  1);
 	}
 	if (call.mode != NO_ARGUMENT) {
 		s->event.mode = argument(regs, is_compat, call.mode);
@@ -400,7 +421,7 @@ static __always_inline void handle_redirect(struct cgroup_policy *policy, struct
 }
 
 /* The first use of a call since the group was bound. Its bit is set first: what happens at once happens once. */
-static __always_inline void handle_first_use(struct cgroup_policy *policy, struct task_struct *task, __u32 bit,
+static __always_inline void handle_first_use(struct cgroup_policy *policy, struct group_calls *calls, __u32 bit,
 					     bool is_compat)
 {
 	__u32 slot = policy->slot;
@@ -412,7 +433,7 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 
 	if (!s || word >= 2 * GABION_SYSCALLS / 64)
 		return;
-	__sync_fetch_and_or(&policy->syscalls_seen[word], mask);
+	__sync_fetch_and_or(&calls->seen[word], mask);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
 	if (defaults) {
@@ -441,7 +462,7 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 	}
 	/* What could not be told is told at the next use. */
 	if (!emit(&events, &s->syscall.event, sizeof(s->syscall), counts))
-		__sync_fetch_and_and(&policy->syscalls_seen[word], ~mask);
+		__sync_fetch_and_and(&calls->seen[word], ~mask);
 }
 
 /* The one call of the 32-bit table that hides which call it is, and its arguments, in memory. */
@@ -459,35 +480,45 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 SEC("tp_btf/sys_exit")
 int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 {
-	__u64 cgroup_id = bpf_get_current_cgroup_id();
-	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct cgroup *group = task->cgroups->dfl_cgrp;
+	__u32 number = regs->orig_ax, native, bit;
 	struct contained_process *process;
-	struct task_struct *task;
+	struct cgroup_policy *policy;
+	bool is_compat, is_first, is_followed;
+	struct group_calls *calls;
 	struct path_call call;
-	__u32 number, bit;
-	bool is_compat;
+	__u64 cgroup_id;
 
+	/* One load for all processes that nobody watches: the helper takes three times as long to say the same. */
+	if (bpf_core_field_exists(group->bpf_cgrp_storage) && !group->bpf_cgrp_storage)
+		return 0;
+	calls = bpf_cgrp_storage_get(&group_calls, group, 0, 0);
+	if (!calls || number >= GABION_SYSCALLS)
+		return 0;
+	is_compat = task->thread_info.status & TS_COMPAT;
+	native = is_compat ? native_number(number) : number;
+	bit = (is_compat ? GABION_SYSCALLS : 0) + number;
+	is_first = calls->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
+		   !(calls->seen[bit / 64] & 1ULL << (bit & 63));
+	is_followed = result >= 0 && (followed_calls[native & (GABION_SYSCALLS - 1)] ||
+				      (is_compat && number == COMPAT_SOCKETCALL));
+	if (!is_first && !is_followed)
+		return 0;
+	cgroup_id = bpf_get_current_cgroup_id();
+	policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
 	if (!policy || !(policy->flags & GABION_CGROUP_BOUND))
 		return 0;
-	number = regs->orig_ax;
-	if (number >= GABION_SYSCALLS)
+	if (is_first && contained_of(task->tgid))
+		handle_first_use(policy, calls, bit, is_compat);
+	if (!is_followed)
 		return 0;
-	task = bpf_get_current_task_btf();
-	is_compat = task->thread_info.status & TS_COMPAT;
-	bit = number + (is_compat ? GABION_SYSCALLS : 0);
-	if (policy->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
-	    !(policy->syscalls_seen[bit / 64] & 1ULL << (bit & 63)) && contained_of(task->tgid))
-		handle_first_use(policy, task, bit, is_compat);
-	if (result < 0)
-		return 0;
-	if (is_compat) {
-		if (number == COMPAT_SOCKETCALL && policy->flags & GABION_CGROUP_NETWORK)
+	if (is_compat && number == COMPAT_SOCKETCALL) {
+		if (policy->flags & GABION_CGROUP_NETWORK)
 			handle_socketcall(policy, regs);
-		number = native_number(number);
-	}
-	if (!is_followed[number & (GABION_SYSCALLS - 1)])
 		return 0;
-	switch (number) {
+	}
+	switch (native) {
 	case NR_OPEN:
 	case NR_OPENAT:
 	case NR_OPENAT2:
@@ -503,22 +534,23 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	case NR_DUP2:
 	case NR_DUP3:
 	case NR_FCNTL:
-		if (result <= 2 && (number != NR_FCNTL || argument(regs, is_compat, 1) == 0 /* F_DUPFD */))
+		if (result <= 2 && (native != NR_FCNTL || argument(regs, is_compat, 1) == 0 /* F_DUPFD */))
 			handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {
-			struct file *file = file_of(task, argument(regs, is_compat, 0));
+			__u32 descriptor = argument(regs, is_compat, 0);
+			struct file *file = file_of(task, descriptor);
 
 			if (file)
-				handle_open_file(policy, task, process, file, GABION_FILE_MODE);
+				handle_open_file(policy, process, file, descriptor, GABION_FILE_MODE);
 		}
 		return 0;
 	}
 	if (!(policy->flags & GABION_CGROUP_FILES))
 		return 0;
-	call = path_call_of(number);
+	call = path_call_of(native);
 	if (call.operation && (process = contained_of(task->tgid)))
-		handle_path(policy, task, process, regs, is_compat, call);
+		handle_path(policy, process, regs, is_compat, call);
 	return 0;
 }
