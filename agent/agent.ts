@@ -1,5 +1,6 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
+import type { BadFiles } from "#core/intel/bad-files.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
@@ -27,7 +28,7 @@ import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts"
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
 import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
-import { CgroupFlag } from "./wire/layout.ts";
+import { CgroupFlag, ExecFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
@@ -59,24 +60,29 @@ export class Agent implements AsyncDisposable {
     const { nodeId, runId, clock, logger, bootId } = options;
     this.#bootOffsetMs = clock.now() - uptime() * 1_000;
     this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
-    this.#enforcer = new Enforcer(options.treatment ?? DEFAULT_TREATMENT, options.internalRanges, logger);
+    this.#enforcer = new Enforcer({
+      settings: options.treatment ?? DEFAULT_TREATMENT,
+      internalRanges: options.internalRanges,
+      cgroupMount: options.cgroupMount,
+      logger,
+    });
     this.#learner = new Learner(clock, options.sendObservation);
     this.#processes = new ProcessTable(bootId);
     const wallClock = { toMs: (ktimeNs: bigint) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) };
     const conclusion = new Conclusion({
       learner: this.#learner,
       audits: this.audits,
-      intelVersion: () => "",
+      intelVersion: () => this.#enforcer.intelVersion,
       stop: (container) => this.stop(container),
     });
-    const common = { bootId, processes: this.#processes, slots: this.#enforcer.slots, conclusion, wallClock };
+    const cache = this.#cache;
+    const common = { bootId, cache, processes: this.#processes, slots: this.#enforcer.slots, conclusion, wallClock };
     this.#execs = new ExecPipeline({
       ...common,
       cgroupMount: options.cgroupMount,
-      cache: this.#cache,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
-    this.#events = new EventPipeline(common);
+    this.#events = new EventPipeline({ ...common, sensorPid: () => this.sensorPid ?? 0 });
     this.containers = new ContainerWatch({
       nodeId,
       scope: options.scope,
@@ -153,6 +159,12 @@ export class Agent implements AsyncDisposable {
     await this.#enforceAll(users);
   }
 
+  /** Brings intelligence into force: files that are known to be bad. */
+  async applyBadFiles(files: BadFiles): Promise<void> {
+    this.#enforcer.takeBadFiles(files);
+    await this.#enforceAll(this.containers.all());
+  }
+
   /** Carries out an order of the control plane; the result returns as an audit. */
   async carryOut(verdict: Verdict): Promise<void> {
     const container = this.containers.byId(verdict.containerId);
@@ -207,7 +219,12 @@ export class Agent implements AsyncDisposable {
   }
 
   #takeEvent(container: WatchedContainer, frame: ContainerFrame): void {
-    const isTaken = container.events.add(
+    if (frame.kind === "exec" && !container.hasRun && (frame.flags & ExecFlag.HOST_MOUNTS) === 0) {
+      container.hasRun = true;
+      void this.#enforcer.watchContent(container);
+    }
+    const turns = frame.kind === "written" ? container.contentTurns : container.events;
+    const isTaken = turns.add(
       () => (frame.kind === "exec" ? this.#execs.handle(container, frame) : this.#events.handle(container, frame)),
       (err) => this.#options.logger.error({ err, kind: frame.kind }, "event not handled"),
     );
@@ -315,6 +332,7 @@ export class Agent implements AsyncDisposable {
       container.endSpans();
       container.addFlag(CgroupFlag.RUNNING);
       container.isProtected = false;
+      container.isContentWatched = false;
       const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);
       await this.#bringIntoForce(container);

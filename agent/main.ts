@@ -1,8 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { createClient } from "@connectrpc/connect";
+import { compileBadFiles } from "#core/intel/bad-files.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
+import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { openBus } from "#lib/bus/connection.ts";
@@ -49,6 +51,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
   const auditRpc = connect(config["audit.url"], "service/audit");
   const models = createClient(ModelService, modelRpc.transport);
   const rules = createClient(RuleService, connect(config["rule.url"], "service/rule").transport);
+  const intel = createClient(IntelService, connect(config["intel.url"], "service/intel").transport);
   const auditClient = createClient(AuditService, auditRpc.transport);
   const bus = stack.use(
     openBus({
@@ -98,6 +101,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     check,
     models,
     rules,
+    intel,
     applied,
     cache: new PolicyCache(join(config["agent.dataDirectory"], "policy")),
     clock: systemClock,
@@ -107,10 +111,14 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     revisionOf: ({ containerId }) => agent.containers.byId(containerId)?.model?.revision ?? 0n,
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),
     onModel: (model) => agent.applyModel(model),
+    onFiles: (files) => agent.applyBadFiles(compileBadFiles(files, systemClock.now())),
   });
   stack.defer(() => end(agent, audits, observations));
   const cached = source.cachedRuleset();
   if (cached) await agent.applyRuleset(cached);
+  const cachedFiles = source.cachedFiles();
+  if (cachedFiles) await agent.applyBadFiles(compileBadFiles(cachedFiles, systemClock.now()));
+  await source.fetchFiles().catch((err: unknown) => logger.warn({ err }, "intelligence not fetched yet"));
   await source.fetchRuleset().catch((err: unknown) => logger.warn({ err }, "rule set not fetched yet"));
   stack.use(source);
   try {

@@ -43,6 +43,7 @@ export const AGENT_SETTINGS = {
   "agent.liftDryRunCap": flag(false, "let effects above alert through during a dry run"),
   "model.url": text(local(SERVICE_PORTS.model), "model-service"),
   "rule.url": text(local(SERVICE_PORTS.rule), "rule-service"),
+  "intel.url": text(local(SERVICE_PORTS.intel), "intel-service"),
   "audit.url": text(local(SERVICE_PORTS.audit), "audit-service"),
   "nats.servers": text("127.0.0.1:4222", "NATS servers, separated by commas"),
   "pki.directory": text("data/pki", "folder of certificates and keys"),

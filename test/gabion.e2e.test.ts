@@ -1,5 +1,5 @@
 import { execFile, spawn } from "node:child_process";
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
@@ -28,6 +28,27 @@ endToEnd("the demo tells its whole story, exactly as the README shows it, and en
   const { stdout } = await run(GABION, ["demo"], { timeout: 150_000 });
   const readme = readFileSync(join(ROOT, "README.md"), "utf8");
   expect(readme).toContain(stdout.trimEnd());
+});
+
+endToEnd("a file that somebody lists as bad is found in a container that writes it", async () => {
+  await using scene = await Scene.open("bad");
+  const web = scene.sandbox.start("web", { args: LOOP, programs: [...PROGRAMS, "/bin/cp"] });
+  await scene.observer.modelOf("web");
+  const content = "a file that is known to be bad\n";
+  const hash = createHash("sha256").update(content).digest("hex");
+  const added = await scene.gabion("intel", "add", hash, "--description", "a dropper");
+  expect(added).toMatchObject({ status: 0 });
+  expect((await scene.gabion("intel", "look-up", hash)).stdout).toContain("is listed as");
+  const audit = await until("the audit of the file", 20_000, async () => {
+    // The agent hears of it within a moment: until then the file is like any other.
+    await web.exec("/bin/sh", "-c", `echo "${content.trim()}" > /tmp/download`);
+    const { stdout } = await scene.gabion("audits", "-o", "json");
+    const all = JSON.parse(stdout) as { message?: string; intelVersion?: string }[];
+    return all.find(({ message }) => message?.includes("with the content of a bad file"));
+  });
+  expect(audit.message).toContain("`/tmp/download` was written");
+  expect(audit.message).toContain("listed by own: a dropper");
+  expect(audit.intelVersion).toMatch(/^files-\d+$/);
 });
 
 endToEnd("the command lists, shows, changes and refuses", async () => {

@@ -43,6 +43,9 @@ export class Turns {
 /** Events of one container that may wait for their turn. */
 const EVENTS_MAX = 20_000;
 
+/** Files of one container that may wait to be looked into. */
+const CONTENTS_MAX = 1_000;
+
 /** One section of a container since its last presence span. */
 export interface SectionSpan {
   /** 0 while it is not observed. */
@@ -61,6 +64,12 @@ export class WatchedContainer {
   #flags: number;
   readonly events = new Turns(EVENTS_MAX);
   readonly policyTurns = new Turns(1_000);
+  /** Written files that wait to be looked into: reading them must not hold up what else happens. */
+  readonly contentTurns = new Turns(CONTENTS_MAX);
+  /** True once a program of its own has run: from then on its mounts are its own. */
+  hasRun = false;
+  /** True while the sensor tells of its written files. */
+  isContentWatched = false;
   /** Files that were made known to the kernel for this container. */
   readonly files = new Map<string, KnownFile>();
   model: ModelPolicy | undefined;

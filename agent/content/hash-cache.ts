@@ -10,9 +10,9 @@ const CHUNK_BYTES = 1024 * 1024;
 /** What a container puts in a path's place must neither be waited for nor become the agent's terminal. */
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
-/** `/proc/PID/exe` leads to the very file; every other link could lead anywhere. */
+/** `/proc/PID/exe` and `/proc/PID/fd/N` lead to the very file; every other link could lead anywhere. */
 function isOwnLink(path: string | Buffer): boolean {
-  return typeof path === "string" && /^\/proc\/\d+\/exe$/.test(path);
+  return typeof path === "string" && /^\/proc\/\d+\/(exe|fd\/\d+)$/.test(path);
 }
 
 /** SHA-256 of files by identity, so that each state of a file is read once. Bounded; the oldest entries go first. */

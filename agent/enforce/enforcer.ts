@@ -1,3 +1,4 @@
+import { type BadFiles, NO_BAD_FILES } from "#core/intel/bad-files.ts";
 import { compileContainerPolicy, SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
 import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
@@ -8,6 +9,7 @@ import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
+import { mountsOf } from "../content/mounts.ts";
 import { CgroupFlag, Group } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
 import { toProtectEntries } from "./protect.ts";
@@ -34,23 +36,34 @@ function isInUse(policy: PolicyInForce, section: Section): boolean {
   return hasRule && effect !== Effect.DISABLE;
 }
 
+export interface EnforcerOptions {
+  readonly settings: TreatmentSettings;
+  /** Address ranges that are the cluster's own. */
+  readonly internalRanges: readonly string[];
+  readonly cgroupMount: string;
+  readonly logger: Logger;
+}
+
 /** Composes the policy of each container from rule set and model, and brings it into force in the kernel. */
 export class Enforcer {
   readonly slots: SlotTable;
   readonly #settings: TreatmentSettings;
+  readonly #cgroupMount: string;
   readonly #logger: Logger;
   /** Sensor program groups that each container needs. */
   readonly #needs = new Map<WatchedContainer, number>();
   #choose: RuleChooser | undefined;
   #rulesetRevision = 0n;
+  #badFiles = NO_BAD_FILES;
   #sensor: Sensor | undefined;
   #groups = 0;
   #sensed = 0;
   #sensing: Promise<unknown> = Promise.resolve();
 
-  constructor(settings: TreatmentSettings, internalRanges: readonly string[], logger: Logger) {
+  constructor({ settings, internalRanges, cgroupMount, logger }: EnforcerOptions) {
     this.slots = new SlotTable(internalRanges);
     this.#settings = settings;
+    this.#cgroupMount = cgroupMount;
     this.#logger = logger;
   }
 
@@ -70,6 +83,15 @@ export class Enforcer {
   takeRuleset(ruleset: Ruleset): void {
     this.#choose = compileRuleChoice(ruleset.rules);
     this.#rulesetRevision = ruleset.revision;
+  }
+
+  /** Version of the intelligence in force, empty for none. */
+  get intelVersion(): string {
+    return this.#badFiles.revision === 0n ? "" : `files-${this.#badFiles.revision}`;
+  }
+
+  takeBadFiles(files: BadFiles): void {
+    this.#badFiles = files;
   }
 
   /** Sections that a container's rule has in use; the process section is always watched. */
@@ -107,6 +129,22 @@ export class Enforcer {
     void this.#sense().catch((err: unknown) => this.#logger.warn({ err }, "sensor groups not changed"));
   }
 
+  /** Has what a container writes looked into, where its rule asks for it and there is something to look for. */
+  async watchContent(container: WatchedContainer): Promise<void> {
+    const { use } = container;
+    if (!this.#sensor || !use || !container.hasRun || (this.#groups & Group.FANOTIFY) === 0) return;
+    const { effect } = use.policy.filesystem.detectors.malware;
+    const isAsked = use.policy.filesystem.hasRule && effect !== Effect.DISABLE && this.#badFiles.byHash.size > 0;
+    if (!isAsked && !container.isContentWatched) return;
+    const mounts = isAsked ? await mountsOf(this.#cgroupMount, container.cgroup) : [];
+    container.isContentWatched = mounts.length > 0;
+    await this.#sensor
+      .watch(container.cgroup, use.slot, mounts)
+      .catch((err: unknown) =>
+        this.#logger.error({ err, container: container.id }, "what this container writes is not looked into"),
+      );
+  }
+
   #inTurn(container: WatchedContainer, run: () => Promise<boolean>): Promise<boolean> {
     const done = Promise.withResolvers<boolean>();
     const onError = (err: unknown) => {
@@ -132,6 +170,7 @@ export class Enforcer {
     container.use = use;
     if (before) this.slots.release(before);
     if (container.isGone) this.release(container);
+    await this.watchContent(container);
     // The policy is in force without it; what was to be refused is then told after the fact.
     await this.#protect(this.#sensor, container, use.refused, use.slot).catch((err: unknown) =>
       this.#logger.error({ err, container: container.id }, "the file system watch refuses nothing in this container"),
@@ -190,9 +229,12 @@ export class Enforcer {
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
     const { kubernetesApi } = container.identified.bundle;
+    const badFiles = this.#badFiles;
+    const executables = badFiles.byHash.size === 0 ? [] : container.identified.manifest.executables;
+    const imageHashes = new Map([...executables].map(([path, { sha256 }]) => [path, sha256] as const));
     return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi}`,
-      policy: compileContainerPolicy(rule, model, this.#settings, kubernetesApi),
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${badFiles.revision}`,
+      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, badFiles, imageHashes }),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,

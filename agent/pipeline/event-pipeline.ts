@@ -1,6 +1,7 @@
 import { factId } from "#core/model/fact.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
+import type { HashCache } from "../content/hash-cache.ts";
 import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
 import type { ContainerFrame, ExecFrame } from "../wire/frames.ts";
 import { Outcome } from "../wire/layout.ts";
@@ -9,6 +10,7 @@ import type { WallClock } from "./exec-event.ts";
 import { judgeDns } from "./judge-dns.ts";
 import { judgeFile, judgeRedirect, judgeRefused, judgeSyscall } from "./judge-host.ts";
 import { judgeConnect, judgeContact, judgeListen, judgeSocket } from "./judge-network.ts";
+import { judgeWritten } from "./judge-written.ts";
 import { EventMaker, type Judged } from "./judged.ts";
 import type { ProcessTable } from "./process-table.ts";
 import { Repeats } from "./repeats.ts";
@@ -19,6 +21,8 @@ export interface EventPipelineDependencies {
   readonly slots: SlotTable;
   readonly conclusion: Conclusion;
   readonly wallClock: WallClock;
+  readonly cache: HashCache;
+  readonly sensorPid: () => number;
 }
 
 /** Everything that happens in a container but execs. */
@@ -83,6 +87,8 @@ export class EventPipeline {
         return judgeContact(m, container, frame, use);
       case "refused":
         return [judgeRefused(m, container, frame, use)];
+      case "written":
+        return judgeWritten(m, container, frame, use, { cache: this.#deps.cache, sensorPid: this.#deps.sensorPid() });
     }
   }
 }
@@ -99,6 +105,7 @@ export function sectionOfFrame(kind: ContainerFrame["kind"]): Section {
       return Section.DNS;
     case "file":
     case "refused":
+    case "written":
       return Section.FILESYSTEM;
     case "syscall":
       return Section.SYSCALL;

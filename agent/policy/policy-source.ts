@@ -3,6 +3,8 @@ import { fromBinary } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { type BodyHead, BodyHeadSchema } from "#gen/gabion/bus/v1/envelope_pb.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type FileSet, FileSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
+import type { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
 import { type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import type { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { type Ruleset, RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -10,7 +12,14 @@ import type { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Bus } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
-import { modelKeyOnBus, modelOfBusKey, POLICY_SUBJECTS, policyKey, RULESET_KEY } from "#lib/bus/topology.ts";
+import {
+  FILE_SET_KEY,
+  modelKeyOnBus,
+  modelOfBusKey,
+  POLICY_SUBJECTS,
+  policyKey,
+  RULESET_KEY,
+} from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { aborted, repeatUntilAborted } from "#lib/flow/retry.ts";
 import type { SignatureCheck } from "#lib/pki/signing.ts";
@@ -23,6 +32,7 @@ export interface PolicySourceOptions {
   readonly check: SignatureCheck;
   readonly models: Client<typeof ModelService>;
   readonly rules: Client<typeof RuleService>;
+  readonly intel: Client<typeof IntelService>;
   readonly applied: AppliedRevisions;
   readonly cache: PolicyCache;
   readonly clock: Clock;
@@ -35,7 +45,11 @@ export interface PolicySourceOptions {
   readonly revisionOf: (container: Container) => bigint;
   readonly onRuleset: (ruleset: Ruleset) => Promise<void>;
   readonly onModel: (model: ModelPolicy) => Promise<void>;
+  readonly onFiles: (files: FileSet) => Promise<void>;
 }
+
+/** Whose word counts for a key; all others are models. */
+const ISSUERS: Readonly<Record<string, string>> = { [RULESET_KEY]: "service/rule", [FILE_SET_KEY]: "service/intel" };
 
 /** What is applied is compared with the services this often: a message on the bus may be missed. */
 const RECONCILE_MS = 30_000;
@@ -47,6 +61,7 @@ export class PolicySource implements AsyncDisposable {
   readonly #listening: Promise<void>;
   readonly #timer: Disposable;
   #rulesetRevision = 0n;
+  #filesRevision = 0n;
 
   constructor(options: PolicySourceOptions) {
     this.#options = options;
@@ -59,6 +74,25 @@ export class PolicySource implements AsyncDisposable {
   cachedRuleset(): Ruleset | undefined {
     const body = this.#options.cache.read(RULESET_KEY);
     return body && fromBinary(RulesetSchema, body);
+  }
+
+  /** The bad files last verified on this node, if there are some. */
+  cachedFiles(): FileSet | undefined {
+    const body = this.#options.cache.read(FILE_SET_KEY);
+    return body && fromBinary(FileSetSchema, body);
+  }
+
+  /** Fetches the bad files now. */
+  async fetchFiles(head?: BodyHead): Promise<void> {
+    const { intel, cache, applied, onFiles } = this.#options;
+    const { fileSet: body } = await intel.getFileSet({});
+    const files = fromBinary(FileSetSchema, body);
+    this.#checkBody(FILE_SET_KEY, files.revision, body, head);
+    if (files.revision === this.#filesRevision) return;
+    this.#filesRevision = files.revision;
+    cache.write(FILE_SET_KEY, body);
+    applied.apply(FILE_SET_KEY, files.revision);
+    await onFiles(files);
   }
 
   /** Fetches the rule set now. */
@@ -131,6 +165,9 @@ export class PolicySource implements AsyncDisposable {
     } catch (err) {
       logger.debug({ err }, "policy not compared with the services");
     }
+    await this.fetchFiles().catch((err: unknown) =>
+      logger.debug({ err }, "intelligence not compared with the service"),
+    );
   }
 
   async #fetchModels(): Promise<void> {
@@ -149,7 +186,7 @@ export class PolicySource implements AsyncDisposable {
   async #takeHead(key: string, envelope: Uint8Array): Promise<void> {
     const { check, applied, clock, logger } = this.#options;
     try {
-      const issuer = key === RULESET_KEY ? "service/rule" : "service/model";
+      const issuer = ISSUERS[key] ?? "service/model";
       const appliedRevision = applied.of(key);
       const opened = unseal(envelope, BodyHeadSchema, {
         check,
@@ -166,10 +203,8 @@ export class PolicySource implements AsyncDisposable {
   }
 
   async #fetchFor(key: string, head: BodyHead): Promise<void> {
-    if (key === RULESET_KEY) {
-      await this.fetchRuleset(head);
-      return;
-    }
+    if (key === RULESET_KEY) return this.fetchRuleset(head);
+    if (key === FILE_SET_KEY) return this.fetchFiles(head);
     const modelKey = modelOfBusKey(key);
     const container = this.#options.containers().find((c) => c.modelKey === modelKey);
     if (container) await this.#options.onModel(await this.#fetchModel(container, head));

@@ -77,23 +77,29 @@ static int change_group(struct programs *programs, const struct options *options
 		output_forget(frame->cgroup_id);
 		attach_forget(frame->cgroup_id);
 		refuse_forget(frame->cgroup_id);
+		written_forget(frame->cgroup_id);
 		error = groups_bind(options, programs, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);
 		return error == -ENOENT || error == -ESTALE ? 0 : error;
 	}
 }
 
-static int protect(const struct control_frame *frame)
+/* An order about a container's files: its group's path, and entries behind it. */
+static int with_entries(const struct control_frame *frame)
 {
 	char path[GABION_CGROUP_PATH_MAX];
 	size_t skipped = (frame->path_length + 7) & ~7UL;
 	int error = take_path(frame, path);
+	const char *entries;
+	size_t length;
 
 	if (error)
 		return error;
 	if (frame->frame.length < sizeof(*frame) + skipped)
 		return -EBADMSG;
-	return refuse_protect(frame, path, (const char *)(frame + 1) + skipped,
-			      frame->frame.length - sizeof(*frame) - skipped);
+	entries = (const char *)(frame + 1) + skipped;
+	length = frame->frame.length - sizeof(*frame) - skipped;
+	return frame->frame.type == GABION_WATCH ? written_watch(frame, entries, length) :
+						   refuse_protect(frame, path, entries, length);
 }
 
 void control_handle(struct programs *programs, const struct options *options, const struct control_frame *frame)
@@ -111,7 +117,8 @@ void control_handle(struct programs *programs, const struct options *options, co
 		error = attach_on_demand(frame->flags);
 		break;
 	case GABION_PROTECT:
-		error = protect(frame);
+	case GABION_WATCH:
+		error = with_entries(frame);
 		break;
 	case GABION_FILES_PUT:
 	case GABION_FILES_DROP:

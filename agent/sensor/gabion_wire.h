@@ -45,6 +45,7 @@ enum gabion_frame_type {
 	GABION_CONTACT = 16,
 	GABION_REDIRECT = 17,
 	GABION_REFUSED = 18,
+	GABION_WRITTEN = 19,
 
 	GABION_SLOT_LOAD = 64,
 	GABION_SLOT_DROP = 65,
@@ -57,6 +58,7 @@ enum gabion_frame_type {
 	GABION_PING = 72,
 	GABION_SENSE = 73,
 	GABION_PROTECT = 74,
+	GABION_WATCH = 75,
 };
 
 /* What was done about an event where it was seen. */
@@ -379,6 +381,19 @@ struct refused_event {
 	__u8 path[GABION_PATH_MAX];
 };
 
+/* A file that was open for writing was closed. */
+struct written_event {
+	struct gabion_event event;
+	__u64 inode;
+	__u64 ctime_ns;
+	__u64 size;
+	__u32 device; /* major << 20 | minor */
+	__u32 pid;    /* of who closed it, which may have ended since */
+	__u32 path_length;
+	__u32 descriptor; /* of the sensor, which keeps the file open for two seconds: by its path it may be gone */
+	__u8 path[GABION_PATH_MAX];
+};
+
 struct cgroup_event {
 	struct gabion_event event;
 	__u64 parent_id;
@@ -440,7 +455,7 @@ struct control_frame {
 	__u64 cgroup_id;
 	__u32 flags;	      /* BIND: enum gabion_cgroup_flag */
 	__u32 count;	      /* entries or files that follow */
-	__u32 path_length;    /* BIND, UNBIND, THAW, KILL, PROTECT: bytes of the control group's path that follow */
+	__u32 path_length;    /* BIND, UNBIND, THAW, KILL, PROTECT, WATCH: bytes of the control group's path that follow */
 	__u32 device;	      /* BIND: of the container's root file system, major << 20 | minor */
 };
 
@@ -465,6 +480,13 @@ enum gabion_protect_flag {
 	GABION_PROTECT_DIRECTORY = 1 << 2, /* everything below the path, which ends with a slash */
 	GABION_PROTECT_MARK = 1 << 3,	   /* only marks a folder; names nothing */
 	GABION_PROTECT_LISTED = 1 << 4,	   /* may run; where such entries are, nothing else may */
+};
+
+/* What WATCH carries behind the group's path: mounts of the container whose written files are told. */
+struct watch_entry {
+	__u64 mount_id;
+	__u32 path_length; /* of the path on the host that leads to the mount; it follows, padded to 8 */
+	__u32 reserved;
 };
 
 struct slot_entry {

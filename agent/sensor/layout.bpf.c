@@ -26,5 +26,7 @@ struct syscall_event syscall_layout;
 struct contact_event contact_layout;
 struct redirect_event redirect_layout;
 struct refused_event refused_layout;
+struct written_event written_layout;
+struct watch_entry watch_layout;
 struct slot_head slot_head_layout;
 struct protect_entry protect_entry_layout;

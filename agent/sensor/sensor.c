@@ -122,6 +122,7 @@ static int run(struct programs *programs, const struct options *options)
 				is_ending = 1;
 		wait = context.handled != before ? BUSY_POLL_MS : IDLE_POLL_MS;
 		refuse_pump();
+		written_pump();
 		if (refuse_is_stuck()) {
 			fprintf(stderr, "a decision of the file system watch does not end\n");
 			is_ending = 1;
@@ -203,12 +204,13 @@ int main(int argc, char **argv)
 		fprintf(stderr, "cannot read the control groups at %s%s: %s\n", options.mount, options.scope, strerror(-error));
 		return 4;
 	}
-	if (refuse_start())
+	if (refuse_start() && written_start())
 		programs.groups |= GABION_GROUP_FANOTIFY;
 	malloc_trim(0); /* the kernel's type information was read for loading; its memory is not needed any more */
 	send_hello(&programs);
 	error = run(&programs, &options);
 	refuse_end();
+	written_end();
 	programs_unload();
 	return error;
 }

@@ -50,6 +50,13 @@ void refuse_forget(uint64_t cgroup_id);
 void refuse_pump(void); /* hands what was refused to the output */
 void refuse_end(void);
 
+/* written.c: files that were written and closed. */
+bool written_start(void);
+int written_watch(const struct control_frame *frame, const char *entries, size_t length);
+void written_forget(uint64_t cgroup_id);
+void written_pump(void);
+void written_end(void);
+
 /* output.c: frames to the agent; never blocks, counts what did not fit. */
 bool output_send(const void *frame, uint32_t length, bool is_critical);
 bool output_flush(void);

@@ -145,6 +145,21 @@ function decodeRefused(frame: Buffer): ContainerFrame {
   };
 }
 
+function decodeWritten(frame: Buffer): ContainerFrame {
+  const at = LAYOUT.written_event.fields;
+  return {
+    kind: "written",
+    ...headOf(frame),
+    inode: frame.readBigUInt64LE(at.inode),
+    device: frame.readUInt32LE(at.device),
+    ctimeNs: frame.readBigUInt64LE(at.ctime_ns),
+    size: frame.readBigUInt64LE(at.size),
+    pid: frame.readUInt32LE(at.pid),
+    descriptor: frame.readUInt32LE(at.descriptor),
+    path: bytesAt(frame, at.path, frame.readUInt32LE(at.path_length), LAYOUT.written_event.size - at.path),
+  };
+}
+
 /** An event of a container that is not an exec. The caller has checked that the frame is as long as its type needs. */
 export function decodeContainerEvent(frame: Buffer, type: number): ContainerFrame | DecodeFault {
   switch (type) {
@@ -162,6 +177,8 @@ export function decodeContainerEvent(frame: Buffer, type: number): ContainerFram
       return decodeContact(frame);
     case FrameType.REFUSED:
       return decodeRefused(frame);
+    case FrameType.WRITTEN:
+      return decodeWritten(frame);
     case FrameType.SYSCALL:
       return {
         kind: "syscall",

@@ -147,6 +147,7 @@ const MINIMUM: Partial<Record<number, number>> = {
   [FrameType.CONTACT]: LAYOUT.contact_event.size,
   [FrameType.REDIRECT]: LAYOUT.redirect_event.size,
   [FrameType.REFUSED]: LAYOUT.refused_event.size,
+  [FrameType.WRITTEN]: LAYOUT.written_event.size,
 };
 
 /** Decodes one whole frame. Every length is checked before it is used; what does not fit is a fault, never a throw. */

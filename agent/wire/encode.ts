@@ -18,6 +18,7 @@ const ENTRY = LAYOUT.slot_entry;
 const FILE = LAYOUT.file_entry;
 const HEAD = LAYOUT.slot_head;
 const PROTECT = LAYOUT.protect_entry;
+const WATCH = LAYOUT.watch_entry;
 /** A frame is filled up to here, so that one more entry of any length always fits. */
 const FILL_BYTES = MAX_FRAME_BYTES - 64 * 1024;
 
@@ -214,6 +215,24 @@ function encodeProtected({ path, host, isWrite, isExec, isDirectory, isListed, i
 export function encodeProtect(entries: readonly ProtectEntry[]): Buffer | undefined {
   const body = Buffer.concat(entries.map(encodeProtected));
   return body.length > FILL_BYTES ? undefined : body;
+}
+
+/** A mount of a container, whose written files are told. */
+export interface WatchedMount {
+  readonly mountId: bigint;
+  /** On the host, through the root of a process of the container. */
+  readonly path: Buffer;
+}
+
+export function encodeMounts(mounts: readonly WatchedMount[]): Buffer {
+  const pieces = mounts.map(({ mountId, path }) => {
+    const bytes = Buffer.alloc(padded(WATCH.size + path.length));
+    bytes.writeBigUInt64LE(mountId, WATCH.fields.mount_id);
+    bytes.writeUInt32LE(path.length, WATCH.fields.path_length);
+    bytes.set(path, WATCH.size);
+    return bytes;
+  });
+  return Buffer.concat(pieces);
 }
 
 function encodeFile(file: KnownFile): Buffer {

@@ -159,10 +159,25 @@ export interface RefusedFrame extends EventHead {
   readonly path: Uint8Array;
 }
 
+/** A file that was open for writing was closed. */
+export interface WrittenFrame extends EventHead {
+  readonly kind: "written";
+  readonly inode: bigint;
+  readonly device: number;
+  readonly ctimeNs: bigint;
+  /** In bytes. */
+  readonly size: bigint;
+  /** Of who closed it. */
+  readonly pid: number;
+  /** Under which the sensor keeps it open for a while. */
+  readonly descriptor: number;
+  readonly path: Uint8Array;
+}
+
 /** Events that carry who did it. */
 export type ActorFrame = ConnectFrame | ListenFrame | SocketFrame | DnsFrame | FileFrame | SyscallFrame | RedirectFrame;
 /** Everything that happens in a container, in the order in which it is judged. */
-export type ContainerFrame = ExecFrame | ActorFrame | ContactFrame | RefusedFrame;
+export type ContainerFrame = ExecFrame | ActorFrame | ContactFrame | RefusedFrame | WrittenFrame;
 
 export interface CgroupFrame {
   readonly kind: "cgroup_new" | "cgroup_empty" | "cgroup_gone";

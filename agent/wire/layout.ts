@@ -25,6 +25,7 @@ export const FrameType = {
   CONTACT: 16,
   REDIRECT: 17,
   REFUSED: 18,
+  WRITTEN: 19,
   SLOT_LOAD: 64,
   SLOT_DROP: 65,
   BIND: 66,
@@ -36,6 +37,7 @@ export const FrameType = {
   PING: 72,
   SENSE: 73,
   PROTECT: 74,
+  WATCH: 75,
 } as const;
 export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 
@@ -246,6 +248,10 @@ export const LAYOUT = {
   contact_event: { size: 56, fields: { address: 32, port: 48, family: 50, is_failed: 51, error: 52 } },
   redirect_event: { size: 352, fields: { descriptor: 344, reserved: 348 } },
   refused_event: { size: 560, fields: { pid: 32, is_exec: 36, path_length: 40, reserved: 44, path: 48 } },
+  written_event: {
+    size: 584,
+    fields: { inode: 32, ctime_ns: 40, size: 48, device: 56, pid: 60, path_length: 64, descriptor: 68, path: 72 },
+  },
   hello_frame: {
     size: 344,
     fields: { groups: 8, host_mount_ns: 12, host_pid_ns: 16, reserved: 20, kernel_release: 24, missing: 88 },
@@ -278,5 +284,6 @@ export const LAYOUT = {
     fields: { kind: 0, action: 2, entry: 4, content: 8, first_length: 16, second_length: 18, prefix: 20 },
   },
   file_entry: { size: 32, fields: { inode: 0, device: 8, reserved: 12, ctime_ns: 16, content: 24 } },
+  watch_entry: { size: 16, fields: { mount_id: 0, path_length: 8, reserved: 12 } },
   protect_entry: { size: 16, fields: { flags: 0, host_length: 4, path_length: 8, reserved: 12 } },
 } as const;

@@ -1,7 +1,16 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import type { KernelSlot } from "#core/policy/kernel-slot.ts";
 import { FrameReader } from "./decode.ts";
-import { encodeControl, encodeFiles, encodeProtect, encodeSlot, type KnownFile, type ProtectEntry } from "./encode.ts";
+import {
+  encodeControl,
+  encodeFiles,
+  encodeMounts,
+  encodeProtect,
+  encodeSlot,
+  type KnownFile,
+  type ProtectEntry,
+  type WatchedMount,
+} from "./encode.ts";
 import type { HelloFrame, SensorFrame } from "./frames.ts";
 import { FrameType } from "./layout.ts";
 
@@ -121,6 +130,13 @@ export class Sensor implements AsyncDisposable {
     const request = this.#nextRequest();
     const fields = { cgroupId: cgroup.id, path: cgroup.path, slot, count: entries.length };
     await this.#post(request, encodeControl(FrameType.PROTECT, request, fields, body));
+  }
+
+  /** Replaces the mounts of a container whose written files are told. */
+  async watch(cgroup: Group, slot: number, mounts: readonly WatchedMount[]): Promise<void> {
+    const request = this.#nextRequest();
+    const fields = { cgroupId: cgroup.id, path: cgroup.path, slot, count: mounts.length };
+    await this.#post(request, encodeControl(FrameType.WATCH, request, fields, encodeMounts(mounts)));
   }
 
   async putFiles(files: readonly KnownFile[]): Promise<void> {

@@ -2,6 +2,7 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Fact, ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type BadFiles, NO_BAD_FILES } from "../intel/bad-files.ts";
 import { type CompiledDnsPolicy, compileDnsPolicy } from "./dns-policy.ts";
 import { type CompiledFilePolicy, compileFilePolicy } from "./file-policy.ts";
 import type { SectionPolicy } from "./finding.ts";
@@ -35,15 +36,23 @@ function values<Case extends keyof FactValues>(
   return found as FactValues[Case][];
 }
 
+/** What policy depends on beside rule and model. */
+export interface Surroundings {
+  /** Address of the Kubernetes API server that the container was told of. */
+  readonly kubernetesApi?: string;
+  readonly badFiles?: BadFiles;
+  /** SHA-256 of the image's executables by path. */
+  readonly imageHashes?: ReadonlyMap<string, string>;
+}
+
 /**
- * Composes model and rule. A section that the model does not have yet learns. The address of the Kubernetes API server
- * is the container's own, where it was told of one.
+ * Composes model and rule. A section that the model does not have yet learns.
  */
 export function compileContainerPolicy(
   rule: Rule | undefined,
   model: ModelPolicy | undefined,
   settings: TreatmentSettings,
-  kubernetesApi = "",
+  { kubernetesApi = "", badFiles = NO_BAD_FILES, imageHashes = new Map() }: Surroundings = {},
 ): CompiledContainerPolicy {
   const base = (section: Section) => ({
     hasRule: rule !== undefined,
@@ -52,7 +61,13 @@ export function compileContainerPolicy(
   });
   const processes = values(model, Section.PROCESS, "process");
   return {
-    process: compileProcessPolicy({ ...base(Section.PROCESS), section: rule?.process, items: processes }),
+    process: compileProcessPolicy({
+      ...base(Section.PROCESS),
+      section: rule?.process,
+      items: processes,
+      badFiles,
+      imageHashes,
+    }),
     network: compileNetworkPolicy({
       ...base(Section.NETWORK),
       section: rule?.network,
@@ -66,6 +81,7 @@ export function compileContainerPolicy(
       ...base(Section.FILESYSTEM),
       section: rule?.filesystem,
       items: values(model, Section.FILESYSTEM, "file"),
+      badFiles,
     }),
     syscall: compileSyscallPolicy({
       ...base(Section.SYSCALL),

@@ -3,6 +3,7 @@ import { FileOperation } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema, type FileFact, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { FilesystemSection } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type BadFiles, badFileText } from "../intel/bad-files.ts";
 import { compilePattern, type Pattern } from "../matching/pattern.ts";
 import {
   allowed,
@@ -27,16 +28,20 @@ export interface FilePolicyInput {
   readonly section: FilesystemSection | undefined;
   readonly hasRule: boolean;
   readonly items: readonly FileFact[];
+  readonly badFiles?: BadFiles;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
 }
 
-export const FILE_DETECTORS = ["changed_binary", "account_files", "ssh_files", "loader_files"] as const;
+export const FILE_DETECTORS = ["changed_binary", "account_files", "ssh_files", "loader_files", "malware"] as const;
 export type FileDetector = (typeof FILE_DETECTORS)[number];
+
+/** Detectors that each watch over some files. */
+export type ProtectingDetector = "account_files" | "ssh_files" | "loader_files";
 
 /** Files that only an administrator's work changes, and what each group is for. */
 export const PROTECTED_FILES: Readonly<
-  Record<Exclude<FileDetector, "changed_binary">, { readonly what: string; readonly paths: readonly string[] }>
+  Record<ProtectingDetector, { readonly what: string; readonly paths: readonly string[] }>
 > = {
   account_files: {
     what: "holds the accounts",
@@ -119,7 +124,7 @@ function shown(event: FileEvent): string {
 }
 
 const compiledProtected = Object.entries(PROTECTED_FILES).map(([name, { what, paths }]) => ({
-  name: name as FileDetector,
+  name: name as ProtectingDetector,
   what,
   patterns: paths.map((path) => compilePattern(path)),
 }));
@@ -166,6 +171,25 @@ export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Deci
       (item) => (item.path === directoryOf(event.path) ? "another program" : "another folder"),
     ),
   );
+}
+
+/** A file that was written and closed, with what is in it. */
+export interface WrittenFile {
+  readonly path: string;
+  readonly processPath: string;
+  readonly sha256: string;
+}
+
+/** What policy says of content that was written: only whether it is known to be bad is asked. Undefined where it is not. */
+export function evaluateWritten(policy: CompiledFilePolicy, file: WrittenFile): Decision | undefined {
+  const { effect, excepts } = policy.detectors.malware;
+  const bad = policy.badFiles?.byHash.get(file.sha256);
+  if (bad === undefined || !policy.hasRule || effect === Effect.DISABLE) return undefined;
+  if (excepts(file.path, file.sha256)) return undefined;
+  // Who wrote it may have ended before it could be asked.
+  const by = file.processPath === "" ? "" : ` by \`${file.processPath}\``;
+  const message = `\`${file.path}\` was written${by} with the content of a bad file, ${badFileText(bad)}`;
+  return toDecision(policy, { finding: detection(effect, "malware", true, message), passedOver: [] });
 }
 
 function sharedLength(a: string, b: string): number {

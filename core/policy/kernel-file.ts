@@ -1,7 +1,7 @@
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { isPattern } from "../matching/pattern.ts";
-import { type CompiledFilePolicy, type FileDetector, PROTECTED_FILES } from "./file-policy.ts";
+import { type CompiledFilePolicy, PROTECTED_FILES, type ProtectingDetector } from "./file-policy.ts";
 import {
   actionOf,
   type KernelAction,
@@ -36,10 +36,7 @@ function afterwards(effect: Effect): KernelAction {
   return effect === Effect.BLOCK ? "block" : actionOf(Effect.ALERT);
 }
 
-const GROUPS = Object.entries(PROTECTED_FILES) as [
-  Exclude<FileDetector, "changed_binary">,
-  { readonly paths: readonly string[] },
-][];
+const GROUPS = Object.entries(PROTECTED_FILES) as [ProtectingDetector, { readonly paths: readonly string[] }][];
 
 function protectedEntries(policy: CompiledFilePolicy): KernelEntry[] {
   return GROUPS.filter(([name]) => policy.detectors[name].effect !== Effect.DISABLE).flatMap(([, { paths }]) =>

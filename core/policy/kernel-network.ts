@@ -86,7 +86,10 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
 }
 
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
-function detectorAction(policy: CompiledNetworkPolicy, name: "raw_socket" | "metadata_service" | "kubernetes_api"): KernelAction {
+function detectorAction(
+  policy: CompiledNetworkPolicy,
+  name: "raw_socket" | "metadata_service" | "kubernetes_api",
+): KernelAction {
   const { effect } = policy.detectors[name];
   if (effect === Effect.DISABLE) return "allow";
   const hasExceptions = (policy.section?.detectors[name]?.exceptions.length ?? 0) > 0;

@@ -51,6 +51,13 @@ function dependsOnLink({ entry }: CompiledEntry): boolean {
   return isPattern(entry.process) && !entry.process.includes("/") && entry.process !== "*";
 }
 
+/** Content that intelligence names: found by the agent, which knows the hash. */
+function isBad({ badFiles, imageHashes, detectors }: CompiledProcessPolicy, item: ProcessFact): boolean {
+  if (detectors.intel.effect === Effect.DISABLE || !badFiles || badFiles.byHash.size === 0) return false;
+  const ofImage = imageHashes?.get(item.path);
+  return badFiles.byHash.has(item.sha256) || (ofImage !== undefined && badFiles.byHash.has(ofImage));
+}
+
 /** What an item of the model is in the kernel: allowed, unless the denied list may name it. */
 function itemAction(policy: CompiledProcessPolicy, item: ProcessFact, denial: KernelAction): KernelAction {
   const event = eventOf(item);
@@ -59,6 +66,7 @@ function itemAction(policy: CompiledProcessPolicy, item: ProcessFact, denial: Ke
   if (naming.length > 0 || policy.denied.entries.some(dependsOnLink)) return "ask";
   // Who started it the kernel does not compare.
   if (policy.detectors.parent_check.effect !== Effect.DISABLE && knownParents(policy, item)) return "ask";
+  if (isBad(policy, item)) return "ask";
   const isDrift = item.contentState !== ContentState.UNCHANGED && policy.detectors.drift.effect !== Effect.DISABLE;
   return isDrift ? "ask" : "allow";
 }

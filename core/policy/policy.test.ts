@@ -138,10 +138,7 @@ test("an entry can ask for content and for parents", () => {
 
 test("the parent check asks who started a known program, where the model knows who does", () => {
   const section = create(ProcessSectionSchema, { effect: Effect.ALERT, detectors: { parent_check: {} } });
-  const items = [
-    create(ProcessFactSchema, { ...item("/bin/sh"), parentPaths: ["/usr/sbin/init"] }),
-    item("/bin/ls"),
-  ];
+  const items = [create(ProcessFactSchema, { ...item("/bin/sh"), parentPaths: ["/usr/sbin/init"] }), item("/bin/ls")];
   const policy = compileProcessPolicy({ section, hasRule: true, items, state: LearningState.ACTIVE });
   const decide = (path: string, ...parents: string[]) => evaluateProcess(policy, event(path, { parents }));
   expect(decide("/bin/sh", "/usr/sbin/init")).toMatchObject({ outcome: Outcome.ALLOW });
@@ -159,6 +156,7 @@ test("an explanation names what was passed over and what is nearest", () => {
     "denied list: names it not",
     "detectors: names it not",
     "allowed list: names it not",
+    "intelligence: names it not",
   ]);
   expect(explanation?.nearest[0]).toMatchObject({ item: "/usr/bin/curl as curl", difference: "another directory" });
 });

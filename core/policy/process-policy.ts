@@ -3,6 +3,7 @@ import type { LearningState, ProcessFact } from "#gen/gabion/model/v1/model_pb.t
 import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, SHELLS } from "../detect/programs.ts";
+import { type BadFiles, badFileText } from "../intel/bad-files.ts";
 import { contentIdentity } from "../model/fact.ts";
 import {
   allowed,
@@ -30,12 +31,23 @@ export interface ProcessPolicyInput {
   readonly hasRule: boolean;
   /** Allowed items of the model. */
   readonly items: readonly ProcessFact[];
+  readonly badFiles?: BadFiles;
+  /** SHA-256 of the image's executables by path. */
+  readonly imageHashes?: ReadonlyMap<string, string>;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
 }
 
 /** Detectors of the process section that look at an exec. */
-export const PROCESS_DETECTORS = ["reverse_shell", "crypto_miner", "lateral_movement", "setuid", "drift", "parent_check"] as const;
+export const PROCESS_DETECTORS = [
+  "reverse_shell",
+  "crypto_miner",
+  "lateral_movement",
+  "setuid",
+  "drift",
+  "parent_check",
+  "intel",
+] as const;
 export type ProcessDetector = (typeof PROCESS_DETECTORS)[number];
 
 /** The resultant policy for processes: model + allowed − denied, ready to be asked. */
@@ -143,9 +155,17 @@ function parentMessage(event: ProcessEvent, policy: CompiledProcessPolicy): stri
   return `${shown(event)} was started by \`${parent}\`, which never started it in the model`;
 }
 
+/** Intelligence comes after the allowed list, which exists to correct it. */
+function findBadFile(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.intel;
+  const bad = policy.badFiles?.byHash.get(event.sha256);
+  if (bad === undefined || effect === Effect.DISABLE || excepts(event.path, event.sha256)) return undefined;
+  return detection(effect, "intel", true, `${shown(event)} has the content of a bad file, ${badFileText(bad)}`);
+}
+
 /** What each detector says of an event; a threat is never learned. */
 const CHECKS: readonly {
-  readonly name: ProcessDetector;
+  readonly name: Exclude<ProcessDetector, "intel">;
   readonly isThreat: boolean;
   readonly message: (event: ProcessEvent, policy: CompiledProcessPolicy) => string | undefined;
 }[] = [
@@ -214,6 +234,7 @@ export function evaluateProcess(policy: CompiledProcessPolicy, event: ProcessEve
     ["denied list", (e) => findDenial(policy, e)],
     ["detectors", (e) => findDetection(policy, e)],
     ["allowed list", (e) => findAllowed(policy, e)],
+    ["intelligence", (e) => findBadFile(policy, e)],
     ["model", (e) => findInModel(policy, e)],
   ];
   const { finding, passedOver } = judge(policy, "process", considerations, event);

@@ -7,6 +7,9 @@ export const POLICY_BUCKET = "gabion_policy";
 /** Key of the rule set's head in the policy bucket, which is also the subject that its envelope must name. */
 export const RULESET_KEY = "ruleset.current";
 
+/** Key of the head of the bad files. */
+export const FILE_SET_KEY = "intel.files";
+
 const MODEL_PREFIX = "models.";
 
 /** Key of a model's head. */

@@ -113,7 +113,7 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack, o
     audit: (await startAuditService(load(AUDIT_SETTINGS, config["audit.port"]), stack)).url,
   };
   writeFileSync(join(data, "endpoints.json"), `${JSON.stringify(endpoints, null, 2)}\n`);
-  const urls = (["model", "rule", "audit"] as const).map((name) => `${name}.url=${endpoints[name]}`);
+  const urls = (["model", "rule", "intel", "audit"] as const).map((name) => `${name}.url=${endpoints[name]}`);
   const own = [
     `node.id=${config["node.id"]}`,
     `pki.directory=${pki}`,

@@ -1,10 +1,13 @@
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
+import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
+import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
 import type { ConfigOf } from "#lib/config/config.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
+import { FILE_SETS, FileSets, publishedFileSet } from "./file-set.ts";
 import { INDICATORS, registerIntelService } from "./service.ts";
 
 /** Settings of intel-service. */
@@ -15,8 +18,17 @@ export async function startIntelService(
   config: ConfigOf<typeof INTEL_SETTINGS>,
   stack: AsyncDisposableStack,
 ): Promise<RpcServer> {
-  const { store, clock, credentials, logger } = await openRuntime("intel", config, [], stack);
+  const { store, clock, credentials, logger, bus, signer } = await openRuntime("intel", config, [], stack);
   const indicators = await store.collection(INDICATORS);
+  const sets = await store.collection(FILE_SETS);
+  async function* all(): AsyncIterable<PublishedBody> {
+    yield publishedFileSet(await fileSets.current());
+  }
+  const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
+  const fileSets = new FileSets({ indicators, sets, clock, publish: (body) => publisher.publish(body) });
+  // A set that an end in between left behind, or that holds what has expired since.
+  await fileSets.refresh();
+  void publisher.reconcile();
   return stack.use(
     await listenRpc({
       host: config["listen.host"],
@@ -25,7 +37,7 @@ export async function startIntelService(
       roles: ROLE_TABLE,
       services: [IntelService],
       logger,
-      routes: (router) => registerIntelService(router, { indicators, clock }),
+      routes: (router) => registerIntelService(router, { indicators, fileSets, clock }),
     }),
   );
 }

@@ -19,6 +19,7 @@ import { invalidRequest, notFound, staleEtag } from "#lib/rpc/errors.ts";
 import { readPage } from "#lib/service/page.ts";
 import { type Collection, type CollectionSpec, StaleRevisionError, type Stored } from "#lib/store/port.ts";
 import { protoCodec } from "#lib/store/proto-codec.ts";
+import { FILES_MAX, type FileSets, publishedFileSet } from "./file-set.ts";
 
 export const INDICATORS: CollectionSpec<Indicator> = {
   name: "indicators",
@@ -33,6 +34,7 @@ const TRIES_MAX = 10;
 
 export interface IntelServiceDependencies {
   readonly indicators: Collection<Indicator>;
+  readonly fileSets: FileSets;
   readonly clock: Clock;
 }
 
@@ -103,6 +105,20 @@ async function checkEtags({ indicators }: IntelServiceDependencies, wanted: read
   }
 }
 
+function isFile({ type }: Indicator): boolean {
+  return type === IndicatorType.SHA256;
+}
+
+/** Agents hold a bounded number of hashes: more is refused, and not quietly left out. */
+async function checkRoom({ indicators }: IntelServiceDependencies, wanted: readonly Indicator[]): Promise<void> {
+  const files = wanted.filter(isFile);
+  if (files.length === 0) return;
+  const count = await indicators.count([{ field: "type", is: "eq", value: IndicatorType.SHA256 }]);
+  if (count + files.length <= FILES_MAX) return;
+  const message = `${count} file hashes are listed and ${files.length} would be added: agents hold ${FILES_MAX} at most`;
+  throw invalidRequest([{ field: "indicators", message }]);
+}
+
 /** Everything listed that an object falls under, most exact first. */
 async function matches(deps: IntelServiceDependencies, type: IndicatorType, value: string): Promise<Indicator[]> {
   const found = await Promise.all(candidates(type, value).map((v) => deps.indicators.get(indicatorId(type, v))));
@@ -120,14 +136,16 @@ function reasonOf(object: string, found: readonly Indicator[]): { isBad: boolean
 
 /** Handlers of intel-service. */
 export function registerIntelService(router: ConnectRouter, deps: IntelServiceDependencies): void {
-  const { indicators } = deps;
+  const { indicators, fileSets } = deps;
   router.service(IntelService, {
     async putIndicators({ indicators: wanted, validateOnly }) {
       const normal = normalized(wanted);
       await checkEtags(deps, normal);
+      await checkRoom(deps, normal);
       if (validateOnly) return { indicators: normal };
       const saved: Indicator[] = [];
       for (const indicator of normal) saved.push(await put(deps, indicator));
+      if (normal.some(isFile)) await fileSets.refresh();
       return { indicators: saved };
     },
     async deleteIndicator({ type, value, etag }) {
@@ -141,12 +159,16 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
         if (error instanceof StaleRevisionError) throw staleEtag(`indicator \`${form.value}\``);
         throw error;
       }
+      if (type === IndicatorType.SHA256) await fileSets.refresh();
       return {};
     },
     async listIndicators({ type, pageSize, pageToken }) {
       const where = type === IndicatorType.UNSPECIFIED ? [] : [{ field: "type", is: "eq" as const, value: type }];
       const { documents, nextPageToken } = await readPage(indicators, { pageSize, pageToken }, { where });
       return create(ListIndicatorsResponseSchema, { indicators: documents.map(shown), nextPageToken });
+    },
+    async getFileSet() {
+      return { fileSet: publishedFileSet(await fileSets.current()).body };
     },
     async lookUpIndicator({ object }) {
       const type = guessType(object);

@@ -1,8 +1,8 @@
 /**
  * How many events a second are seen before the first is lost, for each sensor, with counts that add up to the event; what
- * agent and sensor take of a core meanwhile; and the time from an act to the end of its container under block.
+ * agent and sensor take of a core meanwhile.
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -10,26 +10,91 @@ import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { until } from "../demo/until.ts";
 import { AgentRig } from "../sandbox/agent-rig.ts";
-import { testProgram } from "../sandbox/programs.ts";
-import { Sandbox, type SandboxContainer, unifiedMount } from "../sandbox/runc.ts";
-import { percentile, printTable } from "./statistics.ts";
+import { Sandbox, type SandboxContainer } from "../sandbox/runc.ts";
+import { HOST, RESOLVER, startLoaded } from "./load.ts";
+import { printTable } from "./statistics.ts";
 
 const RATES = [1_000, 5_000, 10_000, 20_000, 40_000, 80_000];
+const EXEC_RATES = [500, 1_000, 2_000, 4_000, 0];
 const SECONDS = 3;
 const TICKS_PER_SECOND = 100;
-const SAMPLES = 7;
-const HOST = "203.0.113.5";
+const FOLDERS = 1_000;
+/** Calls of the table that are tried, and how many of them come back at least. */
+const CALLS = 334;
+const FIRST_USES = 250;
 const RULES = {
+  process: { effect: Effect.ALERT },
   network: { effect: Effect.ALERT },
   dns: { effect: Effect.ALERT },
   filesystem: { effect: Effect.ALERT },
+  syscall: { effect: Effect.ALERT },
 };
 
-/** What makes so many events a second, and the section whose counters they move. */
-const FLOODS: readonly (readonly [string, Section, (rate: number) => string[]])[] = [
-  ["connections", Section.NETWORK, (rate) => ["flood", "udp", HOST, "4000", String(rate * SECONDS), String(rate)]],
-  ["look-ups", Section.DNS, (rate) => ["flood", "dns", "10.0.0.53", "53", String(rate * SECONDS), String(rate)]],
-  ["files", Section.FILESYSTEM, (rate) => ["opens", "/tmp/flood", String(rate * SECONDS), String(rate)]],
+/** A program that makes so many events of a section. */
+interface Source {
+  readonly section: Section;
+  readonly events: number;
+  readonly command: readonly string[];
+}
+
+/** What happens at once in one row of the table. */
+interface Flood {
+  readonly name: string;
+  readonly sources: readonly Source[];
+}
+
+const probe = (section: Section, events: number, ...args: readonly (string | number)[]): Source => ({
+  section,
+  events,
+  command: ["/opt/netprobe", ...args.map(String)],
+});
+const connections = (rate: number, isDistinct = 0) =>
+  probe(Section.NETWORK, rate * SECONDS, "flood", "udp", HOST, 4000, rate * SECONDS, rate, isDistinct);
+const lookUps = (rate: number, isDistinct = 0) =>
+  probe(Section.DNS, rate * SECONDS, "flood", "dns", RESOLVER, 53, rate * SECONDS, rate, isDistinct);
+const files = (rate: number, folders = 0) =>
+  probe(
+    Section.FILESYSTEM,
+    rate * SECONDS,
+    "opens",
+    folders === 0 ? "/tmp/flood" : "/tmp/many",
+    rate * SECONDS,
+    rate,
+    folders,
+  );
+/** Rate 0: as many as the machine can start. */
+const execs = (rate: number): Source => {
+  const events = (rate === 0 ? 5_000 : rate) * SECONDS;
+  return {
+    section: Section.PROCESS,
+    events,
+    command: ["/opt/spawn", String(events), String(rate), "/opt/nothing"],
+  };
+};
+
+/** A quarter of each, every connection, name and folder another one than the one before. */
+const mixed = (rate: number): Flood => ({
+  name: "mixed, distinct",
+  sources: [
+    execs(Math.min(1_000, rate / 4)),
+    connections((rate - Math.min(1_000, rate / 4)) / 3, 1),
+    lookUps((rate - Math.min(1_000, rate / 4)) / 3, 1),
+    files((rate - Math.min(1_000, rate / 4)) / 3, FOLDERS),
+  ],
+});
+
+const FLOODS: readonly Flood[] = [
+  { name: "nothing", sources: [] },
+  ...EXEC_RATES.map((rate) => ({ name: "execs", sources: [execs(rate)] })),
+  ...RATES.map((rate) => ({ name: "connections", sources: [connections(rate)] })),
+  ...RATES.map((rate) => ({ name: "look-ups", sources: [lookUps(rate)] })),
+  ...RATES.map((rate) => ({ name: "files", sources: [files(rate)] })),
+  // Each call is told once: all that there are, one after another without a pause, is the most that there can be.
+  {
+    name: "first uses of calls",
+    sources: [probe(Section.SYSCALL, FIRST_USES, "calls", CALLS)],
+  },
+  ...[1_000, 4_000, 20_000].map(mixed),
 ];
 
 function ticksOf(pid: number): number {
@@ -41,120 +106,71 @@ function rssMiB(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "0") / 1024;
 }
 
-const files = { "/opt/netprobe": { content: testProgram("netprobe"), mode: 0o755 } };
-
-async function start(sandbox: Sandbox, id: string): Promise<SandboxContainer> {
-  const container = sandbox.start(id, { args: ["/bin/sleep", "3600"], programs: ["/bin/sleep"], files });
-  await container.addAddresses(HOST, "10.0.0.53");
-  return container;
+interface Row {
+  readonly seen: bigint;
+  readonly lost: bigint;
+  readonly emitted: bigint;
+  readonly allowed: bigint;
 }
+const NO_ROW: Row = { seen: 0n, lost: 0n, emitted: 0n, allowed: 0n };
 
 async function ladder(rig: AgentRig, web: SandboxContainer): Promise<void> {
   const watched = await rig.watched("web");
-  const rowOf = (section: Section) =>
-    rig.agent.stats?.rows.find((r) => r.cgroupId === watched.cgroup.id && r.section === section);
+  const rowOf = (section: Section): Row =>
+    rig.agent.stats?.rows.find((r) => r.cgroupId === watched.cgroup.id && r.section === section) ?? NO_ROW;
   const sensor = rig.agent.sensorPid ?? 0;
   const rows: string[][] = [["", "events/s", "sent", "seen", "lost", "agent % of a core", "sensor %", "RSS MiB"]];
-  for (const [name, section, args] of FLOODS) {
-    for (const rate of RATES) {
-      const sent = BigInt(rate * SECONDS);
-      const before = rowOf(section) ?? { seen: 0n, lost: 0n, emitted: 0n, allowed: 0n };
-      const cpu = process.cpuUsage();
-      const ticks = ticksOf(sensor);
-      const begin = performance.now();
-      await web.exec("/opt/netprobe", ...args(rate));
-      await watched.events.idle();
-      const seconds = (performance.now() - begin) / 1_000;
-      const used = process.cpuUsage(cpu);
+  await web.exec("/bin/sh", "-c", `i=0; while [ $i -lt ${FOLDERS} ]; do /bin/mkdir -p /tmp/many/d$i; i=$((i+1)); done`);
+  await watched.events.idle();
+  for (const { name, sources } of FLOODS) {
+    const sections = [...new Set(sources.map(({ section }) => section))];
+    const before = new Map(sections.map((section) => [section, rowOf(section)]));
+    const cpu = process.cpuUsage();
+    const ticks = ticksOf(sensor);
+    const begin = performance.now();
+    if (sources.length === 0) await new Promise((resolve) => setTimeout(resolve, SECONDS * 1_000));
+    await Promise.all(sources.map(({ command }) => web.exec(...command)));
+    const acting = (performance.now() - begin) / 1_000;
+    await watched.events.idle();
+    const seconds = (performance.now() - begin) / 1_000;
+    const used = process.cpuUsage(cpu);
+    let [total, seen, lost] = [0n, 0n, 0n];
+    for (const { section, events } of sources) {
+      const from = before.get(section) ?? NO_ROW;
       const after = await until("the counters", 10_000, () => {
         const row = rowOf(section);
-        return row && row.seen >= before.seen + sent ? row : undefined;
+        return row.seen >= from.seen + BigInt(events) ? row : undefined;
       });
-      const seen = after.emitted + after.allowed - before.emitted - before.allowed;
-      const agentShare = ((used.user + used.system) / 1e6 / seconds) * 100;
-      const sensorShare = ((ticksOf(sensor) - ticks) / TICKS_PER_SECOND / seconds) * 100;
-      const total = after.seen - before.seen;
-      const lost = after.lost - before.lost;
-      if (seen + lost !== total) throw new Error(`${name}: ${seen} seen and ${lost} lost are not ${total}`);
-      rows.push([
-        name,
-        (Number(sent) / seconds).toFixed(0),
-        String(total),
-        String(seen),
-        String(lost),
-        agentShare.toFixed(0),
-        sensorShare.toFixed(0),
-        `${rssMiB(process.pid).toFixed(0)} + ${rssMiB(sensor).toFixed(0)}`,
-      ]);
+      const ownSeen = after.emitted + after.allowed - from.emitted - from.allowed;
+      const ownLost = after.lost - from.lost;
+      if (ownSeen + ownLost !== after.seen - from.seen)
+        throw new Error(`${name}: ${ownSeen} seen and ${ownLost} lost are not ${after.seen - from.seen}`);
+      total += after.seen - from.seen;
+      seen += ownSeen;
+      lost += ownLost;
     }
+    const agentShare = ((used.user + used.system) / 1e6 / seconds) * 100;
+    const sensorShare = ((ticksOf(sensor) - ticks) / TICKS_PER_SECOND / seconds) * 100;
+    rows.push([
+      name,
+      (Number(total) / acting).toFixed(0),
+      String(total),
+      String(seen),
+      String(lost),
+      agentShare.toFixed(0),
+      sensorShare.toFixed(0),
+      `${rssMiB(process.pid).toFixed(0)} + ${rssMiB(sensor).toFixed(0)}`,
+    ]);
   }
   printTable(`a ladder of rates, learning, ${SECONDS} s each (the agent here runs in the measuring process)`, rows);
 }
 
-const ACTS: readonly (readonly [string, object, readonly string[]])[] = [
-  [
-    "exec of a denied program",
-    { process: { effect: Effect.BLOCK, denied: [{ process: "netprobe" }], allowed: [{ process: "/x" }] } },
-    ["raw", "2", "1"],
-  ],
-  [
-    "connect",
-    { network: { effect: Effect.BLOCK, denied: { outboundPorts: [{ first: 4444, last: 4444 }] } } },
-    ["tcp", HOST, "4444"],
-  ],
-  [
-    "look-up",
-    { dns: { effect: Effect.BLOCK, denied: ["*.evil.example"] } },
-    ["dns", "udp", "10.0.0.53", "a.evil.example", "1"],
-  ],
-  ["open for writing", { filesystem: { effect: Effect.BLOCK, denied: ["/tmp/secret"] } }, ["open", "/tmp/secret"]],
-  ["system call", { syscall: { effect: Effect.BLOCK, denied: ["ptrace"] } }, ["syscall", "101"]],
-];
-
-/** From the kernel's timestamp of the act until the container's control group is empty. */
-async function actToEnd(name: string, rules: object, args: readonly string[]): Promise<number[]> {
-  const times: number[] = [];
-  await using rig = await AgentRig.open(`bench-${process.pid}`, LearningState.ACTIVE);
-  for (let i = 0; i < SAMPLES; i += 1) {
-    await rig.rules({ scope: { containers: ["none"] } });
-    const web = await start(rig.sandbox, `web${i}`);
-    const watched = await rig.watched(`web${i}`);
-    await rig.rules(rules);
-    const from = rig.audits.length;
-    const populated = () => {
-      try {
-        return readFileSync(join(unifiedMount(), watched.cgroup.path, "cgroup.events"), "utf8").includes("populated 1");
-      } catch {
-        return false;
-      }
-    };
-    void web.exec("/opt/netprobe", ...args);
-    // Polled without a pause: what is measured is shorter than one.
-    const deadline = performance.now() + 10_000;
-    while (populated() && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve));
-    if (populated()) throw new Error(`${name} did not end the container`);
-    const end = process.hrtime.bigint();
-    const audit = await until("its audit", 10_000, () => rig.audits.slice(from).find((a) => a.event && a.container));
-    times.push(Number(end - (audit.event?.ktimeNs ?? end)) / 1e6);
-  }
-  return times;
-}
-
-const directory = mkdtempSync(join(tmpdir(), "gabion-bench-"));
-await using stack = new AsyncDisposableStack();
-stack.defer(() => rmSync(directory, { recursive: true, force: true }));
-const sandbox = stack.use(await Sandbox.open(`gabion-bench-${process.pid}`, join(directory, "sandbox")));
-const web = await start(sandbox, "web");
+await using sandbox = await Sandbox.open(
+  `gabion-bench-${process.pid}`,
+  join(mkdtempSync(join(tmpdir(), "gabion-bench-")), "sandbox"),
+);
+const web = await startLoaded(sandbox, "web");
 {
   await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, RULES);
   await ladder(rig, web);
 }
-const rows: string[][] = [["act", "p50", "max"]];
-for (const [name, rules, args] of ACTS) {
-  const times = await actToEnd(name, rules, args);
-  rows.push([name, percentile(times, 0.5).toFixed(1), Math.max(...times).toFixed(1)]);
-}
-printTable(
-  `block: from the act, which has failed or is over, to the last process of the container, ms (${SAMPLES} each)`,
-  rows,
-);

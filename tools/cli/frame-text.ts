@@ -68,13 +68,15 @@ export function frameText(frame: ContainerFrame): string {
       return `descriptor ${frame.descriptor} became a connection`;
     case "refused":
       return `${frame.isExec ? "exec" : "open"} of ${escapeBytes(frame.path)} refused`;
+    case "written":
+      return `${escapeBytes(frame.path)} closed after writing, ${frame.size} bytes`;
   }
 }
 
 /** Who did it: pid and program; nobody for what the kernel did on behalf of a socket. */
 export function frameActor(frame: ContainerFrame): { readonly pid: number; readonly exe: string } {
   if (frame.kind === "exec") return { pid: frame.pid, exe: escapeBytes(frame.comm) };
-  if (frame.kind === "refused") return { pid: frame.pid, exe: "" };
+  if (frame.kind === "refused" || frame.kind === "written") return { pid: frame.pid, exe: "" };
   if (frame.kind === "contact") return { pid: 0, exe: "" };
   return { pid: frame.actor.pid, exe: escapeBytes(frame.actor.exe) };
 }

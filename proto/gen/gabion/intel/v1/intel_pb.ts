@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file gabion/intel/v1/intel.proto.
  */
 export const file_gabion_intel_v1_intel: GenFile = /*@__PURE__*/
-  fileDesc("ChtnYWJpb24vaW50ZWwvdjEvaW50ZWwucHJvdG8SD2dhYmlvbi5pbnRlbC52MSKTAgoPSW5kaWNhdG9yU291cmNlEhYKBGZlZWQYASABKAlCCLpIBXIDGIABEhsKCmNvbmZpZGVuY2UYAiABKA1CB7pIBCoCGGQSMwoPZmlyc3Rfc2Vlbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlzX3Jldm9rZWQYBiABKAgSHQoLZGVzY3JpcHRpb24YByABKAlCCLpIBXIDGIAIIusBCglJbmRpY2F0b3ISOAoEdHlwZRgBIAEoDjIeLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3JUeXBlQgq6SAeCAQQQASAAEhkKBXZhbHVlGAIgASgJQgq6SAdyBRABGIAEEjUKB3ZlcmRpY3QYAyABKA4yGC5nYWJpb24uaW50ZWwudjEuVmVyZGljdEIKukgHggEEEAEgABI7Cgdzb3VyY2VzGAQgAygLMiAuZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclNvdXJjZUIIukgFkgECEEASFQoEZXRhZxgFIAEoCUIHukgEcgIYQCJ3CgxJbnRlbFNldEhlYWQSGQoHdmVyc2lvbhgBIAEoCUIIukgFcgMYgAESJQoGZGlnZXN0GAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQSDAoEc2l6ZRgDIAEoBBIXCg9pbmRpY2F0b3JfY291bnQYBCABKAQqgAEKDUluZGljYXRvclR5cGUSHgoaSU5ESUNBVE9SX1RZUEVfVU5TUEVDSUZJRUQQABIZChVJTkRJQ0FUT1JfVFlQRV9ET01BSU4QARIZChVJTkRJQ0FUT1JfVFlQRV9QUkVGSVgQAhIZChVJTkRJQ0FUT1JfVFlQRV9TSEEyNTYQAypKCgdWZXJkaWN0EhcKE1ZFUkRJQ1RfVU5TUEVDSUZJRUQQABIPCgtWRVJESUNUX0JBRBABEhUKEVZFUkRJQ1RfRVhDRVBUSU9OEAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChtnYWJpb24vaW50ZWwvdjEvaW50ZWwucHJvdG8SD2dhYmlvbi5pbnRlbC52MSKTAgoPSW5kaWNhdG9yU291cmNlEhYKBGZlZWQYASABKAlCCLpIBXIDGIABEhsKCmNvbmZpZGVuY2UYAiABKA1CB7pIBCoCGGQSMwoPZmlyc3Rfc2Vlbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlzX3Jldm9rZWQYBiABKAgSHQoLZGVzY3JpcHRpb24YByABKAlCCLpIBXIDGIAIIusBCglJbmRpY2F0b3ISOAoEdHlwZRgBIAEoDjIeLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3JUeXBlQgq6SAeCAQQQASAAEhkKBXZhbHVlGAIgASgJQgq6SAdyBRABGIAEEjUKB3ZlcmRpY3QYAyABKA4yGC5nYWJpb24uaW50ZWwudjEuVmVyZGljdEIKukgHggEEEAEgABI7Cgdzb3VyY2VzGAQgAygLMiAuZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclNvdXJjZUIIukgFkgECEEASFQoEZXRhZxgFIAEoCUIHukgEcgIYQCKQAQoNRmlsZUluZGljYXRvchIXCgZzaGEyNTYYASABKAxCB7pIBHoCaCASFgoEZmVlZBgCIAEoCUIIukgFcgMYgAESHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAIEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJWCgdGaWxlU2V0EhAKCHJldmlzaW9uGAEgASgEEjkKBWZpbGVzGAIgAygLMh4uZ2FiaW9uLmludGVsLnYxLkZpbGVJbmRpY2F0b3JCCrpIB5IBBBDQhgMidwoMSW50ZWxTZXRIZWFkEhkKB3ZlcnNpb24YASABKAlCCLpIBXIDGIABEiUKBmRpZ2VzdBgCIAEoCUIVukgSchAyDl5bMC05YS1mXXs2NH0kEgwKBHNpemUYAyABKAQSFwoPaW5kaWNhdG9yX2NvdW50GAQgASgEKoABCg1JbmRpY2F0b3JUeXBlEh4KGklORElDQVRPUl9UWVBFX1VOU1BFQ0lGSUVEEAASGQoVSU5ESUNBVE9SX1RZUEVfRE9NQUlOEAESGQoVSU5ESUNBVE9SX1RZUEVfUFJFRklYEAISGQoVSU5ESUNBVE9SX1RZUEVfU0hBMjU2EAMqSgoHVmVyZGljdBIXChNWRVJESUNUX1VOU1BFQ0lGSUVEEAASDwoLVkVSRElDVF9CQUQQARIVChFWRVJESUNUX0VYQ0VQVElPThACYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * One feed's word on an indicator.
@@ -130,6 +130,76 @@ export const IndicatorSchema: GenMessage<Indicator> = /*@__PURE__*/
   messageDesc(file_gabion_intel_v1_intel, 1);
 
 /**
+ * A file that is known to be bad.
+ *
+ * @generated from message gabion.intel.v1.FileIndicator
+ */
+export type FileIndicator = Message<"gabion.intel.v1.FileIndicator"> & {
+  /**
+   * SHA-256 of its content, 32 bytes.
+   *
+   * @generated from field: bytes sha256 = 1;
+   */
+  sha256: Uint8Array;
+
+  /**
+   * Who says so; the first of its sources.
+   *
+   * @generated from field: string feed = 2;
+   */
+  feed: string;
+
+  /**
+   * What they say of it.
+   *
+   * @generated from field: string description = 3;
+   */
+  description: string;
+
+  /**
+   * No effect afterwards; absent: no end.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 4;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message gabion.intel.v1.FileIndicator.
+ * Use `create(FileIndicatorSchema)` to create a new message.
+ */
+export const FileIndicatorSchema: GenMessage<FileIndicator> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel, 2);
+
+/**
+ * The bad files as agents hold them, in the order of their hashes.
+ *
+ * @generated from message gabion.intel.v1.FileSet
+ */
+export type FileSet = Message<"gabion.intel.v1.FileSet"> & {
+  /**
+   * Grows with every change.
+   *
+   * @generated from field: uint64 revision = 1;
+   */
+  revision: bigint;
+
+  /**
+   * Without those that an exception names.
+   *
+   * @generated from field: repeated gabion.intel.v1.FileIndicator files = 2;
+   */
+  files: FileIndicator[];
+};
+
+/**
+ * Describes the message gabion.intel.v1.FileSet.
+ * Use `create(FileSetSchema)` to create a new message.
+ */
+export const FileSetSchema: GenMessage<FileSet> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel, 3);
+
+/**
  * A published set.
  *
  * @generated from message gabion.intel.v1.IntelSetHead
@@ -169,7 +239,7 @@ export type IntelSetHead = Message<"gabion.intel.v1.IntelSetHead"> & {
  * Use `create(IntelSetHeadSchema)` to create a new message.
  */
 export const IntelSetHeadSchema: GenMessage<IntelSetHead> = /*@__PURE__*/
-  messageDesc(file_gabion_intel_v1_intel, 2);
+  messageDesc(file_gabion_intel_v1_intel, 4);
 
 /**
  * What an indicator is.

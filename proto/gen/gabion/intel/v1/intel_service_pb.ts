@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gabion/intel/v1/intel_service.proto.
  */
 export const file_gabion_intel_v1_intel_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNnYWJpb24vaW50ZWwvdjEvaW50ZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLmludGVsLnYxImoKFFB1dEluZGljYXRvcnNSZXF1ZXN0EjsKCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yQgu6SAiSAQUIARDoBxIVCg12YWxpZGF0ZV9vbmx5GAIgASgIIkcKFVB1dEluZGljYXRvcnNSZXNwb25zZRIuCgppbmRpY2F0b3JzGAEgAygLMhouZ2FiaW9uLmludGVsLnYxLkluZGljYXRvciKEAQoWRGVsZXRlSW5kaWNhdG9yUmVxdWVzdBI4CgR0eXBlGAEgASgOMh4uZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclR5cGVCCrpIB4IBBBABIAASGQoFdmFsdWUYAiABKAlCCrpIB3IFEAEYgAQSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCIZChdEZWxldGVJbmRpY2F0b3JSZXNwb25zZSKKAQoVTGlzdEluZGljYXRvcnNSZXF1ZXN0EjYKBHR5cGUYASABKA4yHi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yVHlwZUIIukgFggECEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJhChZMaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEi4KCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChZMb29rVXBJbmRpY2F0b3JSZXF1ZXN0EhoKBm9iamVjdBgBIAEoCUIKukgHcgUQARiABCJmChdMb29rVXBJbmRpY2F0b3JSZXNwb25zZRIOCgZpc19iYWQYASABKAgSKwoHbWF0Y2hlcxgCIAMoCzIaLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3ISDgoGcmVhc29uGAMgASgJMp0DCgxJbnRlbFNlcnZpY2USXgoNUHV0SW5kaWNhdG9ycxIlLmdhYmlvbi5pbnRlbC52MS5QdXRJbmRpY2F0b3JzUmVxdWVzdBomLmdhYmlvbi5pbnRlbC52MS5QdXRJbmRpY2F0b3JzUmVzcG9uc2USZAoPRGVsZXRlSW5kaWNhdG9yEicuZ2FiaW9uLmludGVsLnYxLkRlbGV0ZUluZGljYXRvclJlcXVlc3QaKC5nYWJpb24uaW50ZWwudjEuRGVsZXRlSW5kaWNhdG9yUmVzcG9uc2USYQoOTGlzdEluZGljYXRvcnMSJi5nYWJpb24uaW50ZWwudjEuTGlzdEluZGljYXRvcnNSZXF1ZXN0GicuZ2FiaW9uLmludGVsLnYxLkxpc3RJbmRpY2F0b3JzUmVzcG9uc2USZAoPTG9va1VwSW5kaWNhdG9yEicuZ2FiaW9uLmludGVsLnYxLkxvb2tVcEluZGljYXRvclJlcXVlc3QaKC5nYWJpb24uaW50ZWwudjEuTG9va1VwSW5kaWNhdG9yUmVzcG9uc2ViBnByb3RvMw", [file_buf_validate_validate, file_gabion_intel_v1_intel]);
+  fileDesc("CiNnYWJpb24vaW50ZWwvdjEvaW50ZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLmludGVsLnYxImoKFFB1dEluZGljYXRvcnNSZXF1ZXN0EjsKCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yQgu6SAiSAQUIARDoBxIVCg12YWxpZGF0ZV9vbmx5GAIgASgIIkcKFVB1dEluZGljYXRvcnNSZXNwb25zZRIuCgppbmRpY2F0b3JzGAEgAygLMhouZ2FiaW9uLmludGVsLnYxLkluZGljYXRvciKEAQoWRGVsZXRlSW5kaWNhdG9yUmVxdWVzdBI4CgR0eXBlGAEgASgOMh4uZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclR5cGVCCrpIB4IBBBABIAASGQoFdmFsdWUYAiABKAlCCrpIB3IFEAEYgAQSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCIZChdEZWxldGVJbmRpY2F0b3JSZXNwb25zZSKKAQoVTGlzdEluZGljYXRvcnNSZXF1ZXN0EjYKBHR5cGUYASABKA4yHi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yVHlwZUIIukgFggECEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJhChZMaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEi4KCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChZMb29rVXBJbmRpY2F0b3JSZXF1ZXN0EhoKBm9iamVjdBgBIAEoCUIKukgHcgUQARiABCJmChdMb29rVXBJbmRpY2F0b3JSZXNwb25zZRIOCgZpc19iYWQYASABKAgSKwoHbWF0Y2hlcxgCIAMoCzIaLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3ISDgoGcmVhc29uGAMgASgJIhMKEUdldEZpbGVTZXRSZXF1ZXN0IiYKEkdldEZpbGVTZXRSZXNwb25zZRIQCghmaWxlX3NldBgBIAEoDDL0AwoMSW50ZWxTZXJ2aWNlEl4KDVB1dEluZGljYXRvcnMSJS5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1JlcXVlc3QaJi5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0RlbGV0ZUluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5EZWxldGVJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkRlbGV0ZUluZGljYXRvclJlc3BvbnNlEmEKDkxpc3RJbmRpY2F0b3JzEiYuZ2FiaW9uLmludGVsLnYxLkxpc3RJbmRpY2F0b3JzUmVxdWVzdBonLmdhYmlvbi5pbnRlbC52MS5MaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0xvb2tVcEluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5Mb29rVXBJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkxvb2tVcEluZGljYXRvclJlc3BvbnNlElUKCkdldEZpbGVTZXQSIi5nYWJpb24uaW50ZWwudjEuR2V0RmlsZVNldFJlcXVlc3QaIy5nYWJpb24uaW50ZWwudjEuR2V0RmlsZVNldFJlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate, file_gabion_intel_v1_intel]);
 
 /**
  * Adds own indicators.
@@ -236,6 +236,42 @@ export const LookUpIndicatorResponseSchema: GenMessage<LookUpIndicatorResponse> 
   messageDesc(file_gabion_intel_v1_intel_service, 7);
 
 /**
+ * Asks for the bad files.
+ *
+ * @generated from message gabion.intel.v1.GetFileSetRequest
+ */
+export type GetFileSetRequest = Message<"gabion.intel.v1.GetFileSetRequest"> & {
+};
+
+/**
+ * Describes the message gabion.intel.v1.GetFileSetRequest.
+ * Use `create(GetFileSetRequestSchema)` to create a new message.
+ */
+export const GetFileSetRequestSchema: GenMessage<GetFileSetRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel_service, 8);
+
+/**
+ * The bad files.
+ *
+ * @generated from message gabion.intel.v1.GetFileSetResponse
+ */
+export type GetFileSetResponse = Message<"gabion.intel.v1.GetFileSetResponse"> & {
+  /**
+   * Serialized `FileSet`, exactly as its published digest covers it.
+   *
+   * @generated from field: bytes file_set = 1;
+   */
+  fileSet: Uint8Array;
+};
+
+/**
+ * Describes the message gabion.intel.v1.GetFileSetResponse.
+ * Use `create(GetFileSetResponseSchema)` to create a new message.
+ */
+export const GetFileSetResponseSchema: GenMessage<GetFileSetResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel_service, 9);
+
+/**
  * Owns indicators.
  *
  * @generated from service gabion.intel.v1.IntelService
@@ -280,6 +316,16 @@ export const IntelService: GenService<{
     methodKind: "unary";
     input: typeof LookUpIndicatorRequestSchema;
     output: typeof LookUpIndicatorResponseSchema;
+  },
+  /**
+   * The bad files, for agents.
+   *
+   * @generated from rpc gabion.intel.v1.IntelService.GetFileSet
+   */
+  getFileSet: {
+    methodKind: "unary";
+    input: typeof GetFileSetRequestSchema;
+    output: typeof GetFileSetResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gabion_intel_v1_intel_service, 0);
