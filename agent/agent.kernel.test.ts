@@ -307,7 +307,8 @@ onKernel("what ran before the agent came up is learned, marked as partly seen, a
     mkdtempSync(join(tmpdir(), "gabion-before-")),
   );
   const web = sandbox.start("web", {
-    args: IDLE,
+    // Runs nothing anew, which the second agent would rightly stop.
+    args: ["/bin/sh", "-c", "/bin/sleep 300; true"],
     programs: PROGRAMS,
     files: { "/opt/netprobe": executable("netprobe") },
   });

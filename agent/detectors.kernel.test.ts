@@ -75,7 +75,8 @@ describe("detectors of the process section", () => {
   onKernel("the parent check asks who started a known program", async () => {
     await rig.rules({ process: { effect: Effect.ALERT, detectors: { parent_check: {} } } });
     await sh("/bin/sleep 0; exec /bin/sh -c '/bin/sleep 0'");
-    await web.exec("/bin/sleep", "0");
+    // Long enough for its parent, outside of the container, to be asked who it is.
+    await web.exec("/bin/sleep", "1");
     const audit = await detected("parent_check", "`/bin/sleep` was started by");
     expect(audit.message).toMatch(/runc/);
     expect(rig.audits.some((a) => a.message.includes("was started by `/bin/sh`"))).toBe(false);

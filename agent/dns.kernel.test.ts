@@ -100,6 +100,7 @@ describe("what a container looks up", () => {
     expect(await ask("six.example.com", "AAAA", "udp", RESOLVER6)).toBe("ok");
     expect(await ask("tcp.example", "A", "tcp")).not.toBe("ok");
     void web.exec(PROBE, "serve", RESOLVER, "53", "60");
+    await until("who takes it", 5_000, async () => (await probe("tcp", RESOLVER, "53")) === "ok" || undefined);
     expect(await ask("second.example", "A", "tcp-second")).not.toBe("ok");
     expect((await audited("else.where")).delivery).toBe(Delivery.DENIED);
     expect((await audited("second.example")).delivery).toBe(Delivery.DENIED);
@@ -114,6 +115,26 @@ describe("what a container looks up", () => {
     const audit = await audited("no well-formed question");
     expect(audit.event?.kind).toMatchObject({ case: "dnsQuery", value: { isMalformed: true } });
   });
+
+  test.skipIf(missing(...CONTAINERS, "iptables") !== "")(
+    "a look-up whose packets are rewritten on their way, as Docker does it, is the one that was made",
+    async () => {
+      // Docker's resolver: 127.0.0.11 port 53 is turned into a port that it chose, before the packet leaves.
+      const table = (...args: string[]) => web.runFromHost("iptables", "-t", "nat", ...args);
+      const [own, hidden] = ["127.0.0.11", "127.0.0.11:40053"];
+      await table("-A", "OUTPUT", "-d", own, "-p", "udp", "--dport", "53", "-j", "DNAT", "--to-destination", hidden);
+      await table("-A", "POSTROUTING", "-s", own, "-p", "udp", "--sport", "40053", "-j", "SNAT", "--to-source", ":53");
+      void web.exec(PROBE, "dns-serve", own, ANSWER, "40053");
+      await until("the hidden resolver", 10_000, async () =>
+        (await ask("rewritten.good.example", "A", "udp", own)) === "ok" ? true : undefined,
+      );
+      expect(await ask("rewritten.evil.example", "A", "udp", own)).toBe("EPERM");
+      const audit = await audited("rewritten.evil.example");
+      expect(audit).toMatchObject({ delivery: Delivery.DENIED });
+      expect(audit.event?.kind).toMatchObject({ value: { resolver: Buffer.from([127, 0, 0, 11]) } });
+      expect(audit.event?.actor?.path).toBe(PROBE);
+    },
+  );
 
   onKernel("tunnels and floods of names that do not exist are found", async () => {
     await rig.rules({ dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {}, dns_flood: {} } } });

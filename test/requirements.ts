@@ -19,6 +19,7 @@ const NEEDS = {
   runc: () => (hasCommand("runc") ? "" : "runc is not installed"),
   nats: () => (hasCommand("nats-server") ? "" : "nats-server is not installed"),
   nmap: () => (hasCommand("nmap") ? "" : "nmap is not installed"),
+  iptables: () => (hasCommand("iptables") ? "" : "iptables is not installed"),
   bpftool: () => (hasCommand("bpftool") ? "" : "bpftool is not installed"),
   sensor: () => (existsSync(resolve(ROOT, ".cache/sensor/gabion-sensor")) ? "" : "the sensor is not built"),
   busybox: () => (existsSync(resolve(ROOT, ".cache/busybox/bin/busybox")) ? "" : "no static busybox was unpacked"),

@@ -480,17 +480,31 @@ static __always_inline bool next_message(struct __sk_buff *skb, const struct dns
 	return packet->payload < skb->len;
 }
 
+/*
+ * A socket that is connected elsewhere than to a resolver has nothing to do with look-ups: told by its own fields, before
+ * anything of the packet is read. What Docker rewrites is the packet, not where the socket is connected to.
+ */
+static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk && sk->dst_port && sk->dst_port != bpf_htons(DNS_PORT);
+}
+
 /* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
 SEC("cgroup_skb/egress")
 int handle_egress(struct __sk_buff *skb)
 {
-	struct dns_socket *socket = socket_of(skb);
+	struct dns_socket *socket;
 	struct packet packet = {};
 	struct cgroup_policy *policy;
 	struct dns_scratch *s;
 	__u32 which;
 	int verdict = PASS;
 
+	if (is_connected_elsewhere(skb))
+		return PASS;
+	socket = socket_of(skb);
 	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
 		return PASS;
 	policy = policy_of(skb);
@@ -550,7 +564,7 @@ int handle_ingress(struct __sk_buff *skb)
 	struct dns_scratch *s;
 	__u32 which;
 
-	if (!find_payload(skb, &packet, false) || packet.source != DNS_PORT)
+	if (is_connected_elsewhere(skb) || !find_payload(skb, &packet, false) || packet.source != DNS_PORT)
 		return PASS;
 	policy = policy_of(skb);
 	if (!policy)

@@ -27,12 +27,12 @@ struct {
 	__uint(map_flags, 1);
 } files SEC(".maps");
 
-static __always_inline void try_directories(struct match *match, __u32 slot, struct text_hashes *hashes)
+static __always_inline void try_directories(struct match *match, const __u64 *listed, __u32 slot, struct text_hashes *hashes)
 {
 	for (__u32 i = 0; i < DIRECTORIES_MAX; i++) {
 		if (i >= hashes->directory_count)
 			break;
-		try_entry(match, slot, GABION_DIRECTORY, hashes->directories[i]);
+		try_listed(match, listed, slot, GABION_DIRECTORY, hashes->directories[i]);
 	}
 }
 
@@ -65,23 +65,23 @@ __attribute__((noinline)) int decide_exec(void)
 
 	if (s->kinds & 1ULL << GABION_PATH) {
 		if (s->path.is_complete)
-			try_entry(&s->match, slot, GABION_PATH, s->path.full);
+			try_listed(&s->match, s->listed, slot, GABION_PATH, s->path.full);
 		if (s->filename.is_complete && is_absolute && is_linked)
-			try_entry(&s->match, slot, GABION_PATH, s->filename.full);
+			try_listed(&s->match, s->listed, slot, GABION_PATH, s->filename.full);
 	}
 	if (s->kinds & 1ULL << GABION_NAME) {
 		if (s->path.is_complete)
-			try_entry(&s->match, slot, GABION_NAME, s->path.base);
+			try_listed(&s->match, s->listed, slot, GABION_NAME, s->path.base);
 		if (s->filename.is_complete && s->filename.base != s->path.base)
-			try_entry(&s->match, slot, GABION_NAME, s->filename.base);
+			try_listed(&s->match, s->listed, slot, GABION_NAME, s->filename.base);
 		if (s->name.is_complete && !is_script && s->name.base != s->path.base)
-			try_entry(&s->match, slot, GABION_NAME, s->name.base);
+			try_listed(&s->match, s->listed, slot, GABION_NAME, s->name.base);
 	}
 	if (s->kinds & 1ULL << GABION_DIRECTORY) {
 		if (s->path.is_complete)
-			try_directories(&s->match, slot, &s->path);
+			try_directories(&s->match, s->listed, slot, &s->path);
 		if (s->filename.is_complete && is_absolute && is_script)
-			try_directories(&s->match, slot, &s->filename);
+			try_directories(&s->match, s->listed, slot, &s->filename);
 	}
 	if (s->match.denied) {
 		s->event.event.entry = s->match.denied_entry;

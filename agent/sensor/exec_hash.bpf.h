@@ -12,6 +12,7 @@ struct exec_scratch {
 	__u32 reserved;
 	__u64 cgroup_id;
 	__u64 kinds; /* of entries in the slot */
+	__u64 listed[GABION_LISTED_WORDS];
 	__u32 cgroup_flags;
 	__u32 has_slot;
 	__u32 image; /* the slot's defaults */

@@ -135,13 +135,13 @@ static __always_inline void try_file(struct match *match, const struct slot_defa
 	__u32 slot = s->event.event.slot;
 
 	if (has_kind(defaults, GABION_FILE_PATH))
-		try_entry(match, slot, GABION_FILE_PATH, s->path.full);
+		try_listed(match, defaults->listed, slot, GABION_FILE_PATH, s->path.full);
 	if (!has_kind(defaults, GABION_FILE_DIRECTORY))
 		return;
 	for (__u32 i = 0; i < DIRECTORIES_MAX; i++) {
 		if (i >= s->path.directory_count)
 			break;
-		try_entry(match, slot, GABION_FILE_DIRECTORY, s->path.directories[i]);
+		try_listed(match, defaults->listed, slot, GABION_FILE_DIRECTORY, s->path.directories[i]);
 	}
 }
 

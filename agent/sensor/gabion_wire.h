@@ -110,6 +110,9 @@ enum gabion_entry_kind {
 	GABION_PORT_INTERNAL = 41, /* ports that a detector looks at where the destination is not the Internet */
 };
 
+/* Words of the set of bits in which a slot says which hashes its lists may hold: one for ten bits of each hash. */
+#define GABION_LISTED_WORDS 16
+
 /* What is done where no entry names an object, by kind of object. */
 enum gabion_default {
 	GABION_DEFAULT_IMAGE = 0,    /* exec of a file of the image */

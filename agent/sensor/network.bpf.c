@@ -146,12 +146,13 @@ static __always_inline void read_domain(struct network_scratch *s, const struct 
 	s->key.container_id = policy->container_id;
 	__builtin_memcpy(s->key.address, event->address, 16);
 	name = bpf_map_lookup_elem(&resolved, &s->key);
-	if (name) {
-		event->domain_length = name->length;
-		__builtin_memcpy(event->domain, name->name, GABION_DOMAIN_MAX);
-	} else if (event->flags & GABION_CONNECT_INTERNET) {
-		event->flags |= GABION_CONNECT_DIRECT;
+	if (!name) {
+		if (event->flags & GABION_CONNECT_INTERNET)
+			event->flags |= GABION_CONNECT_DIRECT;
+		return;
 	}
+	event->domain_length = name->length;
+	__builtin_memcpy(event->domain, name->name, GABION_DOMAIN_MAX);
 }
 
 /*

@@ -82,6 +82,7 @@ static __always_inline void take_defaults(struct exec_scratch *s)
 	if (!defaults)
 		return;
 	s->kinds = defaults->kinds;
+	__builtin_memcpy(s->listed, defaults->listed, sizeof(s->listed));
 	s->image = defaults->actions[GABION_DEFAULT_IMAGE];
 	s->foreign = defaults->actions[GABION_DEFAULT_FOREIGN];
 	s->stream = defaults->actions[GABION_DEFAULT_STREAM];

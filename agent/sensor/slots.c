@@ -29,6 +29,7 @@ struct prefix_key {
 
 struct slot_defaults {
 	uint64_t kinds;
+	uint64_t listed[GABION_LISTED_WORDS];
 	struct slot_head head;
 };
 
@@ -39,6 +40,7 @@ static struct {
 	struct prefix_key *prefixes;
 	uint32_t prefix_count, prefix_capacity;
 	uint64_t kinds;
+	uint64_t listed[GABION_LISTED_WORDS];
 } loaded[SLOTS_MAX];
 
 uint64_t hash_text(uint64_t basis, const char *text, size_t length)
@@ -108,6 +110,9 @@ static int put_hashed(struct programs *programs, uint32_t slot, const struct slo
 	if (bpf_map_update_elem(programs->policy, &key, &value, BPF_ANY) < 0)
 		return -errno;
 	loaded[slot].keys[loaded[slot].count++] = key;
+	if (entry->kind == GABION_ITEM || entry->kind == GABION_ITEM_CONTENT || entry->kind == GABION_FILE_ITEM)
+		return 0; /* looked up once, and mostly there */
+	loaded[slot].listed[key.hash >> 6 & (GABION_LISTED_WORDS - 1)] |= 1ULL << (key.hash & 63);
 	return 0;
 }
 
@@ -176,6 +181,7 @@ int slots_load(struct programs *programs, const struct control_frame *frame)
 	memcpy(&defaults.head, body, sizeof(defaults.head));
 	error = load_entries(programs, frame, body + sizeof(defaults.head), end);
 	defaults.kinds = loaded[frame->slot].kinds;
+	memcpy(defaults.listed, loaded[frame->slot].listed, sizeof(defaults.listed));
 	if (!error && bpf_map_update_elem(programs->slots, &frame->slot, &defaults, BPF_ANY) < 0)
 		error = -errno;
 	if (error)

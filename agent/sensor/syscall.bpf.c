@@ -250,7 +250,7 @@ static __always_inline void handle_open(struct cgroup_policy *policy, struct tas
 {
 	struct file *file = file_of(task, descriptor);
 
-	if (file && file->f_mode & FMODE_WRITE)
+	if (file)
 		handle_open_file(policy, process, file, descriptor,
 				 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
 }
@@ -476,6 +476,32 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 		handle_packet_socket(policy, arguments[1], arguments[2]);
 }
 
+/* Most of the calls that are followed do nothing that counts: told by a few loads, before anything is looked up. */
+static __always_inline bool does_more(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
+				      long result)
+{
+	struct file *file;
+
+	switch (native) {
+	case NR_OPEN:
+	case NR_OPENAT:
+	case NR_OPENAT2:
+	case NR_CREAT:
+		file = file_of(task, result);
+		return file && file->f_mode & FMODE_WRITE;
+	case NR_SOCKET:
+		return (__u32)argument(regs, is_compat, 0) == AF_PACKET;
+	case NR_DUP:
+	case NR_DUP2:
+	case NR_DUP3:
+		return result <= 2;
+	case NR_FCNTL:
+		return result <= 2 && argument(regs, is_compat, 1) == 0 /* F_DUPFD */;
+	default:
+		return true;
+	}
+}
+
 /* Why this hook: number, arguments and result are all there, and one program costs less than one at each end. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
@@ -503,6 +529,8 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 		   !(calls->seen[bit / 64] & 1ULL << (bit & 63));
 	is_followed = result >= 0 && (followed_calls[native & (GABION_SYSCALLS - 1)] ||
 				      (is_compat && number == COMPAT_SOCKETCALL));
+	if (is_followed)
+		is_followed = does_more(task, regs, is_compat, native, result);
 	if (!is_first && !is_followed)
 		return 0;
 	cgroup_id = bpf_get_current_cgroup_id();
@@ -527,15 +555,14 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 			handle_open(policy, task, process, result);
 		return 0;
 	case NR_SOCKET:
-		if (policy->flags & GABION_CGROUP_NETWORK && (__u32)argument(regs, is_compat, 0) == AF_PACKET)
+		if (policy->flags & GABION_CGROUP_NETWORK)
 			handle_packet_socket(policy, argument(regs, is_compat, 1), argument(regs, is_compat, 2));
 		return 0;
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
 	case NR_FCNTL:
-		if (result <= 2 && (native != NR_FCNTL || argument(regs, is_compat, 1) == 0 /* F_DUPFD */))
-			handle_redirect(policy, task, result);
+		handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {

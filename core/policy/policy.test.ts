@@ -205,3 +205,22 @@ test("a broad scope with strong permissions is warned of", () => {
   });
   expect(warnOfRule(rule).map(({ field }) => field)).toEqual(["scope", "process.effect", "process.allowed[0]"]);
 });
+
+test("an author is told where prevent comes too late on a kernel without BPF LSM", () => {
+  const rule = create(RuleSchema, {
+    name: "r",
+    scope: { images: ["web"] },
+    process: { effect: Effect.PREVENT, detectors: { drift: {}, crypto_miner: {}, setuid: { effect: Effect.ALERT } } },
+    network: { effect: Effect.PREVENT, detectors: { raw_socket: {}, port_scan: {} } },
+    filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd", "/srv/*", "/srv/*.php"], detectors: { malware: {} } },
+  });
+  expect(warnOfRule(rule).map(({ field }) => field)).toEqual([
+    "filesystem.effect",
+    "filesystem.denied[2]",
+    'process.detectors["crypto_miner"]',
+    'network.detectors["port_scan"]',
+    'filesystem.detectors["malware"]',
+  ]);
+  const alerting = create(RuleSchema, { ...rule, filesystem: { effect: Effect.ALERT, denied: ["/srv/*.php"] } });
+  expect(warnOfRule(alerting).map(({ field }) => field)).not.toContain("filesystem.denied[0]");
+});

@@ -3,6 +3,7 @@ import type { ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { parseDomainPattern } from "../matching/domain.ts";
 import { syscallNumber } from "../syscall/names.ts";
+import { warnOfDelivery } from "./rule-delivery.ts";
 
 /** A fault that makes a rule unusable, with its place. */
 export interface RuleFault {
@@ -128,5 +129,5 @@ export function warnOfRule(rule: Rule): RuleFault[] {
       });
     }
   });
-  return warnings;
+  return [...warnings, ...warnOfDelivery(rule)];
 }

@@ -9,7 +9,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 
 # Debian packages: what each is for.
 packages=(clang libbpf-dev runc nats-server make gcc libc6-dev)
-[ "${1:-}" = "--tests" ] && packages+=(bpftool nmap)
+[ "${1:-}" = "--tests" ] && packages+=(bpftool iptables nmap)
 
 missing_packages() {
   local package

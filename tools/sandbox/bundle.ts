@@ -25,6 +25,8 @@ export interface BundleOptions {
   readonly seccomp?: object;
   /** Environment beside `PATH`, as `NAME=value`. */
   readonly env?: readonly string[];
+  /** Limits, as the OCI specification's `linux.resources`. */
+  readonly resources?: object;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -59,6 +61,7 @@ function configuration(options: BundleOptions): object {
     linux: {
       namespaces: namespaces.map((type) => ({ type })),
       cgroupsPath: options.cgroupsPath,
+      ...(options.resources ? { resources: options.resources } : {}),
       ...(options.seccomp ? { seccomp: options.seccomp } : {}),
     },
   };

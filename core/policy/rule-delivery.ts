@@ -1,0 +1,66 @@
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { Detector, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { isPattern } from "../matching/pattern.ts";
+import type { RuleFault } from "./rule-check.ts";
+
+/** Where a detector's prevent comes too late on a kernel without BPF LSM, and what it then comes to. */
+const LATE_DETECTORS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  process: {
+    reverse_shell: "who takes commands from a connection is known once it runs: it is killed then",
+    crypto_miner: "names and arguments are looked at once the program runs: it is killed then",
+    lateral_movement: "names are looked at once the program runs: it is killed then",
+    setuid: "the program runs already when this is told: it is killed then",
+    parent_check: "who started it is looked at once the program runs: it is killed then",
+    intel: "content is looked at once the program runs: it is killed then",
+  },
+  network: { port_scan: "a scan has happened by the time it is found: block stops the container" },
+  dns: {
+    dns_tunnel: "a tunnel is found by the look-ups that it has made: block stops the container",
+    dns_flood: "a flood is found by the look-ups that it has made: block stops the container",
+    encrypted_dns: "the connection is told and not refused: deny its address or port to refuse it",
+  },
+  filesystem: {
+    malware: "a file is looked into when it is closed: it has been written by then",
+    changed_binary: "an executable is told when it has been opened, renamed or marked: only denied paths are refused",
+  },
+};
+
+const FILES =
+  "opening a denied or protected file of the root file system for writing is refused; on volumes and in memory, for removal, " +
+  "renaming and modes, and for what is only not in the model, a kernel without BPF LSM tells it after the fact";
+
+/** A path that the file system watch can refuse: one file, or a whole folder. */
+function isRefusable(path: string): boolean {
+  return !isPattern(path) || (path.endsWith("/*") && !isPattern(path.slice(0, -1)));
+}
+
+function lateDetectors(section: string, effect: Effect, detectors: Readonly<Record<string, Detector>>): RuleFault[] {
+  return Object.entries(detectors).flatMap(([name, detector]) => {
+    const message = LATE_DETECTORS[section]?.[name];
+    const own = detector.effect === Effect.UNSPECIFIED ? effect : detector.effect;
+    return message !== undefined && own === Effect.PREVENT
+      ? [{ field: `${section}.detectors["${name}"]`, message: `prevent: ${message}` }]
+      : [];
+  });
+}
+
+/** Where prevent is asked for and a node without BPF LSM cannot give it; each audit says so again. */
+export function warnOfDelivery(rule: Rule): RuleFault[] {
+  const { process, network, dns, filesystem } = rule;
+  const sections = Object.entries({ process, network, dns, filesystem });
+  const late = sections.flatMap(([name, section]) =>
+    section === undefined ? [] : lateDetectors(name, section.effect, section.detectors),
+  );
+  if (filesystem?.effect !== Effect.PREVENT) return late;
+  const patterns = filesystem.denied.flatMap((path, index) =>
+    isRefusable(path)
+      ? []
+      : [
+          {
+            field: `filesystem.denied[${index}]`,
+            message: `prevent: \`${path}\` is neither a file nor a whole folder such as \`/etc/*\`: writes are told after the fact`,
+          },
+        ],
+  );
+  return [{ field: "filesystem.effect", message: `prevent: ${FILES}` }, ...patterns, ...late];
+}
