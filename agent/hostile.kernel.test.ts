@@ -127,46 +127,49 @@ onKernel("a fork bomb within its limit costs no other container anything, and it
   expect(row.seen).toBe(row.allowed + row.emitted + row.lost);
 });
 
-onKernel("a crowd of processes in one container keeps nobody else from being seen, and leaves nothing behind", async () => {
-  // 65,000 where the kernel numbers so many; all that it has but for the machine's own elsewhere.
-  const numbers = Number(readFileSync("/proc/sys/kernel/pid_max", "utf8"));
-  const crowdSize = Math.min(65_000, numbers - 4_000);
-  const { rig, start } = await open("crowd", LearningState.LEARNING);
-  await using _ = rig;
-  await rig.rules({
-    process: { effect: Effect.ALERT },
-    filesystem: { effect: Effect.ALERT },
-    syscall: { effect: Effect.ALERT },
-  });
-  const { web } = await start();
-  const crowd = rig.sandbox.start("crowd", {
-    args: ["/opt/callprobe", "crowd", String(crowdSize), "60"],
-    programs: ["/bin/sh"],
-    files: { "/opt/callprobe": { content: testProgram("callprobe"), mode: 0o755 } },
-    resources: { pids: { limit: crowdSize + 100 }, memory: { limit: 12 * 1024 ** 3 } },
-  });
-  const { cgroup } = await rig.watched("crowd");
-  const count = () => {
-    const text = readFileSync(join(unifiedMount(), cgroup.path, "cgroup.procs"), "utf8");
-    return text.split("\n").length - 1;
-  };
-  await until("the crowd", 60_000, () => count() >= crowdSize || undefined);
-  await web.exec("/bin/sh", "-c", "/bin/mkdir /seen; echo x > /seen/file");
-  await rig.learned("/bin/mkdir");
-  await until("its file", 10_000, () =>
-    rig.facts().find(({ kind }) => kind.case === "file" && kind.value.path === "/seen"),
-  );
-  const lost = rig.agent.stats?.rows.filter((row) => row.cgroupId === cgroup.id).map((row) => row.lost) ?? [];
-  expect(lost.every((n) => n === 0n)).toBe(true);
-  const { isStopped } = await rig.agent.stop(await rig.watched("crowd"));
-  expect(isStopped).toBe(true);
-  await crowd.ended;
-  // Whoever comes afterwards is held, watched and learned from as before.
-  const after = rig.sandbox.start("after", { args: IDLE, programs: PROGRAMS });
-  await rig.watched("after");
-  await after.exec("/bin/cp", "/bin/sh", "/bin/copy");
-  await rig.learned("/bin/cp");
-});
+onKernel(
+  "a crowd of processes in one container keeps nobody else from being seen, and leaves nothing behind",
+  async () => {
+    // 65,000 where the kernel numbers so many; all that it has but for the machine's own elsewhere.
+    const numbers = Number(readFileSync("/proc/sys/kernel/pid_max", "utf8"));
+    const crowdSize = Math.min(65_000, numbers - 4_000);
+    const { rig, start } = await open("crowd", LearningState.LEARNING);
+    await using _ = rig;
+    await rig.rules({
+      process: { effect: Effect.ALERT },
+      filesystem: { effect: Effect.ALERT },
+      syscall: { effect: Effect.ALERT },
+    });
+    const { web } = await start();
+    const crowd = rig.sandbox.start("crowd", {
+      args: ["/opt/callprobe", "crowd", String(crowdSize), "60"],
+      programs: ["/bin/sh"],
+      files: { "/opt/callprobe": { content: testProgram("callprobe"), mode: 0o755 } },
+      resources: { pids: { limit: crowdSize + 100 }, memory: { limit: 12 * 1024 ** 3 } },
+    });
+    const { cgroup } = await rig.watched("crowd");
+    const count = () => {
+      const text = readFileSync(join(unifiedMount(), cgroup.path, "cgroup.procs"), "utf8");
+      return text.split("\n").length - 1;
+    };
+    await until("the crowd", 60_000, () => count() >= crowdSize || undefined);
+    await web.exec("/bin/sh", "-c", "/bin/mkdir /seen; echo x > /seen/file");
+    await rig.learned("/bin/mkdir");
+    await until("its file", 10_000, () =>
+      rig.facts().find(({ kind }) => kind.case === "file" && kind.value.path === "/seen"),
+    );
+    const lost = rig.agent.stats?.rows.filter((row) => row.cgroupId === cgroup.id).map((row) => row.lost) ?? [];
+    expect(lost.every((n) => n === 0n)).toBe(true);
+    const { isStopped } = await rig.agent.stop(await rig.watched("crowd"));
+    expect(isStopped).toBe(true);
+    await crowd.ended;
+    // Whoever comes afterwards is held, watched and learned from as before.
+    const after = rig.sandbox.start("after", { args: IDLE, programs: PROGRAMS });
+    await rig.watched("after");
+    await after.exec("/bin/cp", "/bin/sh", "/bin/copy");
+    await rig.learned("/bin/cp");
+  },
+);
 
 onKernel("the sensor cannot be reached from inside a container", async () => {
   const { rig, start } = await open("reach", LearningState.LEARNING);

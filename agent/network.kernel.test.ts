@@ -191,6 +191,20 @@ describe("what a container does with the network", () => {
     expect(packet.decision).toMatchObject({ outcome: Outcome.DETECTION, detector: "raw_socket" });
   });
 
+  onKernel("what a server of datagrams answers is no destination of its own", async () => {
+    await rig.activate(LearningState.LEARNING);
+    await rig.rules({ network: { effect: Effect.ALERT } });
+    void web.exec(PROBE, "dns-serve", HOST, "192.0.2.9");
+    const asks = () => probe("dns", "udp", HOST, "name.example", "1");
+    await until("the server", 5_000, async () => (await asks()) === "ok" || undefined);
+    await until("its port", 5_000, () => listening().find(({ port }) => port === 53));
+    expect(outbound().filter(({ port }) => port >= 32_768)).toEqual([]);
+    await rig.activate(LearningState.ACTIVE);
+    await rig.rules({ network: { effect: Effect.PREVENT } });
+    expect(await asks()).toBe("ok");
+    expect(await probe("udp", HOST, "40000")).toBe("EPERM");
+  });
+
   onKernel("the Kubernetes API server and kubelets have a detector of their own", async () => {
     const detected = (text: string) =>
       rig.audited(text, (a) => a.decision?.detector === "kubernetes_api" && a.message.includes(text));

@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
-import { ContentState, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { ContentState, Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { ManualClock } from "#lib/flow/clock.ts";
@@ -41,6 +41,18 @@ test("a known program is sent again with each new parent, and once with each", (
   for (const parent of ["/sh", "/init", "/sh", "/init"]) learner.observe(container, fact("/a", parent), note);
   const parents = sent.flatMap((o) => (o.kind === "fact" && o.value.fact ? [o.value.fact.kind.value] : []));
   expect(parents).toMatchObject([{ parentPath: "/sh" }, { parentPath: "/init" }]);
+});
+
+test("a flood of facts in one section leaves the others room", () => {
+  const { sent, container, learner } = setUp();
+  const value = (port: number) => ({ transport: Transport.UDP, port, address: "" });
+  for (let i = 0; i < 20_500; i += 1) {
+    const kind = { case: "outbound" as const, value: { ...value(i % 65_536), address: `10.0.0.${i % 7}` } };
+    learner.observe(container, create(FactSchema, { kind }), note);
+  }
+  learner.observe(container, fact("/a"), note);
+  const facts = sent.filter(({ kind }) => kind === "fact");
+  expect(facts).toHaveLength(20_001);
 });
 
 test("parts of one unit add up, and the next unit begins anew without losing the last part of the one before", async () => {

@@ -34,7 +34,7 @@ interface Unit {
   counts: Map<string, number>;
 }
 
-/** Facts that one model may have sent; more is a flood, which the model's own limit cuts anyway. */
+/** Facts that one section of a model may have sent; more is a flood, which the model's own limit cuts anyway. */
 const SENT_MAX = 20_000;
 /** Distinct items that one unit counts. */
 const UNIT_ITEMS_MAX = 10_000;
@@ -58,7 +58,8 @@ export interface ObservedNote {
 export class Learner {
   readonly #clock: Clock;
   readonly #send: (observation: Observation) => void;
-  readonly #known = new Map<string, Set<string>>();
+  /** By model and section: a flood in one section leaves the others room. */
+  readonly #known = new Map<string, Map<Section, Set<string>>>();
   readonly #units = new Map<WatchedContainer, Map<Section, Unit>>();
 
   constructor(clock: Clock, send: (observation: Observation) => void) {
@@ -68,8 +69,8 @@ export class Learner {
 
   /** The model changed: what it has need not be sent again, what it has not may be. */
   takeModel(model: ModelPolicy): void {
-    const facts = model.sections.flatMap((section) => section.facts);
-    this.#known.set(model.modelKey, new Set(facts.flatMap(idsOf)));
+    const known = model.sections.map(({ section, facts }) => [section, new Set(facts.flatMap(idsOf))] as const);
+    this.#known.set(model.modelKey, new Map(known));
   }
 
   /** A fact that a learning section takes in. */
@@ -77,8 +78,7 @@ export class Learner {
     const id = factId(fact);
     this.count(container, sectionOfFact(fact), id);
     const modelKey = container.message.modelKey;
-    const known = this.#known.get(modelKey) ?? new Set();
-    this.#known.set(modelKey, known);
+    const known = this.#knownOf(modelKey, sectionOfFact(fact));
     const ids = idsOf(fact);
     const isKnown = ids.every((each) => known.has(each));
     if (isKnown && !note.isDeviation) return;
@@ -115,6 +115,13 @@ export class Learner {
   forget(container: WatchedContainer, isLastOfModel: boolean): void {
     this.#units.delete(container);
     if (isLastOfModel) this.#known.delete(container.message.modelKey);
+  }
+
+  #knownOf(modelKey: string, section: Section): Set<string> {
+    const ofModel = this.#known.get(modelKey) ?? new Map<Section, Set<string>>();
+    const known = ofModel.get(section) ?? new Set();
+    this.#known.set(modelKey, ofModel.set(section, known));
+    return known;
   }
 
   /** The unit that it is now. What the one before has not reported yet leaves when the next begins. */

@@ -28,11 +28,14 @@ static __always_inline struct file_scratch *file_scratch(void)
 
 #define LIBRARY_END 24
 
-/* `.so`, or `.so.` and a version: libraries need no mode to be run. The agent's twin is `isLibrary` of file-policy.ts. */
+/* `.so`, or `.so.` and a version that ends with a digit: libraries need no mode to be run. The agent's twin is `isLibrary` of file-policy.ts. */
 static __always_inline bool is_library(const __u8 *path, __u32 length)
 {
 	__u32 start = length > LIBRARY_END ? length - LIBRARY_END : 0;
+	__u8 last = path[(length - 1) & (GABION_PATH_MAX - 1)];
 
+	if (last != 'o' && !(last >= '0' && last <= '9'))
+		return false;
 	for (__u32 i = 0; i + 3 <= LIBRARY_END; i++) {
 		__u32 at = (start + i) & (GABION_PATH_MAX - 1);
 

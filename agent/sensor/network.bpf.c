@@ -108,7 +108,22 @@ static __always_inline __u32 known_destination(struct connect_event *event, cons
 	return GABION_ALLOW;
 }
 
-static __always_inline __u32 decide_connect(struct connect_event *event)
+/*
+ * A server that answers sends from the port that it is known for to whatever port its client has: that is no destination
+ * of its own, neither to be learned nor to be refused. While the model learns any port of a server will do.
+ */
+static __always_inline bool is_answer(const struct connect_event *event, const struct slot_defaults *defaults, __u32 own_port)
+{
+	__u8 port[3];
+
+	if (!own_port || is_ephemeral(own_port) || !is_ephemeral(event->port))
+		return false;
+	port_bytes(port, event->transport, own_port);
+	return defaults->actions[GABION_DEFAULT_INTERNAL] == GABION_ASK ||
+	       find_prefix(defaults, event->event.slot, GABION_LISTEN_ALLOWED, port, 24);
+}
+
+static __always_inline __u32 decide_connect(struct connect_event *event, __u32 own_port)
 {
 	__u32 slot = event->event.slot, action;
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
@@ -128,7 +143,7 @@ static __always_inline __u32 decide_connect(struct connect_event *event)
 		event->event.entry = match.denied_entry;
 		return match.denied;
 	}
-	action = known_destination(event, defaults, port);
+	action = is_answer(event, defaults, own_port) ? GABION_ALLOW : known_destination(event, defaults, port);
 	/* A detector that only wants to be told does not make room for what would be refused. */
 	return match.asked && action == GABION_ALLOW ? GABION_ASK : action;
 }
@@ -207,7 +222,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 		event->flags |= GABION_CONNECT_INTERNET;
 	begin_event(&event->event, GABION_CONNECT, sizeof(*event), policy);
 	read_domain(s, policy);
-	action = decide_connect(event);
+	action = decide_connect(event, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
 		mark_dns(context, event);
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);

@@ -76,7 +76,7 @@ export interface FileEvent {
 
 /** A shared library, by its name: it is run without having a mode for that. `is_library` in file_decide.bpf.h. */
 export function isLibrary(path: string): boolean {
-  return /\.so(\.[^/]{0,20})?$/.test(path);
+  return /\.so(\.[^/]{0,19}\d)?$/.test(path);
 }
 
 const VERBS: Readonly<Record<FileOperation, string>> = {

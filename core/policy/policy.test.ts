@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ProcessFact, ProcessFactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
-import { ProcessSectionSchema, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { FilesystemSectionSchema, ProcessSectionSchema, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { DEFAULT_RULE_NAME, defaultRule } from "./default-rule.ts";
 import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
@@ -221,6 +221,7 @@ test("an author is told where prevent comes too late on a kernel without BPF LSM
     'network.detectors["port_scan"]',
     'filesystem.detectors["malware"]',
   ]);
-  const alerting = create(RuleSchema, { ...rule, filesystem: { effect: Effect.ALERT, denied: ["/srv/*.php"] } });
+  const filesystem = create(FilesystemSectionSchema, { effect: Effect.ALERT, denied: ["/srv/*.php"] });
+  const alerting = create(RuleSchema, { ...rule, filesystem });
   expect(warnOfRule(alerting).map(({ field }) => field)).not.toContain("filesystem.denied[0]");
 });
