@@ -5,7 +5,7 @@ import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
-import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -23,12 +23,13 @@ import { AuditWriter } from "./pipeline/audit-writer.ts";
 import { Conclusion } from "./pipeline/conclude.ts";
 import { EventPipeline, sectionOfFrame } from "./pipeline/event-pipeline.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
+import { openWritten } from "./pipeline/judge-written.ts";
 import { Learner } from "./pipeline/learner.ts";
 import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
-import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame } from "./wire/frames.ts";
-import { CgroupFlag, ExecFlag } from "./wire/layout.ts";
+import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame, WrittenFrame } from "./wire/frames.ts";
+import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
@@ -82,7 +83,7 @@ export class Agent implements AsyncDisposable {
       cgroupMount: options.cgroupMount,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
-    this.#events = new EventPipeline({ ...common, sensorPid: () => this.sensorPid ?? 0 });
+    this.#events = new EventPipeline(common);
     this.containers = new ContainerWatch({
       nodeId,
       scope: options.scope,
@@ -219,16 +220,33 @@ export class Agent implements AsyncDisposable {
   }
 
   #takeEvent(container: WatchedContainer, frame: ContainerFrame): void {
-    if (frame.kind === "exec" && !container.hasRun && (frame.flags & ExecFlag.HOST_MOUNTS) === 0) {
-      container.hasRun = true;
-      void this.#enforcer.watchContent(container);
+    if (frame.kind === "written") {
+      this.#takeWritten(container, frame);
+      return;
     }
-    const turns = frame.kind === "written" ? container.contentTurns : container.events;
-    const isTaken = turns.add(
+    const isTaken = container.events.add(
       () => (frame.kind === "exec" ? this.#execs.handle(container, frame) : this.#events.handle(container, frame)),
       (err) => this.#options.logger.error({ err, kind: frame.kind }, "event not handled"),
     );
     if (!isTaken) container.span(sectionOfFrame(frame.kind)).lost += 1n;
+  }
+
+  /** Opened at once, because the sensor keeps it open for a while only; read in turn. What cannot be read is lost. */
+  #takeWritten(container: WatchedContainer, frame: WrittenFrame): void {
+    const lose = () => {
+      container.span(Section.FILESYSTEM).lost += 1n;
+    };
+    const opening = openWritten(frame, this.sensorPid ?? 0).catch(() => undefined);
+    const isTaken = container.contentTurns.add(
+      async () => {
+        await using file = await opening;
+        if (!file || !(await this.#events.handleWritten(container, frame, file))) lose();
+      },
+      (err) => this.#options.logger.error({ err }, "written file not looked into"),
+    );
+    if (isTaken) return;
+    lose();
+    void opening.then((file) => file?.close());
   }
 
   #takeStats(frame: StatsFrame): void {
@@ -372,7 +390,8 @@ export class Agent implements AsyncDisposable {
   async #scan(): Promise<void> {
     await this.containers.scan();
     for (const container of this.containers.all()) await this.#bringIntoForce(container);
-    if (this.#isReportDue) await this.#enforceAll(this.containers.all());
+    const hasExpired = this.#enforcer.dropExpired(this.#options.clock.now());
+    if (this.#isReportDue || hasExpired) await this.#enforceAll(this.containers.all());
   }
 
   async #withSensor(call: (sensor: Sensor) => Promise<void>, container: string): Promise<void> {

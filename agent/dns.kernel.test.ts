@@ -103,6 +103,10 @@ describe("what a container looks up", () => {
     await until("who takes it", 5_000, async () => (await probe("tcp", RESOLVER, "53")) === "ok" || undefined);
     expect(await ask("second.example", "A", "tcp-second")).not.toBe("ok");
     expect((await audited("else.where")).delivery).toBe(Delivery.DENIED);
+    // A socket that is connected elsewhere may send its datagram to a resolver all the same.
+    expect(await ask("aside.example", "A", "udp-aside")).toBe("EPERM");
+    expect(await ask("behind.example", "A", "tcp-behind")).not.toBe("ok");
+    expect((await audited("behind.example")).delivery).toBe(Delivery.DENIED);
     expect((await audited("second.example")).delivery).toBe(Delivery.DENIED);
     expect((await audited("x.evil.example")).decision).toMatchObject({
       outcome: Outcome.DENIAL,

@@ -158,8 +158,11 @@ onKernel(
     await until("its file", 10_000, () =>
       rig.facts().find(({ kind }) => kind.case === "file" && kind.value.path === "/seen"),
     );
-    const lost = rig.agent.stats?.rows.filter((row) => row.cgroupId === cgroup.id).map((row) => row.lost) ?? [];
-    expect(lost.every((n) => n === 0n)).toBe(true);
+    const rows = await until("its counters", 10_000, () => {
+      const own = rig.agent.stats?.rows.filter((row) => row.cgroupId === cgroup.id) ?? [];
+      return own.some(({ section }) => section === Section.SYSCALL) ? own : undefined;
+    });
+    expect(rows.map(({ lost }) => lost)).toEqual(rows.map(() => 0n));
     const { isStopped } = await rig.agent.stop(await rig.watched("crowd"));
     expect(isStopped).toBe(true);
     await crowd.ended;

@@ -198,6 +198,9 @@ describe("what a container does with the network", () => {
     const asks = () => probe("dns", "udp", HOST, "name.example", "1");
     await until("the server", 5_000, async () => (await asks()) === "ok" || undefined);
     await until("its port", 5_000, () => listening().find(({ port }) => port === 53));
+    // What comes after the answer was seen after it.
+    await probe("tcp", HOST, "7777");
+    await until("what came afterwards", 5_000, () => outbound().find(({ port }) => port === 7_777));
     expect(outbound().filter(({ port }) => port >= 32_768)).toEqual([]);
     await rig.activate(LearningState.ACTIVE);
     await rig.rules({ network: { effect: Effect.PREVENT } });

@@ -66,8 +66,6 @@ export class WatchedContainer {
   readonly policyTurns = new Turns(1_000);
   /** Written files that wait to be looked into: reading them must not hold up what else happens. */
   readonly contentTurns = new Turns(CONTENTS_MAX);
-  /** True once a program of its own has run: from then on its mounts are its own. */
-  hasRun = false;
   /** True while the sensor tells of its written files. */
   isContentWatched = false;
   /** Files that were made known to the kernel for this container. */

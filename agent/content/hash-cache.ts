@@ -10,9 +10,9 @@ const CHUNK_BYTES = 1024 * 1024;
 /** What a container puts in a path's place must neither be waited for nor become the agent's terminal. */
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
-/** `/proc/PID/exe` and `/proc/PID/fd/N` lead to the very file; every other link could lead anywhere. */
+/** `/proc/PID/exe` leads to the very file; every other link could lead anywhere. */
 function isOwnLink(path: string | Buffer): boolean {
-  return typeof path === "string" && /^\/proc\/\d+\/(exe|fd\/\d+)$/.test(path);
+  return typeof path === "string" && /^\/proc\/\d+\/exe$/.test(path);
 }
 
 /** SHA-256 of files by identity, so that each state of a file is read once. Bounded; the oldest entries go first. */
@@ -40,19 +40,24 @@ export class HashCache {
     if (cached && expected) return { sha256: cached, identity: expected };
     try {
       await using file = await open(path, isOwnLink(path) ? OPEN_FLAGS : OPEN_FLAGS | constants.O_NOFOLLOW);
-      return await this.#hashOpen(file, expected);
+      const hashed = await this.hashOpen(file, expected);
+      return hashed?.isSettled ? hashed : undefined;
     } catch {
       return undefined;
     }
   }
 
-  async #hashOpen(file: FileHandle, expected: FileIdentity | undefined) {
+  /**
+   * As `hash`, of a file that is open; what goes wrong while it is read is thrown. Not settled where the file was
+   * written, renamed or removed meanwhile: then the hash is that of what was read, and not remembered for the file.
+   */
+  async hashOpen(file: FileHandle, expected?: FileIdentity) {
     const status = await file.stat({ bigint: true });
     const identity = identityOf(status);
     if (!status.isFile() || status.size > FILE_MAX_BYTES) return undefined;
     if (expected && !isSameFile(identity, expected)) return undefined;
     const known = this.known(identity);
-    if (known) return { sha256: known, identity };
+    if (known) return { sha256: known, identity, isSettled: true };
     const hash = createHash("sha256");
     const chunk = Buffer.alloc(CHUNK_BYTES);
     for (;;) {
@@ -61,10 +66,10 @@ export class HashCache {
       hash.update(chunk.subarray(0, bytesRead));
     }
     // A file that was written while it was read has another identity now: its hash would belong to neither state.
-    if (!isSameFile(identityOf(await file.stat({ bigint: true })), identity)) return undefined;
+    const isSettled = isSameFile(identityOf(await file.stat({ bigint: true })), identity);
     const sha256 = hash.digest("hex");
-    this.#remember(identityKey(identity), sha256);
-    return { sha256, identity };
+    if (isSettled) this.#remember(identityKey(identity), sha256);
+    return { sha256, identity, isSettled };
   }
 
   #remember(key: string, sha256: string): void {

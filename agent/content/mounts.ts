@@ -1,5 +1,5 @@
-import { readFileSync, readlinkSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { type BigIntStats, readFileSync, statSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ControlGroup } from "../containers/watched-container.ts";
 import type { WatchedMount } from "../wire/encode.ts";
@@ -22,13 +22,23 @@ const NO_FILES = new Set([
 const MOUNTS_MAX = 256;
 /** Processes that are asked for the container's mounts: those that are only entering it have the host's. */
 const PROCESSES_MAX = 16;
+const GROUPS_MAX = 64;
 
-function mountNamespace(pid: number | "self"): string {
-  try {
-    return readlinkSync(`/proc/${pid}/ns/mnt`);
-  } catch {
-    return "";
-  }
+function statOf(path: string): BigIntStats | undefined {
+  return statSync(path, { bigint: true, throwIfNoEntry: false });
+}
+
+/** Pids in a control group and those below it: with nested groups there are none in the upper ones. */
+async function pidsIn(directory: string, budget: { groups: number }): Promise<number[]> {
+  if (budget.groups <= 0) return [];
+  budget.groups -= 1;
+  const procs = await readFile(join(directory, "cgroup.procs"), "latin1").catch(() => "");
+  const own = procs.split("\n").filter(Boolean).map(Number);
+  if (own.length >= PROCESSES_MAX) return own;
+  const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
+  for (const entry of entries)
+    if (entry.isDirectory()) own.push(...(await pidsIn(join(directory, entry.name), budget)));
+  return own;
 }
 
 /** A path in mountinfo has its blanks and backslashes as octal numbers. */
@@ -54,14 +64,15 @@ export function writableMounts(mountinfo: string, pid: number): WatchedMount[] {
     .slice(0, MOUNTS_MAX);
 }
 
-/** Mounts of a container that runs; none where it has none of its own, or nobody runs in it. */
-export async function mountsOf(cgroupMount: string, cgroup: ControlGroup): Promise<WatchedMount[]> {
-  const own = mountNamespace("self");
-  const procs = await readFile(join(cgroupMount, cgroup.path, "cgroup.procs"), "latin1").catch(() => "");
-  for (const pid of procs.split("\n").filter(Boolean).slice(0, PROCESSES_MAX).map(Number)) {
-    const namespace = mountNamespace(pid);
-    if (pid === 0 || namespace === "" || namespace === own) continue;
+/** Mounts of a container that runs; none while nobody in it has its root file system as root yet. */
+export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs: string): Promise<WatchedMount[]> {
+  const root = statOf(rootfs);
+  const pids = await pidsIn(join(cgroupMount, cgroup.path), { groups: GROUPS_MAX });
+  for (const pid of pids.filter((each) => each > 0).slice(0, PROCESSES_MAX)) {
     try {
+      const own = statOf(`/proc/${pid}/root`);
+      // A runtime on its way in still has the machine's root and mounts.
+      if (!root || own?.dev !== root.dev || own.ino !== root.ino) continue;
       return writableMounts(readFileSync(`/proc/${pid}/mountinfo`, "latin1"), pid);
     } catch {
       // It has gone meanwhile: another one may do.

@@ -13,7 +13,7 @@ import { mountsOf } from "../content/mounts.ts";
 import { CgroupFlag, Group } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
 import { toProtectEntries } from "./protect.ts";
-import { type PolicyInForce, SlotTable } from "./slot-table.ts";
+import { type PolicyInForce, SlotTable, type SlotUse } from "./slot-table.ts";
 
 /** Sections beside the process section, with what the kernel is told where they are in use. */
 const SECTION_FLAGS: readonly (readonly [Section, number, number])[] = [
@@ -35,6 +35,9 @@ function isInUse(policy: PolicyInForce, section: Section): boolean {
   const { hasRule, effect } = sectionPolicy(policy.policy, section);
   return hasRule && effect !== Effect.DISABLE;
 }
+
+/** When a container is looked at again that does not run its own programs yet; the last one repeats. */
+const WATCH_RETRIES_MS = [10, 30, 100, 300, 1_000, 5_000] as const;
 
 export interface EnforcerOptions {
   readonly settings: TreatmentSettings;
@@ -129,20 +132,45 @@ export class Enforcer {
     void this.#sense().catch((err: unknown) => this.#logger.warn({ err }, "sensor groups not changed"));
   }
 
-  /** Has what a container writes looked into, where its rule asks for it and there is something to look for. */
-  async watchContent(container: WatchedContainer): Promise<void> {
-    const { use } = container;
-    if (!this.#sensor || !use || !container.hasRun || (this.#groups & Group.FANOTIFY) === 0) return;
+  /** Leaves out the bad files whose time is over; true where there were some. */
+  dropExpired(nowMs: number): boolean {
+    const { revision, byHash } = this.#badFiles;
+    const living = [...byHash].filter(([, { expireMs }]) => expireMs === undefined || expireMs > nowMs);
+    if (living.length === byHash.size) return false;
+    this.#badFiles = { revision, byHash: new Map(living) };
+    return true;
+  }
+
+  /**
+   * Has what a container writes looked into, where its rule asks for it and there is something to look for. Its mounts
+   * are there once it runs: until then this is tried again. In the container's turn.
+   */
+  async #watchContent(container: WatchedContainer, use: SlotUse, attempt = 0): Promise<void> {
+    if (!this.#sensor || (this.#groups & Group.FANOTIFY) === 0) return;
     const { effect } = use.policy.filesystem.detectors.malware;
     const isAsked = use.policy.filesystem.hasRule && effect !== Effect.DISABLE && this.#badFiles.byHash.size > 0;
     if (!isAsked && !container.isContentWatched) return;
-    const mounts = isAsked ? await mountsOf(this.#cgroupMount, container.cgroup) : [];
-    container.isContentWatched = mounts.length > 0;
-    await this.#sensor
-      .watch(container.cgroup, use.slot, mounts)
-      .catch((err: unknown) =>
-        this.#logger.error({ err, container: container.id }, "what this container writes is not looked into"),
-      );
+    const { rootfs } = container.identified.bundle;
+    const mounts = isAsked ? await mountsOf(this.#cgroupMount, container.cgroup, rootfs) : [];
+    if (isAsked && mounts.length === 0) {
+      this.#watchLater(container, attempt);
+      return;
+    }
+    try {
+      await this.#sensor.watch(container.cgroup, use.slot, mounts);
+      container.isContentWatched = isAsked;
+    } catch (err) {
+      this.#logger.error({ err, container: container.id }, "not all that this container writes is looked into");
+    }
+  }
+
+  #watchLater(container: WatchedContainer, attempt: number): void {
+    const delayMs = WATCH_RETRIES_MS[Math.min(attempt, WATCH_RETRIES_MS.length - 1)];
+    const again = async () => {
+      if (container.use && !container.isGone) await this.#watchContent(container, container.use, attempt + 1);
+      return true;
+    };
+    setTimeout(() => void this.#inTurn(container, again), delayMs).unref();
   }
 
   #inTurn(container: WatchedContainer, run: () => Promise<boolean>): Promise<boolean> {
@@ -170,7 +198,7 @@ export class Enforcer {
     container.use = use;
     if (before) this.slots.release(before);
     if (container.isGone) this.release(container);
-    await this.watchContent(container);
+    await this.#watchContent(container, use);
     // The policy is in force without it; what was to be refused is then told after the fact.
     await this.#protect(this.#sensor, container, use.refused, use.slot).catch((err: unknown) =>
       this.#logger.error({ err, container: container.id }, "the file system watch refuses nothing in this container"),
@@ -233,7 +261,7 @@ export class Enforcer {
     const executables = badFiles.byHash.size === 0 ? [] : container.identified.manifest.executables;
     const imageHashes = new Map([...executables].map(([path, { sha256 }]) => [path, sha256] as const));
     return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${badFiles.revision}`,
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${badFiles.revision}/${badFiles.byHash.size}`,
       policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, badFiles, imageHashes }),
       rule,
       rulesetRevision: this.#rulesetRevision,

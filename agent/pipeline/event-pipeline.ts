@@ -1,9 +1,10 @@
+import type { FileHandle } from "node:fs/promises";
 import { factId } from "#core/model/fact.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
 import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
-import type { ContainerFrame, ExecFrame } from "../wire/frames.ts";
+import type { ContainerFrame, EventHead, ExecFrame, WrittenFrame } from "../wire/frames.ts";
 import { Outcome } from "../wire/layout.ts";
 import { type Conclusion, isActedInKernel } from "./conclude.ts";
 import type { WallClock } from "./exec-event.ts";
@@ -22,11 +23,10 @@ export interface EventPipelineDependencies {
   readonly conclusion: Conclusion;
   readonly wallClock: WallClock;
   readonly cache: HashCache;
-  readonly sensorPid: () => number;
 }
 
 /** Everything that happens in a container but execs. */
-export type OtherFrame = Exclude<ContainerFrame, ExecFrame>;
+export type OtherFrame = Exclude<ContainerFrame, ExecFrame | WrittenFrame>;
 
 /** Takes what happens in containers, execs apart, from frame to decision, and does what is left to do. */
 export class EventPipeline {
@@ -56,7 +56,16 @@ export class EventPipeline {
     this.#repeats.remember(container, frame, { section: only.section, factIds });
   }
 
-  async #conclude(container: WatchedContainer, frame: OtherFrame, judged: Judged, use: SlotUse): Promise<void> {
+  /** Looks into a file that was written; false where what is in it could not be told. */
+  async handleWritten(container: WatchedContainer, frame: WrittenFrame, file: FileHandle): Promise<boolean> {
+    const use = this.#deps.slots.of(frame.slot) ?? container.use;
+    if (!use) return false;
+    const all = await judgeWritten(this.#maker, container, frame, use, { cache: this.#deps.cache, file });
+    for (const judged of all ?? []) await this.#conclude(container, frame, judged, use);
+    return all !== undefined;
+  }
+
+  async #conclude(container: WatchedContainer, frame: EventHead, judged: Judged, use: SlotUse): Promise<void> {
     const { conclusion } = this.#deps;
     const { section, event, decision, facts, object, act } = judged;
     conclusion.learn(container, facts, decision, use, section);
@@ -87,8 +96,6 @@ export class EventPipeline {
         return judgeContact(m, container, frame, use);
       case "refused":
         return [judgeRefused(m, container, frame, use)];
-      case "written":
-        return judgeWritten(m, container, frame, use, { cache: this.#deps.cache, sensorPid: this.#deps.sensorPid() });
     }
   }
 }

@@ -85,7 +85,8 @@ export class PolicySource implements AsyncDisposable {
   /** Fetches the bad files now. */
   async fetchFiles(head?: BodyHead): Promise<void> {
     const { intel, cache, applied, onFiles } = this.#options;
-    const { fileSet: body } = await intel.getFileSet({});
+    const { fileSet: body } = await intel.getFileSet({ knownRevision: this.#filesRevision });
+    if (body.length === 0) return;
     const files = fromBinary(FileSetSchema, body);
     this.#checkBody(FILE_SET_KEY, files.revision, body, head);
     if (files.revision === this.#filesRevision) return;

@@ -47,8 +47,6 @@ struct dns_scratch {
 	__u32 is_whole;
 	__u32 which;
 	__u32 is_taken;
-	__u32 is_understood;
-	__u32 reserved;
 	__u8 message[2 * MESSAGE_MAX];
 };
 
@@ -463,7 +461,7 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	counts = counts_of(policy->container_id, SECTION_DNS);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
-	s->is_understood = is_query = !packet->is_excess && read_message(s);
+	is_query = !packet->is_excess && read_message(s);
 	if (is_query && byte_at(s, 2) & 0x80)
 		return PASS; /* an answer: the container is a resolver itself */
 	if (is_query) {
@@ -493,12 +491,12 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	return action >= GABION_PREVENT ? DROP : PASS;
 }
 
-/* Goes on to the message behind this one, where the segment holds another. */
-static __always_inline bool next_message(struct __sk_buff *skb, const struct dns_scratch *s, struct packet *packet)
+/* Goes on to the message behind this one, understood or not, where the segment holds another. */
+static __always_inline bool next_message(struct __sk_buff *skb, struct packet *packet)
 {
 	__be16 length;
 
-	if (packet->transport != IPPROTO_TCP || !s->is_understood ||
+	if (packet->transport != IPPROTO_TCP ||
 	    bpf_skb_load_bytes(skb, packet->payload - 2, &length, 2) < 0)
 		return false;
 	packet->payload += bpf_ntohs(length) + 2;
@@ -506,14 +504,18 @@ static __always_inline bool next_message(struct __sk_buff *skb, const struct dns
 }
 
 /*
- * A socket that is connected elsewhere than to a resolver has nothing to do with look-ups: told by its own fields, before
- * anything of the packet is read. What Docker rewrites is the packet, not where the socket is connected to.
+ * A TCP socket that is connected elsewhere than to a resolver has nothing to do with look-ups: told by its own fields,
+ * before anything of the packet is read. What Docker rewrites is the packet, not where the socket is connected to. A
+ * datagram socket may send elsewhere than it is connected to, so its packets say where they go.
  */
 static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	return sk && sk->dst_port && sk->dst_port != bpf_htons(DNS_PORT);
+	if (!sk || !sk->dst_port || sk->dst_port == bpf_htons(DNS_PORT))
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->protocol == IPPROTO_TCP;
 }
 
 /* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */
@@ -545,7 +547,7 @@ int handle_egress(struct __sk_buff *skb)
 	for (int i = 0; i <= MESSAGES_MAX; i++) {
 		packet.is_excess = i == MESSAGES_MAX;
 		verdict = query(skb, s, policy, socket, &packet);
-		if (verdict == DROP || !next_message(skb, s, &packet))
+		if (verdict == DROP || !next_message(skb, &packet))
 			break;
 	}
 	s->is_taken = 0;

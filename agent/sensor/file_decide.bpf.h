@@ -33,6 +33,7 @@ static __always_inline bool is_library(const __u8 *path, __u32 length)
 {
 	__u32 start = length > LIBRARY_END ? length - LIBRARY_END : 0;
 	__u8 last = path[(length - 1) & (GABION_PATH_MAX - 1)];
+	bool is_found = false;
 
 	if (last != 'o' && !(last >= '0' && last <= '9'))
 		return false;
@@ -43,11 +44,12 @@ static __always_inline bool is_library(const __u8 *path, __u32 length)
 			break;
 		if (at > GABION_PATH_MAX - 4)
 			break;
-		if (path[at] == '.' && path[at + 1] == 's' && path[at + 2] == 'o' &&
-		    (path[at + 3] == 0 || path[at + 3] == '.'))
-			return true;
+		if (path[at] == '/')
+			is_found = false;
+		if (path[at] == '.' && path[at + 1] == 's' && path[at + 2] == 'o' && path[at + 3] == (last == 'o' ? 0 : '.'))
+			is_found = true;
 	}
-	return false;
+	return is_found;
 }
 
 __attribute__((noinline)) int hash_file_path(void)

@@ -18,7 +18,7 @@
 
 #define MOUNTS_MAX 4096
 #define SECTION_FILES 4
-#define KEPT_MAX 256
+#define KEPT_MAX 1024
 #define KEPT_MS 2000
 #define ROUNDS_MAX 64 /* reads at one time: what is left waits in the kernel */
 
@@ -88,6 +88,7 @@ static int add(const struct control_frame *frame, const struct watch_entry *entr
 int written_watch(const struct control_frame *frame, const char *at, size_t length)
 {
 	const char *end = at + length;
+	int first_error = 0;
 
 	written_forget(frame->cgroup_id);
 	if (frame->count && watch < 0)
@@ -103,11 +104,11 @@ int written_watch(const struct control_frame *frame, const char *at, size_t leng
 		memcpy(path, entry + 1, entry->path_length);
 		path[entry->path_length] = 0;
 		error = add(frame, entry, path);
-		if (error)
-			return error;
+		if (!first_error)
+			first_error = error; /* the others are watched all the same */
 		at += sizeof(*entry) + ((entry->path_length + 7) & ~7u);
 	}
-	return 0;
+	return first_error;
 }
 
 static int mount_of(uint64_t mount_id)

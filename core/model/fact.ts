@@ -21,6 +21,9 @@ export function sectionOfFact(fact: Fact): Section {
   }
 }
 
+/** Parents that an item of a model remembers. */
+export const PARENTS_MAX = 16;
+
 /** The content part of a process's identity: `image` for the image's own file, else its SHA-256, else `unknown`. */
 export function contentIdentity(process: Pick<ProcessFact, "contentState" | "sha256">): string {
   if (process.contentState === ContentState.UNCHANGED) return "image";

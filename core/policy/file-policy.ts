@@ -118,9 +118,14 @@ function pathsOf({ path, newPath }: FileEvent): string[] {
   return newPath === "" ? [path] : [path, newPath];
 }
 
+/** Who did it may have ended before it could be asked. */
+function byWhom(processPath: string): string {
+  return processPath === "" ? "" : ` by \`${processPath}\``;
+}
+
 function shown(event: FileEvent): string {
   const to = event.newPath === "" ? "" : ` to \`${event.newPath}\``;
-  return `\`${event.path}\` ${VERBS[event.operation]}${to} by \`${event.processPath}\``;
+  return `\`${event.path}\` ${VERBS[event.operation]}${to}${byWhom(event.processPath)}`;
 }
 
 const compiledProtected = Object.entries(PROTECTED_FILES).map(([name, { what, paths }]) => ({
@@ -186,9 +191,7 @@ export function evaluateWritten(policy: CompiledFilePolicy, file: WrittenFile): 
   const bad = policy.badFiles?.byHash.get(file.sha256);
   if (bad === undefined || !policy.hasRule || effect === Effect.DISABLE) return undefined;
   if (excepts(file.path, file.sha256)) return undefined;
-  // Who wrote it may have ended before it could be asked.
-  const by = file.processPath === "" ? "" : ` by \`${file.processPath}\``;
-  const message = `\`${file.path}\` was written${by} with the content of a bad file, ${badFileText(bad)}`;
+  const message = `\`${file.path}\` was written${byWhom(file.processPath)} with the content of a bad file, ${badFileText(bad)}`;
   return toDecision(policy, { finding: detection(effect, "malware", true, message), passedOver: [] });
 }
 

@@ -2,7 +2,7 @@ import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { parsePrefix } from "../matching/address.ts";
+import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
 import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
 import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES } from "./network-policy.ts";
 
@@ -61,14 +61,22 @@ function addressEntries(
   });
 }
 
+function covers(prefix: AddressPrefix, text: string): boolean {
+  const address = parsePrefix(text);
+  return address !== undefined && isWithin(prefix, address.bytes);
+}
+
 function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
   const action = actionOf(policy.effect);
   const { listening, outbound, addresses } = policy.denied;
-  // Of two prefixes for the same address the longer decides: a denied one within is as strong as the one around it.
-  const metadata = policy.detectors.metadata_service.effect === Effect.DISABLE ? [] : METADATA_ADDRESSES;
+  // Of two prefixes for the same address the longer decides: what a rule denies is not to be hidden by a detector's.
+  const isDenied = (text: string) => addresses.some((prefix) => covers(prefix, text));
+  const isOn = policy.detectors.metadata_service.effect !== Effect.DISABLE;
+  const metadata = isOn ? METADATA_ADDRESSES.filter((text) => !isDenied(text)) : [];
   const isKubernetes = policy.detectors.kubernetes_api.effect !== Effect.DISABLE;
   const kubernetes = detectorAction(policy, "kubernetes_api");
-  const api = isKubernetes && policy.kubernetesApi ? [policy.kubernetesApi] : [];
+  const server = policy.kubernetesApi ?? "";
+  const api = isKubernetes && server !== "" && !isDenied(server) ? [server] : [];
   return [
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...addressEntries("address_denied", kubernetes, api),

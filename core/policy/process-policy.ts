@@ -4,7 +4,8 @@ import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/po
 import type { ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, SHELLS } from "../detect/programs.ts";
 import { type BadFiles, badFileText } from "../intel/bad-files.ts";
-import { contentIdentity } from "../model/fact.ts";
+import { contentIdentity, PARENTS_MAX } from "../model/fact.ts";
+import { isLearning } from "../model/lifecycle.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -151,7 +152,9 @@ export function knownParents(
 function parentMessage(event: ProcessEvent, policy: CompiledProcessPolicy): string | undefined {
   const known = knownParents(policy, event);
   const [parent] = event.parents;
-  if (known === undefined || parent === undefined || known.has(parent)) return undefined;
+  // A list that is full may have left somebody out, and while the model learns there is no list yet.
+  const isOpen = isLearning(policy.state) || (known?.size ?? 0) >= PARENTS_MAX;
+  if (known === undefined || parent === undefined || isOpen || known.has(parent)) return undefined;
   return `${shown(event)} was started by \`${parent}\`, which never started it in the model`;
 }
 

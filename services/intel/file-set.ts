@@ -1,5 +1,5 @@
 import { create, equals, toBinary } from "@bufbuild/protobuf";
-import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import {
   type FileIndicator,
   FileIndicatorSchema,
@@ -27,8 +27,10 @@ export const FILE_SETS: CollectionSpec<FileSet> = {
   fields: {},
 };
 
-/** Hashes that one set holds; it must fit into one message to an agent. */
-export const FILES_MAX = 50_000;
+/** Characters of a description in the set. */
+const DESCRIPTION_MAX = 64;
+/** Hashes that one set holds: with their descriptions they fit into one message to an agent. */
+export const FILES_MAX = 20_000;
 const SET_ID = "current";
 const TRIES_MAX = 20;
 
@@ -45,13 +47,17 @@ export function publishedFileSet(set: FileSet): PublishedBody {
 }
 
 function fileIndicator({ value, sources }: Indicator, nowMs: number): FileIndicator | undefined {
-  const source = sources.find(
+  const living = sources.filter(
     ({ isRevoked, expireTime }) => !isRevoked && (expireTime === undefined || timestampMs(expireTime) > nowMs),
   );
+  const [source] = living;
   if (!source) return undefined;
-  const { feed, description, expireTime } = source;
+  const ends = living.flatMap(({ expireTime }) => (expireTime ? [timestampMs(expireTime)] : []));
+  // It stays bad for as long as one of them says so.
+  const expireTime = ends.length === living.length ? timestampFromMs(Math.max(...ends)) : undefined;
+  const description = source.description.slice(0, DESCRIPTION_MAX);
   const sha256 = Buffer.from(value, "hex");
-  return create(FileIndicatorSchema, { sha256, feed, description, ...(expireTime ? { expireTime } : {}) });
+  return create(FileIndicatorSchema, { sha256, feed: source.feed, description, ...(expireTime ? { expireTime } : {}) });
 }
 
 /** The bad files as agents are given them, kept equal to the indicators. */

@@ -111,11 +111,13 @@ function isFile({ type }: Indicator): boolean {
 
 /** Agents hold a bounded number of hashes: more is refused, and not quietly left out. */
 async function checkRoom({ indicators }: IntelServiceDependencies, wanted: readonly Indicator[]): Promise<void> {
-  const files = wanted.filter(isFile);
-  if (files.length === 0) return;
+  const files = wanted.filter((indicator) => isFile(indicator) && indicator.verdict === Verdict.BAD);
+  const known = await Promise.all(files.map(({ type, value }) => indicators.get(indicatorId(type, value))));
+  const added = known.filter((stored) => stored === undefined).length;
+  if (added === 0) return;
   const count = await indicators.count([{ field: "type", is: "eq", value: IndicatorType.SHA256 }]);
-  if (count + files.length <= FILES_MAX) return;
-  const message = `${count} file hashes are listed and ${files.length} would be added: agents hold ${FILES_MAX} at most`;
+  if (count + added <= FILES_MAX) return;
+  const message = `${count} file hashes are listed and ${added} would be added: agents hold ${FILES_MAX} at most`;
   throw invalidRequest([{ field: "indicators", message }]);
 }
 
@@ -167,8 +169,9 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
       const { documents, nextPageToken } = await readPage(indicators, { pageSize, pageToken }, { where });
       return create(ListIndicatorsResponseSchema, { indicators: documents.map(shown), nextPageToken });
     },
-    async getFileSet() {
-      return { fileSet: publishedFileSet(await fileSets.current()).body };
+    async getFileSet({ knownRevision }) {
+      const set = await fileSets.current();
+      return { fileSet: set.revision === knownRevision ? new Uint8Array() : publishedFileSet(set).body };
     },
     async lookUpIndicator({ object }) {
       const type = guessType(object);

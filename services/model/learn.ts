@@ -1,6 +1,6 @@
 import { toJson } from "@bufbuild/protobuf";
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
-import { factId, sectionOfFact } from "#core/model/fact.ts";
+import { factId, PARENTS_MAX, sectionOfFact } from "#core/model/fact.ts";
 import { isLearning, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import {
   type ContainerPresence,
@@ -28,8 +28,6 @@ export interface ModelBatch {
 const SPAN_MAX_MS = 10 * 60_000;
 /** Texts of all items of a section together, so that a model always fits into one message. */
 const SECTION_MAX_BYTES = 1024 * 1024;
-/** Parents that an item remembers. */
-const PARENTS_MAX = 16;
 
 function parentOf({ fact }: ObservedFact): string {
   return fact?.kind.case === "process" ? fact.kind.value.parentPath : "";
@@ -71,6 +69,8 @@ function learnFact(section: SectionRecord, observed: ObservedFact, nowMs: number
   if (!fact || !isOpen) return section;
   const id = factId(fact);
   const known = section.items[id];
+  // Who started it in an attack is not who may start it.
+  if (known && observed.isHeld) return section;
   if (known) return { ...section, items: { ...section.items, [id]: withParent(known, parentOf(observed)) } };
   if (isFull(section)) return { ...section, isFull: true };
   return { ...section, items: { ...section.items, [id]: newItem(observed, nowMs) }, lastNewItemMs: nowMs };

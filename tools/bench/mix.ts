@@ -7,6 +7,7 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_pr
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { defaultRule } from "#core/policy/default-rule.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { until } from "../demo/until.ts";
@@ -168,10 +169,17 @@ const container = sandbox.start("bench", {
 await container.addAddresses(ADDRESS);
 await runMix(container);
 
-const samples: Record<"off" | "learning" | "active" | "bpftrace" | "auditd", Times[]> = {
+/** As a new installation has it: look-ups are left alone. */
+const OWN = defaultRule();
+const DEFAULT = Object.fromEntries(
+  (["process", "network", "filesystem", "syscall"] as const).map((section) => [section, OWN[section]] as const),
+);
+
+const samples: Record<"off" | "learning" | "active" | "default" | "bpftrace" | "auditd", Times[]> = {
   off: [],
   learning: [],
   active: [],
+  default: [],
   bpftrace: [],
   auditd: [],
 };
@@ -204,6 +212,9 @@ for (let round = 0; round < ROUNDS; round += 1) {
       costs = programCosts();
       writeFileSync(STATS, "0");
     }
+    await rig.rules(DEFAULT);
+    await runMix(container);
+    samples.default.push(await measure(container));
   }
   if (!WITH_OTHERS) continue;
   await withBpftrace(
@@ -214,6 +225,11 @@ for (let round = 0; round < ROUNDS; round += 1) {
   await withAuditd(directory, async () => void samples.auditd.push(await measure(container)));
 }
 
+const NAMES: Readonly<Record<string, string>> = {
+  learning: "Gabion learning, all sections",
+  active: "Gabion active, all sections",
+  default: "Gabion active, default rule",
+};
 const PARTS: readonly Part[] = ["exec", "http", "dns", "files", "total"];
 function cell(name: keyof typeof samples, part: Part): string {
   const ratios = samples[name].map((times, i) => (times[part] / (samples.off[i]?.[part] ?? Number.NaN) - 1) * 100);
@@ -231,8 +247,8 @@ const median = (part: Part) =>
 printTable(`mixed load in a container, % more time than without anything (${ROUNDS} interleaved rounds, mean ± 95 %)`, [
   ["", "1,500 execs", "3,000 HTTP", "6,000 look-ups", "6,000 files", "all"],
   ["without anything, ms", ...PARTS.map(median)],
-  ...(["learning", "active", "bpftrace", "auditd"] as const).map((name) => [
-    name === "learning" || name === "active" ? `Gabion ${name}` : name,
+  ...(["learning", "active", "default", "bpftrace", "auditd"] as const).map((name) => [
+    NAMES[name] ?? name,
     ...PARTS.map((part) => cell(name, part)),
   ]),
 ]);
