@@ -18,6 +18,7 @@
 
 #define MOUNTS_MAX 4096
 #define SECTION_FILES 4
+#define DELETED " (deleted)"
 #define KEPT_MAX 1024
 #define KEPT_MS 2000
 #define ROUNDS_MAX 64 /* reads at one time: what is left waits in the kernel */
@@ -141,6 +142,10 @@ static bool tell(const struct fanotify_event_metadata *event)
 		output_count_lost(mounts[mount].cgroup_id, SECTION_FILES); /* by half a name it cannot be told */
 		return false;
 	}
+	/* The kernel says so behind the name that it had last. */
+	if (file.stx_nlink == 0 && length > (ssize_t)strlen(DELETED) &&
+	    memcmp(written.path + length - strlen(DELETED), DELETED, strlen(DELETED)) == 0)
+		length -= strlen(DELETED);
 	clock_gettime(CLOCK_BOOTTIME, &now);
 	written.event.ktime_ns = (uint64_t)now.tv_sec * 1000000000ull + now.tv_nsec;
 	written.event.cgroup_id = mounts[mount].cgroup_id;
