@@ -116,7 +116,8 @@ async function actToEnd(name: string, rules: object, args: readonly string[]): P
     while (populated() && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve));
     if (populated()) throw new Error(`${name} did not end the container`);
     const end = process.hrtime.bigint();
-    const audit = await until("its audit", 10_000, () => rig.audits.slice(from).find((a) => a.event && a.container));
+    // The audit says what came of the stop, for which the runtime has ten seconds.
+    const audit = await until("its audit", 20_000, () => rig.audits.slice(from).find((a) => a.event && a.container));
     times.push(Number(end - (audit.event?.ktimeNs ?? end)) / 1e6);
   }
   return times;
