@@ -68,6 +68,8 @@ export class WatchedContainer {
   readonly contentTurns = new Turns(CONTENTS_MAX);
   /** True while the sensor tells of its written files. */
   isContentWatched = false;
+  /** Until its mounts are there. */
+  contentRetry: NodeJS.Timeout | undefined;
   /** Files that were made known to the kernel for this container. */
   readonly files = new Map<string, KnownFile>();
   model: ModelPolicy | undefined;

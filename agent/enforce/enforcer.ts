@@ -146,6 +146,7 @@ export class Enforcer {
    * are there once it runs: until then this is tried again. In the container's turn.
    */
   async #watchContent(container: WatchedContainer, use: SlotUse, attempt = 0): Promise<void> {
+    clearTimeout(container.contentRetry);
     if (!this.#sensor || (this.#groups & Group.FANOTIFY) === 0) return;
     const { effect } = use.policy.filesystem.detectors.malware;
     const isAsked = use.policy.filesystem.hasRule && effect !== Effect.DISABLE && this.#badFiles.byHash.size > 0;
@@ -166,11 +167,16 @@ export class Enforcer {
 
   #watchLater(container: WatchedContainer, attempt: number): void {
     const delayMs = WATCH_RETRIES_MS[Math.min(attempt, WATCH_RETRIES_MS.length - 1)];
+    if (attempt === WATCH_RETRIES_MS.length) {
+      this.#logger.warn({ container: container.id }, "its mounts are not found: what it writes is not looked into");
+    }
     const again = async () => {
       if (container.use && !container.isGone) await this.#watchContent(container, container.use, attempt + 1);
       return true;
     };
-    setTimeout(() => void this.#inTurn(container, again), delayMs).unref();
+    // One at a time: a policy that changes meanwhile begins anew.
+    clearTimeout(container.contentRetry);
+    container.contentRetry = setTimeout(() => void this.#inTurn(container, again), delayMs).unref();
   }
 
   #inTurn(container: WatchedContainer, run: () => Promise<boolean>): Promise<boolean> {
