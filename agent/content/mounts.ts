@@ -24,8 +24,13 @@ const MOUNTS_MAX = 256;
 const PROCESSES_MAX = 16;
 const GROUPS_MAX = 64;
 
+/** Undefined for what is gone, or cannot be asked. */
 function statOf(path: string): BigIntStats | undefined {
-  return statSync(path, { bigint: true, throwIfNoEntry: false });
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return undefined;
+  }
 }
 
 /** Pids in a control group and those below it: with nested groups there are none in the upper ones. */

@@ -79,10 +79,8 @@ export class FileSets {
     for (let attempt = 1; ; attempt += 1) {
       const known = await sets.get(SET_ID);
       const files = await this.#files();
-      const isSame = equals(FileSetSchema, create(FileSetSchema, { files }), {
-        ...create(FileSetSchema, { files: known?.value.files ?? [] }),
-      });
-      if (known && isSame) return known.value;
+      const contents = (set: readonly FileIndicator[]) => create(FileSetSchema, { files: [...set] });
+      if (known && equals(FileSetSchema, contents(files), contents(known.value.files))) return known.value;
       // The first revision comes from the clock: agents would take a set that begins anew with 1 for an old one.
       const revision = (known?.value.revision ?? BigInt(this.#deps.clock.now())) + 1n;
       const next = create(FileSetSchema, { revision, files });
