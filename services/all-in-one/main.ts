@@ -5,6 +5,7 @@ import { parseArgs } from "node:util";
 import { z } from "zod";
 import { startBusServer } from "#lib/bus/server.ts";
 import { ConfigError, loadConfig, type Settings } from "#lib/config/config.ts";
+import { AGENT_RUNTIME } from "#lib/service/agent-runtime.ts";
 import { prepareInstallation } from "#lib/service/installation.ts";
 import { EXIT_USAGE, untilSignal } from "#lib/service/run.ts";
 import { SERVICE_PORTS } from "#lib/service/settings.ts";
@@ -56,9 +57,9 @@ type OnLost = (what: string) => void;
 /** Starts the agent as a process of its own; disposing ends it and waits. */
 function startAgentProcess(flags: readonly string[], onLost: OnLost): AsyncDisposable {
   const root = resolve(import.meta.dirname, "../..");
-  // A small young generation: the agent lives beside other work, and its memory counts.
-  const args = ["--max-semi-space-size=2", join(root, "agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], cwd: root });
+  const args = [...AGENT_RUNTIME.flags, join(root, "agent/main.ts"), ...flags.flatMap((flag) => ["--set", flag])];
+  const env = { ...process.env, ...AGENT_RUNTIME.env };
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "inherit", "inherit"], cwd: root, env });
   let isEnding = false;
   const ended = new Promise<void>((done) => child.once("exit", () => done()));
   void ended.then(() => {

@@ -1,18 +1,20 @@
 import { spawn } from "node:child_process";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
+import { AGENT_RUNTIME } from "#lib/service/agent-runtime.ts";
 import { prepareInstallation } from "#lib/service/installation.ts";
 import { CommandError } from "./connection.ts";
 import { print } from "./output.ts";
 import type { Shared } from "./shared.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
+const PLAIN_RUNTIME: { readonly flags: readonly string[]; readonly env: NodeJS.ProcessEnv } = { flags: [], env: {} };
 const SERVICES = ["model", "rule", "intel", "audit"];
 
 /** Runs a program of the project in the foreground; its exit status becomes the command's. */
-async function runForeground(program: string, flags: readonly string[]): Promise<void> {
-  const args = [join(ROOT, program), ...flags.flatMap((flag) => ["--set", flag])];
-  const child = spawn(process.execPath, args, { stdio: "inherit" });
+async function runForeground(program: string, flags: readonly string[], runtime = PLAIN_RUNTIME): Promise<void> {
+  const args = [...runtime.flags, join(ROOT, program), ...flags.flatMap((flag) => ["--set", flag])];
+  const child = spawn(process.execPath, args, { stdio: "inherit", env: { ...process.env, ...runtime.env } });
   // A terminal sends SIGINT to the whole group by itself.
   process.on("SIGINT", () => {});
   process.on("SIGTERM", (signal) => void child.kill(signal));
@@ -43,7 +45,7 @@ export function addProcessCommands(program: Command): void {
   });
   withSettings(program.command("agent").description("run the agent of this node")).action(
     async (options: { set: string[] }) => {
-      await runForeground("agent/main.ts", options.set);
+      await runForeground("agent/main.ts", options.set, AGENT_RUNTIME);
     },
   );
   const pki = program.command("pki").description("certificates and keys of an installation");

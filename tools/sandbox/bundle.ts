@@ -27,6 +27,8 @@ export interface BundleOptions {
   readonly env?: readonly string[];
   /** Limits, as the OCI specification's `linux.resources`. */
   readonly resources?: object;
+  /** Folders of the host that are mounted read only: path inside to path outside. */
+  readonly readOnlyBinds?: Readonly<Record<string, string>>;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -56,7 +58,12 @@ function configuration(options: BundleOptions): object {
     },
     root: { path: "rootfs", readonly: false },
     hostname: "sandbox",
-    mounts: MOUNTS,
+    mounts: [
+      ...MOUNTS,
+      ...Object.entries(options.readOnlyBinds ?? {}).map(([destination, source]) => {
+        return { destination, type: "bind", source, options: ["bind", "ro"] };
+      }),
+    ],
     annotations: options.annotations ?? {},
     linux: {
       namespaces: namespaces.map((type) => ({ type })),

@@ -1,0 +1,151 @@
+/**
+ * Rounds of one load in one container: without Gabion, learning, active, and with what else could record the same events
+ * here. Interleaved; each figure is against the run without anything in the same round.
+ */
+import { defaultRule } from "#core/policy/default-rule.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { AgentRig } from "../sandbox/agent-rig.ts";
+import type { Sandbox, SandboxContainer } from "../sandbox/runc.ts";
+import { withAuditd, withBpftrace } from "./peers.ts";
+import { halfInterval, mean, percentile, printTable } from "./statistics.ts";
+
+const RULES = {
+  process: {
+    effect: Effect.ALERT,
+    detectors: { drift: {}, reverse_shell: {}, lateral_movement: {}, crypto_miner: {} },
+  },
+  network: { effect: Effect.ALERT, detectors: { port_scan: {}, raw_socket: {} } },
+  dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {}, dns_flood: {} } },
+  filesystem: {
+    effect: Effect.ALERT,
+    detectors: { changed_binary: {}, account_files: {}, ssh_files: {}, loader_files: {} },
+  },
+  syscall: { effect: Effect.ALERT },
+};
+
+/** As a new installation has it: look-ups are left alone. */
+const OWN = defaultRule();
+const DEFAULT = Object.fromEntries(
+  (["process", "network", "filesystem", "syscall"] as const).map((section) => [section, OWN[section]] as const),
+);
+
+/** With which the load is measured, in the order of the table. */
+export const SETTINGS = {
+  off: "without anything, ms",
+  learning: "Gabion learning, all sections",
+  active: "Gabion active, all sections",
+  default: "Gabion active, default rule",
+  bpftrace: "bpftrace",
+  auditd: "auditd",
+} as const;
+export type Setting = keyof typeof SETTINGS;
+
+/** ns that each part of a load took. */
+export type Times = Readonly<Record<string, number>>;
+
+export interface LoadOptions {
+  readonly sandbox: Sandbox;
+  /** For what the others write. */
+  readonly directory: string;
+  readonly container: SandboxContainer;
+  readonly rounds: number;
+  /** False: without the others, which take most of the time. */
+  readonly withOthers: boolean;
+  /** Runs the load once and prints as JSON what each part took. */
+  readonly command: readonly string[];
+  /** Runs of which the best counts, for each part: what else the machine does only ever adds. */
+  readonly runs: number;
+  /** Teaches the model, besides one run of the load, what is measured beside it. */
+  readonly teach?: (rig: AgentRig) => Promise<void>;
+  /** Further measurements in a setting, before the next one. */
+  readonly beside?: (setting: Setting, round: number) => Promise<void>;
+}
+
+async function runOnce({ container, command }: LoadOptions): Promise<Times> {
+  const { output } = await container.exec(...command);
+  try {
+    return JSON.parse(output) as Times;
+  } catch {
+    throw new Error(`the load said: ${output}`);
+  }
+}
+
+async function measure(options: LoadOptions): Promise<Times> {
+  const runs: Times[] = [];
+  for (let i = 0; i < options.runs; i += 1) runs.push(await runOnce(options));
+  const parts = Object.keys(runs[0] ?? {}).filter((part) => part !== "total");
+  const best = parts.map((part) => [part, Math.min(...runs.map((times) => times[part] ?? Number.NaN))] as const);
+  return { ...Object.fromEntries(best), total: best.reduce((sum, [, ns]) => sum + ns, 0) };
+}
+
+/** Measures the load in every setting, as often as there are rounds. */
+export async function measureRounds(options: LoadOptions): Promise<Record<Setting, Times[]>> {
+  const { sandbox, directory, container } = options;
+  const samples: Record<Setting, Times[]> = {
+    off: [],
+    learning: [],
+    active: [],
+    default: [],
+    bpftrace: [],
+    auditd: [],
+  };
+  const sample = async (setting: Setting, round: number): Promise<void> => {
+    samples[setting].push(await measure(options));
+    await options.beside?.(setting, round);
+  };
+  await runOnce(options);
+  for (let round = 0; round < options.rounds; round += 1) {
+    await sample("off", round);
+    {
+      await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, RULES);
+      await rig.watched(container.id);
+      await runOnce(options);
+      await sample("learning", round);
+      // What the bursts before have left to do must not push out what is to be learned.
+      await (await rig.watched(container.id)).events.idle();
+      await options.teach?.(rig);
+      await (await rig.watched(container.id)).events.idle();
+      await rig.activate(LearningState.ACTIVE);
+      await runOnce(options);
+      await sample("active", round);
+      await rig.rules(DEFAULT);
+      await runOnce(options);
+      await sample("default", round);
+    }
+    if (!options.withOthers) continue;
+    const group = `${sandbox.scope}/${container.id}`;
+    await withBpftrace(group, directory, () => sample("bpftrace", round));
+    await withAuditd(directory, () => sample("auditd", round));
+  }
+  return samples;
+}
+
+/** Prints what each setting adds to each part, in per cent with its interval. */
+export function printRounds(
+  title: string,
+  parts: Readonly<Record<string, string>>,
+  samples: Record<Setting, Times[]>,
+): void {
+  const names = Object.keys(parts);
+  const cell = (setting: Setting, part: string): string => {
+    const ratios = samples[setting].map(
+      (times, i) => ((times[part] ?? Number.NaN) / (samples.off[i]?.[part] ?? Number.NaN) - 1) * 100,
+    );
+    if (ratios.length === 0) return "not here";
+    return `${mean(ratios) < 0 ? "" : "+"}${mean(ratios).toFixed(1)} ± ${halfInterval(ratios).toFixed(1)}`;
+  };
+  const median = (part: string) =>
+    (
+      percentile(
+        samples.off.map((times) => times[part] ?? Number.NaN),
+        0.5,
+      ) / 1e6
+    ).toFixed(0);
+  const { off, ...watched } = SETTINGS;
+  printTable(`${title}, % more time than without anything (${samples.off.length} interleaved rounds, mean ± 95 %)`, [
+    ["", ...Object.values(parts)],
+    [off, ...names.map(median)],
+    ...Object.entries(watched).map(([setting, name]) => [name, ...names.map((part) => cell(setting as Setting, part))]),
+  ]);
+}

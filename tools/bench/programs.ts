@@ -1,0 +1,52 @@
+/**
+ * What watching costs programs that people run, in one container: a compiler, an HTTP server under load, a client that looks
+ * names up, and files copied. The container sees the machine's own programs, read only.
+ */
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { Sandbox } from "../sandbox/runc.ts";
+import { measureRounds, printRounds } from "./load-rounds.ts";
+
+const ADDRESS = "10.0.0.53";
+const LOAD = ["/opt/node/node", "/opt/load.mjs", ADDRESS, "15", "1500", "1500", "10"];
+
+await using stack = new AsyncDisposableStack();
+const directory = mkdtempSync(join(tmpdir(), "gabion-bench-"));
+const sandbox = stack.use(await Sandbox.open(`gabion-bench-${process.pid}`, join(directory, "sandbox")));
+const text = (content: string | Buffer) => ({ content, mode: 0o644 });
+const container = sandbox.start("bench", {
+  args: ["/bin/sleep", "3600"],
+  programs: [],
+  files: {
+    "/opt/load.mjs": text(readFileSync(resolve(import.meta.dirname, "programs-load.mjs"))),
+    "/etc/resolv.conf": text(`nameserver ${ADDRESS}\n`),
+    "/etc/hosts": text("127.0.0.1 localhost\n"),
+    "/dev/null": text(""),
+  },
+  readOnlyBinds: {
+    "/usr": "/usr",
+    "/bin": "/usr/bin",
+    "/lib": "/usr/lib",
+    "/lib64": "/usr/lib64",
+    "/opt/node": dirname(process.execPath),
+  },
+});
+await container.addAddresses(ADDRESS);
+const samples = await measureRounds({
+  sandbox,
+  directory,
+  container,
+  rounds: Number(process.env["ROUNDS"] ?? 8),
+  withOthers: process.env["OTHERS"] !== "0",
+  command: LOAD,
+  runs: 3,
+});
+const PARTS = {
+  compile: "15 compilations",
+  http: "1,500 HTTP",
+  dns: "1,500 look-ups",
+  copy: "2,000 files",
+  total: "all",
+};
+printRounds("programs that people run, in a container", PARTS, samples);
