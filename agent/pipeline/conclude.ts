@@ -62,6 +62,11 @@ export class Conclusion {
     }
   }
 
+  /** Id by which a fact counts: that of its family, where the model has one for it. */
+  idOf(container: WatchedContainer, fact: Fact): string {
+    return this.#learner.idOf(container, fact);
+  }
+
   /** The same as before happened again. */
   countAgain(container: WatchedContainer, { section, factIds }: Repeat): void {
     for (const id of factIds) this.#learner.count(container, section, id);

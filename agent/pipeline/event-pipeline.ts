@@ -1,5 +1,4 @@
 import type { FileHandle } from "node:fs/promises";
-import { factId } from "#core/model/fact.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
@@ -52,7 +51,9 @@ export class EventPipeline {
     const [only] = all;
     const isQuiet = all.length === 1 && only && !only.decision.isAudited && !only.decision.isHeld;
     if (!isQuiet) return;
-    const factIds = only.decision.isLearned ? only.facts.map(factId) : [];
+    const factIds = only.decision.isLearned
+      ? only.facts.map((fact) => this.#deps.conclusion.idOf(container, fact))
+      : [];
     this.#repeats.remember(container, frame, { section: only.section, factIds });
   }
 

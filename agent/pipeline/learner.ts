@@ -2,6 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { factId, sectionOfFact } from "#core/model/fact.ts";
+import { compileFamilies, type Families } from "#core/model/item-pattern.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Enforced } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import {
@@ -60,6 +61,7 @@ export class Learner {
   readonly #send: (observation: Observation) => void;
   /** By model and section: a flood in one section leaves the others room. */
   readonly #known = new Map<string, Map<Section, Set<string>>>();
+  readonly #families = new Map<string, Families>();
   readonly #units = new Map<WatchedContainer, Map<Section, Unit>>();
 
   constructor(clock: Clock, send: (observation: Observation) => void) {
@@ -69,15 +71,27 @@ export class Learner {
 
   /** The model changed: what it has need not be sent again, what it has not may be. */
   takeModel(model: ModelPolicy): void {
+    this.#families.set(model.modelKey, compileFamilies(model.sections.flatMap(({ facts }) => facts)));
     const known = model.sections.map(({ section, facts }) => [section, new Set(facts.flatMap(idsOf))] as const);
     this.#known.set(model.modelKey, new Map(known));
   }
 
+  /** Id by which a fact counts: that of its family, where the model has one for it. */
+  idOf(container: WatchedContainer, fact: Fact): string {
+    return factId(this.#families.get(container.message.modelKey)?.of(fact) ?? fact);
+  }
+
   /** A fact that a learning section takes in. */
   observe(container: WatchedContainer, fact: Fact, note: ObservedNote): void {
+    const { modelKey } = container.message;
+    // What waits for a person stands for itself, whatever family it may belong to.
+    const family = note.isHeld ? undefined : this.#families.get(modelKey)?.of(fact);
+    if (family) {
+      this.count(container, sectionOfFact(fact), factId(family));
+      return;
+    }
     const id = factId(fact);
     this.count(container, sectionOfFact(fact), id);
-    const modelKey = container.message.modelKey;
     const known = this.#knownOf(modelKey, sectionOfFact(fact));
     const ids = idsOf(fact);
     const isKnown = ids.every((each) => known.has(each));
@@ -114,7 +128,9 @@ export class Learner {
   /** Drops what is kept for a container; with `isLastOfModel` what is known of its model too. */
   forget(container: WatchedContainer, isLastOfModel: boolean): void {
     this.#units.delete(container);
-    if (isLastOfModel) this.#known.delete(container.message.modelKey);
+    if (!isLastOfModel) return;
+    this.#known.delete(container.message.modelKey);
+    this.#families.delete(container.message.modelKey);
   }
 
   #knownOf(modelKey: string, section: Section): Set<string> {

@@ -30,6 +30,11 @@ export function contentIdentity(process: Pick<ProcessFact, "contentState" | "sha
   return process.sha256 === "" ? "unknown" : process.sha256;
 }
 
+/** A family and a name with a star in it are two things. */
+function ofFamily({ isPattern }: { readonly isPattern: boolean }): string[] {
+  return isPattern ? ["family"] : [];
+}
+
 function identityParts(fact: Fact): readonly (string | number | boolean)[] {
   const { kind } = fact;
   switch (kind.case) {
@@ -40,9 +45,9 @@ function identityParts(fact: Fact): readonly (string | number | boolean)[] {
     case "outbound":
       return ["outbound", kind.value.transport, kind.value.port, kind.value.address];
     case "domain":
-      return ["domain", kind.value.name, kind.value.recordType];
+      return ["domain", kind.value.name, kind.value.recordType, ...ofFamily(kind.value)];
     case "file":
-      return ["file", kind.value.path, kind.value.processPath, kind.value.isExecutable];
+      return ["file", kind.value.path, kind.value.processPath, kind.value.isExecutable, ...ofFamily(kind.value)];
     case "syscall":
       return ["syscall", kind.value.name, kind.value.isCompat];
     default:

@@ -12,6 +12,16 @@ export interface LifecycleDurations {
   readonly relearningMs: number;
   /** Wall-clock time that an archived model is kept. */
   readonly archiveMs: number;
+  /** Keeps a section learning beyond its time while it is plainly unfinished. Without it time alone decides. */
+  readonly extension?: LearningExtension;
+}
+
+/** When learning goes on after its time. It never ends before it. */
+export interface LearningExtension {
+  /** Expected new behaviours a day, upper end of the 95 % interval, above which a section is unfinished. */
+  readonly maxNewPerDay: number;
+  /** Observed container time after which learning ends all the same. */
+  readonly maxMs: number;
 }
 
 const HOUR_MS = 3_600_000;
@@ -37,7 +47,7 @@ export interface SectionLife {
 
 /** Something that may move a section. */
 export type LifeEvent =
-  | { readonly kind: "observed"; readonly ms: number }
+  | { readonly kind: "observed"; readonly ms: number; readonly isUnfinished?: boolean }
   | { readonly kind: "elapsed"; readonly ms: number }
   | { readonly kind: "deviation" }
   | { readonly kind: "relearn" }
@@ -60,8 +70,9 @@ function enter(life: SectionLife, state: LearningState, cause: string): LifeStep
   return { life: { state, observedMs: 0, elapsedMs: 0, hadDryRun }, cause };
 }
 
-function observe(life: SectionLife, ms: number, durations: LifecycleDurations): LifeStep {
+function observe(life: SectionLife, ms: number, isUnfinished: boolean, durations: LifecycleDurations): LifeStep {
   const observed = { ...life, observedMs: life.observedMs + ms };
+  if (isUnfinished) return { life: observed };
   if (life.state === LearningState.LEARNING && observed.observedMs >= durations.learningMs) {
     const cause = "observed container time reached the learning duration";
     return life.hadDryRun
@@ -87,7 +98,8 @@ function elapse(life: SectionLife, ms: number, durations: LifecycleDurations): L
 
 /**
  * Moves a section by one event:
- * - `learning` → `dry-run` after the learning duration of observed time;
+ * - `learning` → `dry-run` after the learning duration of observed time, later where it is plainly unfinished and a
+ *   setting asks for that;
  * - `dry-run` → `active` after its wall-clock duration, → `extended-learning` at a deviation;
  * - `extended-learning` → `active` after its wall-clock duration; there is no second dry run;
  * - any → `manual-learning` and back to `active` when a person says so;
@@ -97,7 +109,7 @@ function elapse(life: SectionLife, ms: number, durations: LifecycleDurations): L
 export function stepLife(life: SectionLife, event: LifeEvent, durations: LifecycleDurations): LifeStep {
   switch (event.kind) {
     case "observed":
-      return observe(life, event.ms, durations);
+      return observe(life, event.ms, event.isUnfinished ?? false, durations);
     case "elapsed":
       return elapse(life, event.ms, durations);
     case "deviation":

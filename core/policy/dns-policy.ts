@@ -3,6 +3,7 @@ import { type DomainFact, type Fact, FactSchema, type LearningState } from "#gen
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { DnsSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type DomainPattern, matchesDomain, parseDomainPattern } from "../matching/domain.ts";
+import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -39,6 +40,8 @@ export interface CompiledDnsPolicy extends DnsPolicyInput, SectionPolicy {
   readonly allowed: readonly DomainPattern[];
   readonly detectors: Readonly<Record<DnsDetector, CompiledDetector>>;
   readonly known: ReadonlySet<string>;
+  /** Families of names, as the model folded them. */
+  readonly families: Families;
 }
 
 /** A name that was asked for, as policy looks at it. */
@@ -95,7 +98,8 @@ export function compileDnsPolicy(input: DnsPolicyInput): CompiledDnsPolicy {
     denied: patterns(input.section?.denied ?? []),
     allowed: patterns(input.section?.allowed ?? []),
     detectors: Object.fromEntries(detectors) as Record<DnsDetector, CompiledDetector>,
-    known: new Set(input.items.map(({ name, recordType }) => key(name, recordType))),
+    known: new Set(input.items.filter(({ isPattern }) => !isPattern).map((item) => key(item.name, item.recordType))),
+    families: compileFamilies(input.items.map((value) => create(FactSchema, { kind: { case: "domain", value } }))),
   };
 }
 
@@ -122,8 +126,10 @@ export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent
     if (event.isMalformed) {
       return deviation(policy.effect, "a message to a resolver is no well-formed question with one name");
     }
-    return policy.known.has(key(event.name, event.recordType))
-      ? inModel(policy.effect, event.name, shown(event))
+    if (policy.known.has(key(event.name, event.recordType))) return inModel(policy.effect, event.name, shown(event));
+    const family = policy.families.of(domainFact(event));
+    return family?.kind.case === "domain"
+      ? inModel(policy.effect, family.kind.value.name, shown(event))
       : deviation(policy.effect, `the look-up of ${shown(event)} is not in the model`);
   };
   const considerations: readonly Consideration<DnsQueryEvent>[] = [

@@ -5,6 +5,7 @@ import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { FilesystemSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type BadFiles, badFileText } from "../intel/bad-files.ts";
 import { compilePattern, type Pattern } from "../matching/pattern.ts";
+import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -60,6 +61,8 @@ export interface CompiledFilePolicy extends FilePolicyInput, SectionPolicy {
   readonly allowed: readonly Pattern[];
   readonly detectors: Readonly<Record<FileDetector, CompiledDetector>>;
   readonly directories: ReadonlySet<string>;
+  /** Families of folders, as the model folded them. */
+  readonly families: Families;
 }
 
 /** A change of a file as policy looks at it. Paths are real ones inside the container. */
@@ -110,7 +113,10 @@ export function compileFilePolicy(input: FilePolicyInput): CompiledFilePolicy {
     denied: (input.section?.denied ?? []).map((path) => compilePattern(path)),
     allowed: (input.section?.allowed ?? []).map((path) => compilePattern(path)),
     detectors: Object.fromEntries(detectors) as Record<FileDetector, CompiledDetector>,
-    directories: new Set(input.items.map(({ path, processPath }) => key(path, processPath))),
+    directories: new Set(
+      input.items.filter(({ isPattern }) => !isPattern).map((item) => key(item.path, item.processPath)),
+    ),
+    families: compileFamilies(input.items.map((value) => create(FactSchema, { kind: { case: "file", value } }))),
   };
 }
 
@@ -148,10 +154,24 @@ function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | 
   return detection(effect, "changed_binary", false, `an executable was changed: ${shown(event)}`);
 }
 
+function fileFact(path: string, processPath: string, isExecutable = false): Fact {
+  return create(FactSchema, { kind: { case: "file", value: { path, processPath, isExecutable } } });
+}
+
+function familyPath(family: Fact | undefined): string | undefined {
+  return family?.kind.case === "file" ? family.kind.value.path : undefined;
+}
+
 function findInModel(policy: CompiledFilePolicy, event: FileEvent): Finding {
-  const unknown = pathsOf(event).find((path) => !policy.directories.has(key(directoryOf(path), event.processPath)));
+  const { processPath } = event;
+  const knownAs = (path: string): string | undefined => {
+    const directory = directoryOf(path);
+    if (policy.directories.has(key(directory, processPath))) return directory;
+    return familyPath(policy.families.of(fileFact(directory, processPath)));
+  };
+  const unknown = pathsOf(event).find((path) => knownAs(path) === undefined);
   return unknown === undefined
-    ? inModel(policy.effect, directoryOf(event.path), shown(event))
+    ? inModel(policy.effect, knownAs(event.path) ?? "", shown(event))
     : deviation(policy.effect, `${shown(event)}: the model does not let it write in \`${directoryOf(unknown)}\``);
 }
 
@@ -209,8 +229,7 @@ export function heldFileFact({ path, newPath, processPath, isExecutable }: FileE
 
 /** What a change teaches: in which folders the program writes, and which executables it makes. */
 export function fileFacts(event: FileEvent): Fact[] {
-  const fact = (path: string, isExecutable: boolean) =>
-    create(FactSchema, { kind: { case: "file", value: { path, processPath: event.processPath, isExecutable } } });
+  const fact = (path: string, isExecutable: boolean) => fileFact(path, event.processPath, isExecutable);
   const directories = new Set(pathsOf(event).map(directoryOf));
   const folders = [...directories].map((directory) => fact(directory, false));
   const isMade = event.isExecutable && event.operation !== FileOperation.DELETE;

@@ -30,6 +30,12 @@ function encryptedDnsNames(policy: CompiledDnsPolicy): KernelEntry[] {
   return ENCRYPTED_DNS_NAMES.map((text) => ({ kind: "domain", text, action: "ask" }) as const);
 }
 
+/** Of a family's name the labels behind the last one with a star. */
+function fixedEnd(name: string): string {
+  const labels = name.split(".");
+  return labels.slice(labels.findLastIndex((label) => label.includes("*")) + 1).join(".");
+}
+
 /** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */
 export function toDnsSlot(policy: CompiledDnsPolicy): {
   readonly entries: readonly KernelEntry[];
@@ -40,9 +46,15 @@ export function toDnsSlot(policy: CompiledDnsPolicy): {
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
   const allowed = policy.allowed.map((pattern) => entryOf(pattern, "allow"));
-  const known = policy.items.map(
-    ({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const,
-  );
+  const known = policy.items
+    .filter(({ isPattern }) => !isPattern)
+    .map(({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const);
+  // The kernel asks about everything below the part of a family's name that is fixed, and so refuses nothing there.
+  const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));
+  const open = [...new Set(families)].map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
-  return { entries: [...strongestOf([...denied, ...allowed, ...asked]), ...known], defaults: { domain: fallback } };
+  return {
+    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...known],
+    defaults: { domain: fallback },
+  };
 }

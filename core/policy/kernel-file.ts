@@ -66,13 +66,15 @@ export function toFileSlot(policy: CompiledFilePolicy): {
     return expressed ? [{ ...expressed, action: "allow" }] : [];
   });
   const items = policy.items
-    .filter(({ isExecutable }) => !isExecutable)
+    .filter(({ isExecutable, isPattern }) => !isExecutable && !isPattern)
     .map(({ path, processPath }): KernelEntry => {
       const directory = path.endsWith("/") ? path : `${path}/`;
       return { kind: "file_item", directory, process: processPath, action: "allow" };
     });
   const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
-  const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";
+  // What a family covers the kernel cannot tell from what it does not.
+  const hasFamilies = policy.items.some(({ isPattern }) => isPattern);
+  const file = policy.effect === Effect.BLOCK && isAllowedWhole && !hasFamilies ? "block" : "ask";
   const named = strongestOf([...denied, ...protectedEntries(policy), ...allowed]);
   return { entries: [...named, ...items], defaults: { file, executable } };
 }

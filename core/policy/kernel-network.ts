@@ -3,6 +3,7 @@ import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
+import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
 import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES } from "./network-policy.ts";
 
@@ -46,7 +47,13 @@ function learned(
 ): KernelEntry[] {
   return facts.flatMap(({ transport, port }) => {
     const protocol = PROTOCOLS[transport];
-    return protocol === undefined ? [] : [portEntry(kind, "allow", protocol, { port, length: PORT_BITS })];
+    if (protocol === undefined) return [];
+    // Of ports that are connected to, 0 is the family of those that clients are given; listened on, it is the kernel's own 0.
+    const prefixes =
+      kind === "port_learned" && port === 0
+        ? portPrefixes(EPHEMERAL_FIRST, EPHEMERAL_LAST)
+        : [{ port, length: PORT_BITS }];
+    return prefixes.map((prefix) => portEntry(kind, "allow", protocol, prefix));
   });
 }
 

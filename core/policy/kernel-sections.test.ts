@@ -213,7 +213,15 @@ test("look-ups: the kernel says what the policy says", () => {
       state,
       fc.array(fc.constantFrom(...patterns), { maxLength: 3 }),
       fc.array(fc.constantFrom(...patterns), { maxLength: 3 }),
-      fc.array(fc.record({ name: fc.constantFrom(...names), recordType: fc.constantFrom(1, 16) }), { maxLength: 3 }),
+      fc.array(
+        fc
+          .record({
+            name: fc.constantFrom(...names, "*.evil.example", "*.y.good.test"),
+            recordType: fc.constantFrom(1, 16),
+          })
+          .map((item) => ({ ...item, isPattern: item.name.includes("*") })),
+        { maxLength: 3 },
+      ),
       fc.constantFrom(...names),
       fc.constantFrom(1, 16, 28),
       (e, s, allowed, denied, items, name, recordType) => {
@@ -248,7 +256,7 @@ test("files: the kernel says what the policy says, and never refuses afterwards"
       state,
       fc.array(fc.constantFrom(...listed), { maxLength: 2 }),
       fc.array(fc.constantFrom(...listed), { maxLength: 2 }),
-      fc.array(fc.constantFrom("/etc", "/var/a", "/tmp"), { maxLength: 2 }),
+      fc.array(fc.constantFrom("/etc", "/var/a", "/tmp", "/var/*", "/var/a/*"), { maxLength: 2 }),
       fc.subarray(["changed_binary", "account_files", "ssh_files"]),
       fc.constantFrom(...files),
       fc.boolean(),
@@ -261,7 +269,9 @@ test("files: the kernel says what the policy says, and never refuses afterwards"
             detectors: Object.fromEntries(detectors.map((name) => [name, {}])),
           }),
           hasRule: true,
-          items: directories.map((d) => create(FileFactSchema, { path: d, processPath: "/bin/sh" })),
+          items: directories.map((d) =>
+            create(FileFactSchema, { path: d, processPath: "/bin/sh", isPattern: d.includes("*") }),
+          ),
           state: s,
         });
         const { entries, defaults } = toFileSlot(policy);

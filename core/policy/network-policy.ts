@@ -12,6 +12,7 @@ import {
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -115,7 +116,10 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
     detectors: Object.fromEntries(detectors) as Record<NetworkDetector, CompiledDetector>,
     listeningPorts: new Set(input.listening.map(({ transport, port }) => portText(transport, port))),
     internetPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [port] : []))),
-    directAddresses: new Set(outbound.flatMap(([address]) => (address === "" ? [] : [address]))),
+    // A family of addresses is of those within, which are not judged.
+    directAddresses: new Set(
+      outbound.flatMap(([address]) => (address === "" || address.includes("/") ? [] : [address])),
+    ),
     kubernetesApi: canonicalAddress(input.kubernetesApi ?? ""),
     knowsPing: input.processes.some(({ name }) => PING.test(name)),
   };
@@ -168,7 +172,9 @@ function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent
   const shown = destination(event);
   const port = portText(event.transport, event.port);
   if (!event.isInternet) return unjudgedDestination(policy, event, shown);
-  if (!policy.internetPorts.has(port)) {
+  const isEphemeral = event.port >= EPHEMERAL_FIRST && event.port <= EPHEMERAL_LAST;
+  const isFamily = isEphemeral && policy.internetPorts.has(portText(event.transport, 0));
+  if (event.port === 0 || (!isFamily && !policy.internetPorts.has(port))) {
     return deviation(policy.effect, `${shown} is outside the model: port ${port} of the Internet is not in it`);
   }
   if (event.isDirect && !policy.directAddresses.has(addressText(event.address))) {
@@ -289,7 +295,8 @@ export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string,
 
 /** What a connection teaches: a port of the Internet, or an address within; an address without a look-up besides. */
 export function connectFacts(event: ConnectEvent): Fact[] {
-  if (event.isLoopback) return [];
+  // Nothing is reached at port 0, which stands for a family in models.
+  if (event.isLoopback || event.port === 0) return [];
   const outbound = (address: string) =>
     create(FactSchema, {
       kind: { case: "outbound", value: { transport: event.transport, port: event.port, address } },

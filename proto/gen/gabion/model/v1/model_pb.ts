@@ -19,7 +19,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file gabion/model/v1/model.proto.
  */
 export const file_gabion_model_v1_model: GenFile = /*@__PURE__*/
-  fileDesc("ChtnYWJpb24vbW9kZWwvdjEvbW9kZWwucHJvdG8SD2dhYmlvbi5tb2RlbC52MSLrAQoLUHJvY2Vzc0ZhY3QSGQoEcGF0aBgBIAEoCUILukgIcgYQARiAgAESFwoEbmFtZRgCIAEoCUIJukgGcgQYgIABEj4KDWNvbnRlbnRfc3RhdGUYAyABKA4yHS5nYWJpb24uZXZlbnQudjEuQ29udGVudFN0YXRlQgi6SAWCAQIQARIoCgZzaGEyNTYYBCABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIeCgtwYXJlbnRfcGF0aBgFIAEoCUIJukgGcgQYgIABEh4KDHBhcmVudF9wYXRocxgGIAMoCUIIukgFkgECEBAiXgoKTGlzdGVuRmFjdBI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIXCgRwb3J0GAIgASgNQgm6SAYqBBj//wMiegoMT3V0Ym91bmRGYWN0EjcKCXRyYW5zcG9ydBgBIAEoDjIaLmdhYmlvbi5ldmVudC52MS5UcmFuc3BvcnRCCLpIBYIBAhABEhcKBHBvcnQYAiABKA1CCbpIBioEGP//AxIYCgdhZGRyZXNzGAMgASgJQge6SARyAhhAIjkKCkRvbWFpbkZhY3QSFgoEbmFtZRgBIAEoCUIIukgFcgMYgAgSEwoLcmVjb3JkX3R5cGUYAiABKA0iWwoIRmlsZUZhY3QSFwoEcGF0aBgBIAEoCUIJukgGcgQYgIABEh8KDHByb2Nlc3NfcGF0aBgCIAEoCUIJukgGcgQYgIABEhUKDWlzX2V4ZWN1dGFibGUYAyABKAgiNwoLU3lzY2FsbEZhY3QSFQoEbmFtZRgBIAEoCUIHukgEcgIYQBIRCglpc19jb21wYXQYAiABKAgirAIKBEZhY3QSLwoHcHJvY2VzcxgBIAEoCzIcLmdhYmlvbi5tb2RlbC52MS5Qcm9jZXNzRmFjdEgAEi0KBmxpc3RlbhgCIAEoCzIbLmdhYmlvbi5tb2RlbC52MS5MaXN0ZW5GYWN0SAASMQoIb3V0Ym91bmQYAyABKAsyHS5nYWJpb24ubW9kZWwudjEuT3V0Ym91bmRGYWN0SAASLQoGZG9tYWluGAQgASgLMhsuZ2FiaW9uLm1vZGVsLnYxLkRvbWFpbkZhY3RIABIpCgRmaWxlGAUgASgLMhkuZ2FiaW9uLm1vZGVsLnYxLkZpbGVGYWN0SAASLwoHc3lzY2FsbBgGIAEoCzIcLmdhYmlvbi5tb2RlbC52MS5TeXNjYWxsRmFjdEgAQgYKBGtpbmQi+QIKCU1vZGVsSXRlbRIPCgdpdGVtX2lkGAEgASgJEiMKBGZhY3QYAiABKAsyFS5nYWJpb24ubW9kZWwudjEuRmFjdBIrCgZzb3VyY2UYAyABKA4yGy5nYWJpb24ubW9kZWwudjEuSXRlbVNvdXJjZRIrCgZzdGF0dXMYBCABKA4yGy5nYWJpb24ubW9kZWwudjEuSXRlbVN0YXR1cxIzCg9maXJzdF9zZWVuX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmxhc3Rfc2Vlbl90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVjb3VudBgHIAEoBBISCgp1bml0X2NvdW50GAggASgNEhoKEmZpcnN0X2NvbnRhaW5lcl9pZBgJIAEoCRIOCgZyZWFzb24YCiABKAkSFAoMcGFyZW50X3BhdGhzGAsgAygJEg4KBmZvbGRlZBgMIAMoCSKNAwoMQ29tcGxldGVuZXNzEhIKCnVuaXRfY291bnQYASABKAQSFwoPc2luZ2xldG9uX2NvdW50GAIgASgNEh8KEnVuc2Vlbl9wcm9iYWJpbGl0eRgDIAEoAUgAiAEBEiUKGHVuc2Vlbl9wcm9iYWJpbGl0eV91cHBlchgEIAEoAUgBiAEBEiEKFGV4cGVjdGVkX25ld19wZXJfZGF5GAUgASgBSAKIAQESJwoaZXhwZWN0ZWRfbmV3X3Blcl9kYXlfdXBwZXIYBiABKAFIA4gBARI2ChJsYXN0X25ld19pdGVtX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGxvc3RfZXZlbnRfY291bnQYCCABKARCFQoTX3Vuc2Vlbl9wcm9iYWJpbGl0eUIbChlfdW5zZWVuX3Byb2JhYmlsaXR5X3VwcGVyQhcKFV9leHBlY3RlZF9uZXdfcGVyX2RheUIdChtfZXhwZWN0ZWRfbmV3X3Blcl9kYXlfdXBwZXIiugMKDE1vZGVsU2VjdGlvbhIpCgdzZWN0aW9uGAEgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb24SLQoFc3RhdGUYAiABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRIrCghvYnNlcnZlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCghyZXF1aXJlZBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKZW50ZXJfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLaGFkX2RyeV9ydW4YByABKAgSMwoMY29tcGxldGVuZXNzGAggASgLMh0uZ2FiaW9uLm1vZGVsLnYxLkNvbXBsZXRlbmVzcxIpCgVpdGVtcxgJIAMoCzIaLmdhYmlvbi5tb2RlbC52MS5Nb2RlbEl0ZW0SDwoHaXNfZnVsbBgKIAEoCBISCgppdGVtX2NvdW50GAsgASgNIuYBCg9Nb2RlbFRyYW5zaXRpb24SMwoPdHJhbnNpdGlvbl90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgdzZWN0aW9uGAIgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb24SMgoKZnJvbV9zdGF0ZRgDIAEoDjIeLmdhYmlvbi5tb2RlbC52MS5MZWFybmluZ1N0YXRlEjAKCHRvX3N0YXRlGAQgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSDQoFY2F1c2UYBSABKAkijQQKBU1vZGVsEhEKCW1vZGVsX2tleRgBIAEoCRItCgVzY29wZRgCIAEoCzIeLmdhYmlvbi53b3JrbG9hZC52MS5Nb2RlbFNjb3BlEhIKCmltYWdlX25hbWUYAyABKAkSNwoNZGlnZXN0X3NvdXJjZRgEIAEoDjIgLmdhYmlvbi53b3JrbG9hZC52MS5EaWdlc3RTb3VyY2USLQoFc3RhdGUYBSABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRIvCghzZWN0aW9ucxgGIAMoCzIdLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFNlY3Rpb24SEwoLaXNfYXJjaGl2ZWQYByABKAgSLgoKcHVyZ2VfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPY29udGFpbmVyX2NvdW50GAkgASgNEhAKCHJldmlzaW9uGAogASgEEgwKBGV0YWcYCyABKAkSLwoLY3JlYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1Cgt0cmFuc2l0aW9ucxgOIAMoCzIgLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFRyYW5zaXRpb24i+AEKDE9ic2VydmVkRmFjdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEisKBGZhY3QYAiABKAsyFS5nYWJpb24ubW9kZWwudjEuRmFjdEIGukgDyAEBEh4KDGNvbnRhaW5lcl9pZBgDIAEoCUIIukgFcgMYgAISLQoJc2Vlbl90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgxpc19kZXZpYXRpb24YBSABKAgSDwoHaXNfaGVsZBgGIAEoCBIZCghkZXRlY3RvchgHIAEoCUIHukgEcgIYQCLBAwoIU2VlblVuaXQSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIeCgxjb250YWluZXJfaWQYAiABKAlCCLpIBXIDGIACEjMKB3NlY3Rpb24YAyABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbkIIukgFggECEAESEgoKdW5pdF9pbmRleBgEIAEoBBIhCghpdGVtX2lkcxgFIAMoCUIPukgMkgEJEJBOIgRyAhhAEhkKBmNvdW50cxgGIAMoDUIJukgGkgEDEJBOEhsKCGlzX2ZpcnN0GAcgAygIQgm6SAaSAQMQkE4SFQoNaXNfZmlyc3RfcGFydBgIIAEoCDqtAbpIqQEapgEKEXNlZW5fdW5pdC5jb2x1bW5zEjtgaXRlbV9pZHNgLCBgY291bnRzYCBhbmQgYGlzX2ZpcnN0YCBtdXN0IGJlIG9mIGVxdWFsIGxlbmd0aBpUc2l6ZSh0aGlzLml0ZW1faWRzKSA9PSBzaXplKHRoaXMuY291bnRzKSAmJiBzaXplKHRoaXMuY291bnRzKSA9PSBzaXplKHRoaXMuaXNfZmlyc3QpIt4BCgxQcmVzZW5jZVNwYW4SKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIeCgxjb250YWluZXJfaWQYAiABKAlCCLpIBXIDGIACEjMKB3NlY3Rpb24YAyABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbkIIukgFggECEAESMwoIYXR0YWNoZWQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CBrpIA8gBARIYChBsb3N0X2V2ZW50X2NvdW50GAUgASgEImEKEUNvbnRhaW5lclByZXNlbmNlEjgKCWNvbnRhaW5lchgBIAEoCzIdLmdhYmlvbi53b3JrbG9hZC52MS5Db250YWluZXJCBrpIA8gBARISCgppc19ydW5uaW5nGAIgASgIIugBChJNb2RlbFBvbGljeVNlY3Rpb24SMwoHc2VjdGlvbhgBIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQgi6SAWCAQIQARI3CgVzdGF0ZRgCIAEoDjIeLmdhYmlvbi5tb2RlbC52MS5MZWFybmluZ1N0YXRlQgi6SAWCAQIQARIvCgVmYWN0cxgDIAMoCzIVLmdhYmlvbi5tb2RlbC52MS5GYWN0Qgm6SAaSAQMQiCcSMwoMY29tcGxldGVuZXNzGAQgASgLMh0uZ2FiaW9uLm1vZGVsLnYxLkNvbXBsZXRlbmVzcyKMAQoLTW9kZWxQb2xpY3kSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIQCghyZXZpc2lvbhgCIAEoBBI/CghzZWN0aW9ucxgDIAMoCzIjLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFBvbGljeVNlY3Rpb25CCLpIBZIBAhAIKuwBCg1MZWFybmluZ1N0YXRlEh4KGkxFQVJOSU5HX1NUQVRFX1VOU1BFQ0lGSUVEEAASGwoXTEVBUk5JTkdfU1RBVEVfTEVBUk5JTkcQARIaChZMRUFSTklOR19TVEFURV9EUllfUlVOEAISJAogTEVBUk5JTkdfU1RBVEVfRVhURU5ERURfTEVBUk5JTkcQAxIiCh5MRUFSTklOR19TVEFURV9NQU5VQUxfTEVBUk5JTkcQBBIdChlMRUFSTklOR19TVEFURV9SRUxFQVJOSU5HEAUSGQoVTEVBUk5JTkdfU1RBVEVfQUNUSVZFEAYqjgEKCkl0ZW1Tb3VyY2USGwoXSVRFTV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJJVEVNX1NPVVJDRV9TVEFUSUMQARIYChRJVEVNX1NPVVJDRV9CRUhBVklPUhACEhYKEklURU1fU09VUkNFX1BFUlNPThADEhkKFUlURU1fU09VUkNFX0lOSEVSSVRFRBAEKnEKCkl0ZW1TdGF0dXMSGwoXSVRFTV9TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNJVEVNX1NUQVRVU19BTExPV0VEEAESFAoQSVRFTV9TVEFUVVNfSEVMRBACEhcKE0lURU1fU1RBVFVTX1JFTU9WRUQQA2IGcHJvdG8z", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_workload_v1_workload, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChtnYWJpb24vbW9kZWwvdjEvbW9kZWwucHJvdG8SD2dhYmlvbi5tb2RlbC52MSLrAQoLUHJvY2Vzc0ZhY3QSGQoEcGF0aBgBIAEoCUILukgIcgYQARiAgAESFwoEbmFtZRgCIAEoCUIJukgGcgQYgIABEj4KDWNvbnRlbnRfc3RhdGUYAyABKA4yHS5nYWJpb24uZXZlbnQudjEuQ29udGVudFN0YXRlQgi6SAWCAQIQARIoCgZzaGEyNTYYBCABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIeCgtwYXJlbnRfcGF0aBgFIAEoCUIJukgGcgQYgIABEh4KDHBhcmVudF9wYXRocxgGIAMoCUIIukgFkgECEBAiXgoKTGlzdGVuRmFjdBI3Cgl0cmFuc3BvcnQYASABKA4yGi5nYWJpb24uZXZlbnQudjEuVHJhbnNwb3J0Qgi6SAWCAQIQARIXCgRwb3J0GAIgASgNQgm6SAYqBBj//wMiegoMT3V0Ym91bmRGYWN0EjcKCXRyYW5zcG9ydBgBIAEoDjIaLmdhYmlvbi5ldmVudC52MS5UcmFuc3BvcnRCCLpIBYIBAhABEhcKBHBvcnQYAiABKA1CCbpIBioEGP//AxIYCgdhZGRyZXNzGAMgASgJQge6SARyAhhAIk0KCkRvbWFpbkZhY3QSFgoEbmFtZRgBIAEoCUIIukgFcgMYgAgSEwoLcmVjb3JkX3R5cGUYAiABKA0SEgoKaXNfcGF0dGVybhgDIAEoCCJvCghGaWxlRmFjdBIXCgRwYXRoGAEgASgJQgm6SAZyBBiAgAESHwoMcHJvY2Vzc19wYXRoGAIgASgJQgm6SAZyBBiAgAESFQoNaXNfZXhlY3V0YWJsZRgDIAEoCBISCgppc19wYXR0ZXJuGAQgASgIIjcKC1N5c2NhbGxGYWN0EhUKBG5hbWUYASABKAlCB7pIBHICGEASEQoJaXNfY29tcGF0GAIgASgIIqwCCgRGYWN0Ei8KB3Byb2Nlc3MYASABKAsyHC5nYWJpb24ubW9kZWwudjEuUHJvY2Vzc0ZhY3RIABItCgZsaXN0ZW4YAiABKAsyGy5nYWJpb24ubW9kZWwudjEuTGlzdGVuRmFjdEgAEjEKCG91dGJvdW5kGAMgASgLMh0uZ2FiaW9uLm1vZGVsLnYxLk91dGJvdW5kRmFjdEgAEi0KBmRvbWFpbhgEIAEoCzIbLmdhYmlvbi5tb2RlbC52MS5Eb21haW5GYWN0SAASKQoEZmlsZRgFIAEoCzIZLmdhYmlvbi5tb2RlbC52MS5GaWxlRmFjdEgAEi8KB3N5c2NhbGwYBiABKAsyHC5nYWJpb24ubW9kZWwudjEuU3lzY2FsbEZhY3RIAEIGCgRraW5kIugDCglNb2RlbEl0ZW0SDwoHaXRlbV9pZBgBIAEoCRIjCgRmYWN0GAIgASgLMhUuZ2FiaW9uLm1vZGVsLnYxLkZhY3QSKwoGc291cmNlGAMgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1Tb3VyY2USKwoGc3RhdHVzGAQgASgOMhsuZ2FiaW9uLm1vZGVsLnYxLkl0ZW1TdGF0dXMSMwoPZmlyc3Rfc2Vlbl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFY291bnQYByABKAQSEgoKdW5pdF9jb3VudBgIIAEoDRIaChJmaXJzdF9jb250YWluZXJfaWQYCSABKAkSDgoGcmVhc29uGAogASgJEhQKDHBhcmVudF9wYXRocxgLIAMoCRIOCgZmb2xkZWQYDCADKAkSFAoMZm9sZGVkX2NvdW50GA0gASgNEhEKCWlzX3Bpbm5lZBgOIAEoCBIXCg9jb250YWluZXJfY291bnQYDyABKA0SEwoLaXNfc2luZ3VsYXIYECABKAgSFgoOY29udGVudF9zaGEyNTYYESABKAkihQEKClN0YXRpY0l0ZW0SKwoEZmFjdBgBIAEoCzIVLmdhYmlvbi5tb2RlbC52MS5GYWN0Qga6SAPIAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAxiACBIwCg5jb250ZW50X3NoYTI1NhgDIAEoCUIYukgVchMyEV4oWzAtOWEtZl17NjR9KT8kIsABCg5TdGF0aWNBbmFseXNpcxIwCgxhbmFseXplX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKBWl0ZW1zGAIgAygLMhsuZ2FiaW9uLm1vZGVsLnYxLlN0YXRpY0l0ZW1CCbpIBpIBAxDQDxIkCgp1bnJlc29sdmVkGAMgAygJQhC6SA2SAQoQyAEiBXIDGIAIEh8KBWZpbGVzGAQgAygJQhC6SA2SAQoQyAEiBXIDGIAgItABChFNb2RlbEhpc3RvcnlFbnRyeRIQCghzZXF1ZW5jZRgBIAEoBBIuCgplbnRyeV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgRraW5kGAMgASgOMiEuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsSGlzdG9yeUtpbmQSKQoHc2VjdGlvbhgEIAEoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uEg8KB2l0ZW1faWQYBSABKAkSDAoEdGV4dBgGIAEoCSKNAwoMQ29tcGxldGVuZXNzEhIKCnVuaXRfY291bnQYASABKAQSFwoPc2luZ2xldG9uX2NvdW50GAIgASgNEh8KEnVuc2Vlbl9wcm9iYWJpbGl0eRgDIAEoAUgAiAEBEiUKGHVuc2Vlbl9wcm9iYWJpbGl0eV91cHBlchgEIAEoAUgBiAEBEiEKFGV4cGVjdGVkX25ld19wZXJfZGF5GAUgASgBSAKIAQESJwoaZXhwZWN0ZWRfbmV3X3Blcl9kYXlfdXBwZXIYBiABKAFIA4gBARI2ChJsYXN0X25ld19pdGVtX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGxvc3RfZXZlbnRfY291bnQYCCABKARCFQoTX3Vuc2Vlbl9wcm9iYWJpbGl0eUIbChlfdW5zZWVuX3Byb2JhYmlsaXR5X3VwcGVyQhcKFV9leHBlY3RlZF9uZXdfcGVyX2RheUIdChtfZXhwZWN0ZWRfbmV3X3Blcl9kYXlfdXBwZXIiugMKDE1vZGVsU2VjdGlvbhIpCgdzZWN0aW9uGAEgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb24SLQoFc3RhdGUYAiABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRIrCghvYnNlcnZlZBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCghyZXF1aXJlZBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIsCghlbmRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKZW50ZXJfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLaGFkX2RyeV9ydW4YByABKAgSMwoMY29tcGxldGVuZXNzGAggASgLMh0uZ2FiaW9uLm1vZGVsLnYxLkNvbXBsZXRlbmVzcxIpCgVpdGVtcxgJIAMoCzIaLmdhYmlvbi5tb2RlbC52MS5Nb2RlbEl0ZW0SDwoHaXNfZnVsbBgKIAEoCBISCgppdGVtX2NvdW50GAsgASgNIuYBCg9Nb2RlbFRyYW5zaXRpb24SMwoPdHJhbnNpdGlvbl90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgdzZWN0aW9uGAIgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb24SMgoKZnJvbV9zdGF0ZRgDIAEoDjIeLmdhYmlvbi5tb2RlbC52MS5MZWFybmluZ1N0YXRlEjAKCHRvX3N0YXRlGAQgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGUSDQoFY2F1c2UYBSABKAkijAUKBU1vZGVsEhEKCW1vZGVsX2tleRgBIAEoCRItCgVzY29wZRgCIAEoCzIeLmdhYmlvbi53b3JrbG9hZC52MS5Nb2RlbFNjb3BlEhIKCmltYWdlX25hbWUYAyABKAkSNwoNZGlnZXN0X3NvdXJjZRgEIAEoDjIgLmdhYmlvbi53b3JrbG9hZC52MS5EaWdlc3RTb3VyY2USLQoFc3RhdGUYBSABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRIvCghzZWN0aW9ucxgGIAMoCzIdLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFNlY3Rpb24SEwoLaXNfYXJjaGl2ZWQYByABKAgSLgoKcHVyZ2VfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPY29udGFpbmVyX2NvdW50GAkgASgNEhAKCHJldmlzaW9uGAogASgEEgwKBGV0YWcYCyABKAkSLwoLY3JlYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1Cgt0cmFuc2l0aW9ucxgOIAMoCzIgLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFRyYW5zaXRpb24SFwoPY29udGFpbmVyX3RvdGFsGA8gASgNEjgKD3N0YXRpY19hbmFseXNpcxgQIAEoCzIfLmdhYmlvbi5tb2RlbC52MS5TdGF0aWNBbmFseXNpcxIWCg5pbmhlcml0ZWRfZnJvbRgRIAEoCRISCgpoZWxkX2NvdW50GBIgASgNIvgBCgxPYnNlcnZlZEZhY3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIrCgRmYWN0GAIgASgLMhUuZ2FiaW9uLm1vZGVsLnYxLkZhY3RCBrpIA8gBARIeCgxjb250YWluZXJfaWQYAyABKAlCCLpIBXIDGIACEi0KCXNlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMaXNfZGV2aWF0aW9uGAUgASgIEg8KB2lzX2hlbGQYBiABKAgSGQoIZGV0ZWN0b3IYByABKAlCB7pIBHICGEAiwQMKCFNlZW5Vbml0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSHgoMY29udGFpbmVyX2lkGAIgASgJQgi6SAVyAxiAAhIzCgdzZWN0aW9uGAMgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb25CCLpIBYIBAhABEhIKCnVuaXRfaW5kZXgYBCABKAQSIQoIaXRlbV9pZHMYBSADKAlCD7pIDJIBCRCQTiIEcgIYQBIZCgZjb3VudHMYBiADKA1CCbpIBpIBAxCQThIbCghpc19maXJzdBgHIAMoCEIJukgGkgEDEJBOEhUKDWlzX2ZpcnN0X3BhcnQYCCABKAg6rQG6SKkBGqYBChFzZWVuX3VuaXQuY29sdW1ucxI7YGl0ZW1faWRzYCwgYGNvdW50c2AgYW5kIGBpc19maXJzdGAgbXVzdCBiZSBvZiBlcXVhbCBsZW5ndGgaVHNpemUodGhpcy5pdGVtX2lkcykgPT0gc2l6ZSh0aGlzLmNvdW50cykgJiYgc2l6ZSh0aGlzLmNvdW50cykgPT0gc2l6ZSh0aGlzLmlzX2ZpcnN0KSLeAQoMUHJlc2VuY2VTcGFuEioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSHgoMY29udGFpbmVyX2lkGAIgASgJQgi6SAVyAxiAAhIzCgdzZWN0aW9uGAMgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb25CCLpIBYIBAhABEjMKCGF0dGFjaGVkGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQga6SAPIAQESGAoQbG9zdF9ldmVudF9jb3VudBgFIAEoBCJhChFDb250YWluZXJQcmVzZW5jZRI4Cgljb250YWluZXIYASABKAsyHS5nYWJpb24ud29ya2xvYWQudjEuQ29udGFpbmVyQga6SAPIAQESEgoKaXNfcnVubmluZxgCIAEoCCL5AQoSTW9kZWxQb2xpY3lTZWN0aW9uEjMKB3NlY3Rpb24YASABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbkIIukgFggECEAESNwoFc3RhdGUYAiABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZUIIukgFggECEAESLwoFZmFjdHMYAyADKAsyFS5nYWJpb24ubW9kZWwudjEuRmFjdEIJukgGkgEDEIgnEjMKDGNvbXBsZXRlbmVzcxgEIAEoCzIdLmdhYmlvbi5tb2RlbC52MS5Db21wbGV0ZW5lc3MSDwoHaXNfZnVsbBgFIAEoCCKMAQoLTW9kZWxQb2xpY3kSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIQCghyZXZpc2lvbhgCIAEoBBI/CghzZWN0aW9ucxgDIAMoCzIjLmdhYmlvbi5tb2RlbC52MS5Nb2RlbFBvbGljeVNlY3Rpb25CCLpIBZIBAhAIKuwBCg1MZWFybmluZ1N0YXRlEh4KGkxFQVJOSU5HX1NUQVRFX1VOU1BFQ0lGSUVEEAASGwoXTEVBUk5JTkdfU1RBVEVfTEVBUk5JTkcQARIaChZMRUFSTklOR19TVEFURV9EUllfUlVOEAISJAogTEVBUk5JTkdfU1RBVEVfRVhURU5ERURfTEVBUk5JTkcQAxIiCh5MRUFSTklOR19TVEFURV9NQU5VQUxfTEVBUk5JTkcQBBIdChlMRUFSTklOR19TVEFURV9SRUxFQVJOSU5HEAUSGQoVTEVBUk5JTkdfU1RBVEVfQUNUSVZFEAYqjgEKCkl0ZW1Tb3VyY2USGwoXSVRFTV9TT1VSQ0VfVU5TUEVDSUZJRUQQABIWChJJVEVNX1NPVVJDRV9TVEFUSUMQARIYChRJVEVNX1NPVVJDRV9CRUhBVklPUhACEhYKEklURU1fU09VUkNFX1BFUlNPThADEhkKFUlURU1fU09VUkNFX0lOSEVSSVRFRBAEKnEKCkl0ZW1TdGF0dXMSGwoXSVRFTV9TVEFUVVNfVU5TUEVDSUZJRUQQABIXChNJVEVNX1NUQVRVU19BTExPV0VEEAESFAoQSVRFTV9TVEFUVVNfSEVMRBACEhcKE0lURU1fU1RBVFVTX1JFTU9WRUQQAyr4AQoQTW9kZWxIaXN0b3J5S2luZBIiCh5NT0RFTF9ISVNUT1JZX0tJTkRfVU5TUEVDSUZJRUQQABIcChhNT0RFTF9ISVNUT1JZX0tJTkRfU1RBVEUQARIhCh1NT0RFTF9ISVNUT1JZX0tJTkRfSVRFTV9BRERFRBACEiMKH01PREVMX0hJU1RPUllfS0lORF9JVEVNX0NIQU5HRUQQAxIdChlNT0RFTF9ISVNUT1JZX0tJTkRfRk9MREVEEAQSHgoaTU9ERUxfSElTVE9SWV9LSU5EX0FSQ0hJVkUQBRIbChdNT0RFTF9ISVNUT1JZX0tJTkRfRlVMTBAGYgZwcm90bzM", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_workload_v1_workload, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A process: real path, name and content together.
@@ -119,14 +119,14 @@ export type OutboundFact = Message<"gabion.model.v1.OutboundFact"> & {
   transport: Transport;
 
   /**
-   * Port.
+   * Port; 0 stands for the ephemeral range (32768 to 60999), as a family of ports.
    *
    * @generated from field: uint32 port = 2;
    */
   port: number;
 
   /**
-   * Address or prefix as text; empty for an Internet port alone.
+   * Address or prefix as text; empty for an Internet port alone. A prefix is a family of addresses.
    *
    * @generated from field: string address = 3;
    */
@@ -147,7 +147,7 @@ export const OutboundFactSchema: GenMessage<OutboundFact> = /*@__PURE__*/
  */
 export type DomainFact = Message<"gabion.model.v1.DomainFact"> & {
   /**
-   * Name or suffix pattern `*.example.com`.
+   * Name in lower case without the last dot.
    *
    * @generated from field: string name = 1;
    */
@@ -159,6 +159,13 @@ export type DomainFact = Message<"gabion.model.v1.DomainFact"> & {
    * @generated from field: uint32 record_type = 2;
    */
   recordType: number;
+
+  /**
+   * True for a family: each `*` in `name` stands for characters within one label.
+   *
+   * @generated from field: bool is_pattern = 3;
+   */
+  isPattern: boolean;
 };
 
 /**
@@ -194,6 +201,13 @@ export type FileFact = Message<"gabion.model.v1.FileFact"> & {
    * @generated from field: bool is_executable = 3;
    */
   isExecutable: boolean;
+
+  /**
+   * True for a family: each `*` in `path` stands for characters within one segment. Never with `is_executable`.
+   *
+   * @generated from field: bool is_pattern = 4;
+   */
+  isPattern: boolean;
 };
 
 /**
@@ -384,11 +398,47 @@ export type ModelItem = Message<"gabion.model.v1.ModelItem"> & {
   parentPaths: string[];
 
   /**
-   * Items that a pattern replaced; at most 32 are kept.
+   * Members that a family replaced, as text; the first 64 are kept and come back when it is taken apart.
    *
    * @generated from field: repeated string folded = 12;
    */
   folded: string[];
+
+  /**
+   * How many members it replaced.
+   *
+   * @generated from field: uint32 folded_count = 13;
+   */
+  foldedCount: number;
+
+  /**
+   * True if a person confirmed the family: it is not offered for taking apart any more.
+   *
+   * @generated from field: bool is_pinned = 14;
+   */
+  isPinned: boolean;
+
+  /**
+   * Distinct containers that it was seen in; counted up to 16.
+   *
+   * @generated from field: uint32 container_count = 15;
+   */
+  containerCount: number;
+
+  /**
+   * True if it was seen in one container only though three or more ran the model: what all replicas do is more to be
+   * trusted than what one does.
+   *
+   * @generated from field: bool is_singular = 16;
+   */
+  isSingular: boolean;
+
+  /**
+   * SHA-256 of the program, where static analysis found it; empty otherwise.
+   *
+   * @generated from field: string content_sha256 = 17;
+   */
+  contentSha256: string;
 };
 
 /**
@@ -397,6 +447,139 @@ export type ModelItem = Message<"gabion.model.v1.ModelItem"> & {
  */
 export const ModelItemSchema: GenMessage<ModelItem> = /*@__PURE__*/
   messageDesc(file_gabion_model_v1_model, 7);
+
+/**
+ * One thing that static analysis of an image found.
+ *
+ * @generated from message gabion.model.v1.StaticItem
+ */
+export type StaticItem = Message<"gabion.model.v1.StaticItem"> & {
+  /**
+   * The fact.
+   *
+   * @generated from field: gabion.model.v1.Fact fact = 1;
+   */
+  fact?: Fact | undefined;
+
+  /**
+   * Why it is there: file and line, or the part of the configuration.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * SHA-256 of the program; empty where the fact is none.
+   *
+   * @generated from field: string content_sha256 = 3;
+   */
+  contentSha256: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.StaticItem.
+ * Use `create(StaticItemSchema)` to create a new message.
+ */
+export const StaticItemSchema: GenMessage<StaticItem> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model, 8);
+
+/**
+ * What was found out about an image without running it.
+ *
+ * @generated from message gabion.model.v1.StaticAnalysis
+ */
+export type StaticAnalysis = Message<"gabion.model.v1.StaticAnalysis"> & {
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp analyze_time = 1;
+   */
+  analyzeTime?: Timestamp | undefined;
+
+  /**
+   * What it will run and listen on.
+   *
+   * @generated from field: repeated gabion.model.v1.StaticItem items = 2;
+   */
+  items: StaticItem[];
+
+  /**
+   * What could not be resolved, with file and line; nothing of it was guessed.
+   *
+   * @generated from field: repeated string unresolved = 3;
+   */
+  unresolved: string[];
+
+  /**
+   * Files that were read as scripts or configuration.
+   *
+   * @generated from field: repeated string files = 4;
+   */
+  files: string[];
+};
+
+/**
+ * Describes the message gabion.model.v1.StaticAnalysis.
+ * Use `create(StaticAnalysisSchema)` to create a new message.
+ */
+export const StaticAnalysisSchema: GenMessage<StaticAnalysis> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model, 9);
+
+/**
+ * One thing that happened to a model.
+ *
+ * @generated from message gabion.model.v1.ModelHistoryEntry
+ */
+export type ModelHistoryEntry = Message<"gabion.model.v1.ModelHistoryEntry"> & {
+  /**
+   * Grows by one with each entry of a model, from 1.
+   *
+   * @generated from field: uint64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp entry_time = 2;
+   */
+  entryTime?: Timestamp | undefined;
+
+  /**
+   * What kind.
+   *
+   * @generated from field: gabion.model.v1.ModelHistoryKind kind = 3;
+   */
+  kind: ModelHistoryKind;
+
+  /**
+   * Section; unspecified for the whole model.
+   *
+   * @generated from field: gabion.event.v1.Section section = 4;
+   */
+  section: Section;
+
+  /**
+   * Item concerned; empty for none.
+   *
+   * @generated from field: string item_id = 5;
+   */
+  itemId: string;
+
+  /**
+   * What happened, for a person.
+   *
+   * @generated from field: string text = 6;
+   */
+  text: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ModelHistoryEntry.
+ * Use `create(ModelHistoryEntrySchema)` to create a new message.
+ */
+export const ModelHistoryEntrySchema: GenMessage<ModelHistoryEntry> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model, 10);
 
 /**
  * What the model has not seen yet, by Good–Turing over units of instance × 5 minutes.
@@ -466,7 +649,7 @@ export type Completeness = Message<"gabion.model.v1.Completeness"> & {
  * Use `create(CompletenessSchema)` to create a new message.
  */
 export const CompletenessSchema: GenMessage<Completeness> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 8);
+  messageDesc(file_gabion_model_v1_model, 11);
 
 /**
  * One section of a model.
@@ -557,7 +740,7 @@ export type ModelSection = Message<"gabion.model.v1.ModelSection"> & {
  * Use `create(ModelSectionSchema)` to create a new message.
  */
 export const ModelSectionSchema: GenMessage<ModelSection> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 9);
+  messageDesc(file_gabion_model_v1_model, 12);
 
 /**
  * One change in a model's life.
@@ -606,7 +789,7 @@ export type ModelTransition = Message<"gabion.model.v1.ModelTransition"> & {
  * Use `create(ModelTransitionSchema)` to create a new message.
  */
 export const ModelTransitionSchema: GenMessage<ModelTransition> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 10);
+  messageDesc(file_gabion_model_v1_model, 13);
 
 /**
  * The learned allow list of one workload over all sensors.
@@ -711,6 +894,34 @@ export type Model = Message<"gabion.model.v1.Model"> & {
    * @generated from field: repeated gabion.model.v1.ModelTransition transitions = 14;
    */
   transitions: ModelTransition[];
+
+  /**
+   * Distinct containers that ever ran it; counted up to 1,000.
+   *
+   * @generated from field: uint32 container_total = 15;
+   */
+  containerTotal: number;
+
+  /**
+   * What static analysis found besides items: those are in the sections. Absent before it is done.
+   *
+   * @generated from field: gabion.model.v1.StaticAnalysis static_analysis = 16;
+   */
+  staticAnalysis?: StaticAnalysis | undefined;
+
+  /**
+   * Model that items were carried over from; empty for none.
+   *
+   * @generated from field: string inherited_from = 17;
+   */
+  inheritedFrom: string;
+
+  /**
+   * Items that wait for a person.
+   *
+   * @generated from field: uint32 held_count = 18;
+   */
+  heldCount: number;
 };
 
 /**
@@ -718,7 +929,7 @@ export type Model = Message<"gabion.model.v1.Model"> & {
  * Use `create(ModelSchema)` to create a new message.
  */
 export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 11);
+  messageDesc(file_gabion_model_v1_model, 14);
 
 /**
  * A fact that a container showed.
@@ -781,7 +992,7 @@ export type ObservedFact = Message<"gabion.model.v1.ObservedFact"> & {
  * Use `create(ObservedFactSchema)` to create a new message.
  */
 export const ObservedFactSchema: GenMessage<ObservedFact> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 12);
+  messageDesc(file_gabion_model_v1_model, 15);
 
 /**
  * Facts seen in one unit (instance × 5 minutes). Columns of equal length. A unit may be reported in parts.
@@ -851,7 +1062,7 @@ export type SeenUnit = Message<"gabion.model.v1.SeenUnit"> & {
  * Use `create(SeenUnitSchema)` to create a new message.
  */
 export const SeenUnitSchema: GenMessage<SeenUnit> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 13);
+  messageDesc(file_gabion_model_v1_model, 16);
 
 /**
  * How long one section of one container was attached, and what was lost.
@@ -900,7 +1111,7 @@ export type PresenceSpan = Message<"gabion.model.v1.PresenceSpan"> & {
  * Use `create(PresenceSpanSchema)` to create a new message.
  */
 export const PresenceSpanSchema: GenMessage<PresenceSpan> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 14);
+  messageDesc(file_gabion_model_v1_model, 17);
 
 /**
  * A container began or ended.
@@ -928,7 +1139,7 @@ export type ContainerPresence = Message<"gabion.model.v1.ContainerPresence"> & {
  * Use `create(ContainerPresenceSchema)` to create a new message.
  */
 export const ContainerPresenceSchema: GenMessage<ContainerPresence> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 15);
+  messageDesc(file_gabion_model_v1_model, 18);
 
 /**
  * One section of a model as agents enforce it.
@@ -963,6 +1174,13 @@ export type ModelPolicySection = Message<"gabion.model.v1.ModelPolicySection"> &
    * @generated from field: gabion.model.v1.Completeness completeness = 4;
    */
   completeness?: Completeness | undefined;
+
+  /**
+   * True if the section takes no more: what is new is not learned, and agents tell of it once.
+   *
+   * @generated from field: bool is_full = 5;
+   */
+  isFull: boolean;
 };
 
 /**
@@ -970,7 +1188,7 @@ export type ModelPolicySection = Message<"gabion.model.v1.ModelPolicySection"> &
  * Use `create(ModelPolicySectionSchema)` to create a new message.
  */
 export const ModelPolicySectionSchema: GenMessage<ModelPolicySection> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 16);
+  messageDesc(file_gabion_model_v1_model, 19);
 
 /**
  * A model as agents enforce it: what is published, and what the published digest covers.
@@ -1005,7 +1223,7 @@ export type ModelPolicy = Message<"gabion.model.v1.ModelPolicy"> & {
  * Use `create(ModelPolicySchema)` to create a new message.
  */
 export const ModelPolicySchema: GenMessage<ModelPolicy> = /*@__PURE__*/
-  messageDesc(file_gabion_model_v1_model, 17);
+  messageDesc(file_gabion_model_v1_model, 20);
 
 /**
  * Where a section of a model stands.
@@ -1178,4 +1396,73 @@ export type ItemStatus = (typeof ItemStatus)[keyof typeof ItemStatus] | UnknownE
  */
 export const ItemStatusSchema: GenEnum<ItemStatus> = /*@__PURE__*/
   enumDesc(file_gabion_model_v1_model, 2);
+
+/**
+ * What kind of thing happened in a model's history.
+ *
+ * @generated from enum gabion.model.v1.ModelHistoryKind
+ */
+export const ModelHistoryKind = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * A section went from one state to another.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_STATE = 1;
+   */
+  STATE: 1,
+
+  /**
+   * An item was added.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_ITEM_ADDED = 2;
+   */
+  ITEM_ADDED: 2,
+
+  /**
+   * An item's status changed, or a family was taken apart or confirmed.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_ITEM_CHANGED = 3;
+   */
+  ITEM_CHANGED: 3,
+
+  /**
+   * Items became a family, or were merged into one.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_FOLDED = 4;
+   */
+  FOLDED: 4,
+
+  /**
+   * The model went into the archive or came back.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_ARCHIVE = 5;
+   */
+  ARCHIVE: 5,
+
+  /**
+   * A section came to its limit: new behaviour is not learned any more.
+   *
+   * @generated from enum value: MODEL_HISTORY_KIND_FULL = 6;
+   */
+  FULL: 6,
+} as const;
+
+/**
+ * What kind of thing happened in a model's history.
+ *
+ * @generated from enum gabion.model.v1.ModelHistoryKind
+ */
+export type ModelHistoryKind = (typeof ModelHistoryKind)[keyof typeof ModelHistoryKind] | UnknownEnum;
+
+/**
+ * Describes the enum gabion.model.v1.ModelHistoryKind.
+ */
+export const ModelHistoryKindSchema: GenEnum<ModelHistoryKind> = /*@__PURE__*/
+  enumDesc(file_gabion_model_v1_model, 3);
 

@@ -4,24 +4,24 @@
 // @generated from file gabion/model/v1/model_service.proto (package gabion.model.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Section } from "../../event/v1/event_pb.ts";
 import { file_gabion_event_v1_event } from "../../event/v1/event_pb.ts";
 import type { AgentHello, Enforced, ServiceHello } from "../../fleet/v1/fleet_pb.ts";
 import { file_gabion_fleet_v1_fleet } from "../../fleet/v1/fleet_pb.ts";
-import type { ContainerPresence, LearningState, Model, ObservedFact, PresenceSpan, SeenUnit } from "./model_pb.ts";
+import type { ContainerPresence, LearningState, Model, ModelHistoryEntry, ModelItem, ObservedFact, PresenceSpan, SeenUnit, StaticAnalysis } from "./model_pb.ts";
 import { file_gabion_model_v1_model } from "./model_pb.ts";
 import type { Container } from "../../workload/v1/workload_pb.ts";
 import { file_gabion_workload_v1_workload } from "../../workload/v1/workload_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file gabion/model/v1/model_service.proto.
  */
 export const file_gabion_model_v1_model_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNnYWJpb24vbW9kZWwvdjEvbW9kZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLm1vZGVsLnYxIowDCg5PYnNlcnZlUmVxdWVzdBIqCgVoZWxsbxgBIAEoCzIbLmdhYmlvbi5mbGVldC52MS5BZ2VudEhlbGxvEhAKCHNlcXVlbmNlGAIgASgEEjcKBWZhY3RzGAMgAygLMh0uZ2FiaW9uLm1vZGVsLnYxLk9ic2VydmVkRmFjdEIJukgGkgEDEIAIEjgKCnNlZW5fdW5pdHMYBCADKAsyGS5nYWJpb24ubW9kZWwudjEuU2VlblVuaXRCCbpIBpIBAxCACBJACg5wcmVzZW5jZV9zcGFucxgFIAMoCzIdLmdhYmlvbi5tb2RlbC52MS5QcmVzZW5jZVNwYW5CCbpIBpIBAxCACBJBCgpjb250YWluZXJzGAYgAygLMiIuZ2FiaW9uLm1vZGVsLnYxLkNvbnRhaW5lclByZXNlbmNlQgm6SAaSAQMQgAgSKwoIZW5mb3JjZWQYByABKAsyGS5nYWJpb24uZmxlZXQudjEuRW5mb3JjZWQSFwoPbG9zdF9pdGVtX2NvdW50GAggASgEInQKD09ic2VydmVSZXNwb25zZRIsCgVoZWxsbxgBIAEoCzIdLmdhYmlvbi5mbGVldC52MS5TZXJ2aWNlSGVsbG8SHQoVYWNrbm93bGVkZ2VkX3NlcXVlbmNlGAIgASgEEhQKDHdpbmRvd19pdGVtcxgDIAEoDSKLAQoSRW5zdXJlTW9kZWxSZXF1ZXN0EjgKCWNvbnRhaW5lchgBIAEoCzIdLmdhYmlvbi53b3JrbG9hZC52MS5Db250YWluZXJCBrpIA8gBARI7CghzZWN0aW9ucxgCIAMoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQg+6SAySAQkQCCIFggECEAEiKwoTRW5zdXJlTW9kZWxSZXNwb25zZRIUCgxtb2RlbF9wb2xpY3kYASABKAwiwgEKEUxpc3RNb2RlbHNSZXF1ZXN0EhsKCXBhZ2Vfc2l6ZRgBIAEoDUIIukgFKgMY6AcSHAoKcGFnZV90b2tlbhgCIAEoCUIIukgFcgMYgAgSNwoFc3RhdGUYAyABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZUIIukgFggECEAESJQoTaW1hZ2VfbmFtZV9jb250YWlucxgEIAEoCUIIukgFcgMYgAISEgoKb21pdF9pdGVtcxgFIAEoCCJVChJMaXN0TW9kZWxzUmVzcG9uc2USJgoGbW9kZWxzGAEgAygLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9Cg9HZXRNb2RlbFJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JCI5ChBHZXRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsIjAKEldhdGNoTW9kZWxzUmVxdWVzdBIaCgltb2RlbF9rZXkYASABKAlCB7pIBHICGEAiZwoTV2F0Y2hNb2RlbHNSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbBISCgppc19yZW1vdmVkGAIgASgIEhUKDXNraXBwZWRfY291bnQYAyABKAQiWAoTUmVsZWFybk1vZGVsUmVxdWVzdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiPQoUUmVsZWFybk1vZGVsUmVzcG9uc2USJQoFbW9kZWwYASABKAsyFi5nYWJpb24ubW9kZWwudjEuTW9kZWwiXwoaU3RhcnRNYW51YWxMZWFybmluZ1JlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIVCgRldGFnGAIgASgJQge6SARyAhhAIkQKG1N0YXJ0TWFudWFsTGVhcm5pbmdSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCJeChlTdG9wTWFudWFsTGVhcm5pbmdSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSFQoEZXRhZxgCIAEoCUIHukgEcgIYQCJDChpTdG9wTWFudWFsTGVhcm5pbmdSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCJ4ChZSZW1vdmVNb2RlbEl0ZW1SZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSGwoHaXRlbV9pZBgCIAEoCUIKukgHcgUQARiAARIVCgRldGFnGAMgASgJQge6SARyAhhAIkAKF1JlbW92ZU1vZGVsSXRlbVJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsInsKF0FjY2VwdE1vZGVsSXRlbXNSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSHQoIaXRlbV9pZHMYAiADKAlCC7pICJIBBQgBEOgHEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiQQoYQWNjZXB0TW9kZWxJdGVtc1Jlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsMssHCgxNb2RlbFNlcnZpY2USUAoHT2JzZXJ2ZRIfLmdhYmlvbi5tb2RlbC52MS5PYnNlcnZlUmVxdWVzdBogLmdhYmlvbi5tb2RlbC52MS5PYnNlcnZlUmVzcG9uc2UoATABElgKC0Vuc3VyZU1vZGVsEiMuZ2FiaW9uLm1vZGVsLnYxLkVuc3VyZU1vZGVsUmVxdWVzdBokLmdhYmlvbi5tb2RlbC52MS5FbnN1cmVNb2RlbFJlc3BvbnNlElUKCkxpc3RNb2RlbHMSIi5nYWJpb24ubW9kZWwudjEuTGlzdE1vZGVsc1JlcXVlc3QaIy5nYWJpb24ubW9kZWwudjEuTGlzdE1vZGVsc1Jlc3BvbnNlEk8KCEdldE1vZGVsEiAuZ2FiaW9uLm1vZGVsLnYxLkdldE1vZGVsUmVxdWVzdBohLmdhYmlvbi5tb2RlbC52MS5HZXRNb2RlbFJlc3BvbnNlEloKC1dhdGNoTW9kZWxzEiMuZ2FiaW9uLm1vZGVsLnYxLldhdGNoTW9kZWxzUmVxdWVzdBokLmdhYmlvbi5tb2RlbC52MS5XYXRjaE1vZGVsc1Jlc3BvbnNlMAESWwoMUmVsZWFybk1vZGVsEiQuZ2FiaW9uLm1vZGVsLnYxLlJlbGVhcm5Nb2RlbFJlcXVlc3QaJS5nYWJpb24ubW9kZWwudjEuUmVsZWFybk1vZGVsUmVzcG9uc2UScAoTU3RhcnRNYW51YWxMZWFybmluZxIrLmdhYmlvbi5tb2RlbC52MS5TdGFydE1hbnVhbExlYXJuaW5nUmVxdWVzdBosLmdhYmlvbi5tb2RlbC52MS5TdGFydE1hbnVhbExlYXJuaW5nUmVzcG9uc2USbQoSU3RvcE1hbnVhbExlYXJuaW5nEiouZ2FiaW9uLm1vZGVsLnYxLlN0b3BNYW51YWxMZWFybmluZ1JlcXVlc3QaKy5nYWJpb24ubW9kZWwudjEuU3RvcE1hbnVhbExlYXJuaW5nUmVzcG9uc2USZAoPUmVtb3ZlTW9kZWxJdGVtEicuZ2FiaW9uLm1vZGVsLnYxLlJlbW92ZU1vZGVsSXRlbVJlcXVlc3QaKC5nYWJpb24ubW9kZWwudjEuUmVtb3ZlTW9kZWxJdGVtUmVzcG9uc2USZwoQQWNjZXB0TW9kZWxJdGVtcxIoLmdhYmlvbi5tb2RlbC52MS5BY2NlcHRNb2RlbEl0ZW1zUmVxdWVzdBopLmdhYmlvbi5tb2RlbC52MS5BY2NlcHRNb2RlbEl0ZW1zUmVzcG9uc2ViBnByb3RvMw", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_fleet_v1_fleet, file_gabion_model_v1_model, file_gabion_workload_v1_workload]);
+  fileDesc("CiNnYWJpb24vbW9kZWwvdjEvbW9kZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLm1vZGVsLnYxIowDCg5PYnNlcnZlUmVxdWVzdBIqCgVoZWxsbxgBIAEoCzIbLmdhYmlvbi5mbGVldC52MS5BZ2VudEhlbGxvEhAKCHNlcXVlbmNlGAIgASgEEjcKBWZhY3RzGAMgAygLMh0uZ2FiaW9uLm1vZGVsLnYxLk9ic2VydmVkRmFjdEIJukgGkgEDEIAIEjgKCnNlZW5fdW5pdHMYBCADKAsyGS5nYWJpb24ubW9kZWwudjEuU2VlblVuaXRCCbpIBpIBAxCACBJACg5wcmVzZW5jZV9zcGFucxgFIAMoCzIdLmdhYmlvbi5tb2RlbC52MS5QcmVzZW5jZVNwYW5CCbpIBpIBAxCACBJBCgpjb250YWluZXJzGAYgAygLMiIuZ2FiaW9uLm1vZGVsLnYxLkNvbnRhaW5lclByZXNlbmNlQgm6SAaSAQMQgAgSKwoIZW5mb3JjZWQYByABKAsyGS5nYWJpb24uZmxlZXQudjEuRW5mb3JjZWQSFwoPbG9zdF9pdGVtX2NvdW50GAggASgEInQKD09ic2VydmVSZXNwb25zZRIsCgVoZWxsbxgBIAEoCzIdLmdhYmlvbi5mbGVldC52MS5TZXJ2aWNlSGVsbG8SHQoVYWNrbm93bGVkZ2VkX3NlcXVlbmNlGAIgASgEEhQKDHdpbmRvd19pdGVtcxgDIAEoDSKLAQoSRW5zdXJlTW9kZWxSZXF1ZXN0EjgKCWNvbnRhaW5lchgBIAEoCzIdLmdhYmlvbi53b3JrbG9hZC52MS5Db250YWluZXJCBrpIA8gBARI7CghzZWN0aW9ucxgCIAMoDjIYLmdhYmlvbi5ldmVudC52MS5TZWN0aW9uQg+6SAySAQkQCCIFggECEAEiSgoTRW5zdXJlTW9kZWxSZXNwb25zZRIUCgxtb2RlbF9wb2xpY3kYASABKAwSHQoVbmVlZHNfc3RhdGljX2FuYWx5c2lzGAIgASgIIpwDChFMaXN0TW9kZWxzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIEjcKBXN0YXRlGAMgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLkxlYXJuaW5nU3RhdGVCCLpIBYIBAhABEiUKE2ltYWdlX25hbWVfY29udGFpbnMYBCABKAlCCLpIBXIDGIACEhIKCm9taXRfaXRlbXMYBSABKAgSSAoIb3JkZXJfYnkYBiABKAlCNrpIM3IxMi9eKChtb2RlbF9rZXl8dXBkYXRlX3RpbWV8aW1hZ2VfbmFtZSkoIGRlc2MpPyk/JBIbCgluYW1lc3BhY2UYByABKAlCCLpIBXIDGP0BEjUKDGltYWdlX2RpZ2VzdBgIIAEoCUIfukgcchoyGF4oc2hhMjU2OlswLTlhLWZdezY0fSk/JBIYCgtpc19hcmNoaXZlZBgJIAEoCEgAiAEBEhAKCGhhc19oZWxkGAogASgIQg4KDF9pc19hcmNoaXZlZCJVChJMaXN0TW9kZWxzUmVzcG9uc2USJgoGbW9kZWxzGAEgAygLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9Cg9HZXRNb2RlbFJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JCI5ChBHZXRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsIjAKEldhdGNoTW9kZWxzUmVxdWVzdBIaCgltb2RlbF9rZXkYASABKAlCB7pIBHICGEAiZwoTV2F0Y2hNb2RlbHNSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbBISCgppc19yZW1vdmVkGAIgASgIEhUKDXNraXBwZWRfY291bnQYAyABKAQiWAoTUmVsZWFybk1vZGVsUmVxdWVzdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEhUKBGV0YWcYAiABKAlCB7pIBHICGEAiPQoUUmVsZWFybk1vZGVsUmVzcG9uc2USJQoFbW9kZWwYASABKAsyFi5nYWJpb24ubW9kZWwudjEuTW9kZWwiXwoaU3RhcnRNYW51YWxMZWFybmluZ1JlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIVCgRldGFnGAIgASgJQge6SARyAhhAIkQKG1N0YXJ0TWFudWFsTGVhcm5pbmdSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCJeChlTdG9wTWFudWFsTGVhcm5pbmdSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSFQoEZXRhZxgCIAEoCUIHukgEcgIYQCJDChpTdG9wTWFudWFsTGVhcm5pbmdSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCJ4ChZSZW1vdmVNb2RlbEl0ZW1SZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSGwoHaXRlbV9pZBgCIAEoCUIKukgHcgUQARiAARIVCgRldGFnGAMgASgJQge6SARyAhhAIkAKF1JlbW92ZU1vZGVsSXRlbVJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsInsKF0FjY2VwdE1vZGVsSXRlbXNSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSHQoIaXRlbV9pZHMYAiADKAlCC7pICJIBBQgBEOgHEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiQQoYQWNjZXB0TW9kZWxJdGVtc1Jlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsIngKFlVuZm9sZE1vZGVsSXRlbVJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIbCgdpdGVtX2lkGAIgASgJQgq6SAdyBRABGIABEhUKBGV0YWcYAyABKAlCB7pIBHICGEAiQAoXVW5mb2xkTW9kZWxJdGVtUmVzcG9uc2USJQoFbW9kZWwYASABKAsyFi5nYWJpb24ubW9kZWwudjEuTW9kZWwidQoTUGluTW9kZWxJdGVtUmVxdWVzdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEhsKB2l0ZW1faWQYAiABKAlCCrpIB3IFEAEYgAESFQoEZXRhZxgDIAEoCUIHukgEcgIYQCI9ChRQaW5Nb2RlbEl0ZW1SZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCJYChNBcmNoaXZlTW9kZWxSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSFQoEZXRhZxgCIAEoCUIHukgEcgIYQCI9ChRBcmNoaXZlTW9kZWxSZXNwb25zZRIlCgVtb2RlbBgBIAEoCzIWLmdhYmlvbi5tb2RlbC52MS5Nb2RlbCKAAQoXTGlzdE1vZGVsSGlzdG9yeVJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIbCglwYWdlX3NpemUYAiABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAIImgKGExpc3RNb2RlbEhpc3RvcnlSZXNwb25zZRIzCgdlbnRyaWVzGAEgAygLMiIuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsSGlzdG9yeUVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJAChJFeHBvcnRNb2RlbFJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JCInChNFeHBvcnRNb2RlbFJlc3BvbnNlEhAKCGRvY3VtZW50GAEgASgJIo4BChJJbXBvcnRNb2RlbFJlcXVlc3QSKgoJbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIeCghkb2N1bWVudBgCIAEoCUIMukgJcgcQARiAgIACEhUKDXZhbGlkYXRlX29ubHkYAyABKAgSFQoEZXRhZxgEIAEoCUIHukgEcgIYQCJRChNJbXBvcnRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsEhMKC2FkZGVkX2NvdW50GAIgASgNInAKEURpZmZNb2RlbHNSZXF1ZXN0Ei8KDmJhc2VfbW9kZWxfa2V5GAEgASgJQhe6SBRyEjIQXm0tWzAtOWEtZl17MzJ9JBIqCgltb2RlbF9rZXkYAiABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kIoIBChJEaWZmTW9kZWxzUmVzcG9uc2USKQoFYWRkZWQYASADKAsyGi5nYWJpb24ubW9kZWwudjEuTW9kZWxJdGVtEisKB3JlbW92ZWQYAiADKAsyGi5nYWJpb24ubW9kZWwudjEuTW9kZWxJdGVtEhQKDGNvbW1vbl9jb3VudBgDIAEoDSKMAQoTSW5oZXJpdE1vZGVsUmVxdWVzdBIqCgltb2RlbF9rZXkYASABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEjIKDmZyb21fbW9kZWxfa2V5GAIgASgJQhq6SBdyFTITXihtLVswLTlhLWZdezMyfSk/JBIVCgRldGFnGAMgASgJQge6SARyAhhAIlIKFEluaGVyaXRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsEhMKC2FkZGVkX2NvdW50GAIgASgNIoMBChlSZW5kZXJNb2RlbFByb2ZpbGVSZXF1ZXN0EioKCW1vZGVsX2tleRgBIAEoCUIXukgUchIyEF5tLVswLTlhLWZdezMyfSQSOgoGZm9ybWF0GAIgASgOMh4uZ2FiaW9uLm1vZGVsLnYxLlByb2ZpbGVGb3JtYXRCCrpIB4IBBBABIAAiQwoaUmVuZGVyTW9kZWxQcm9maWxlUmVzcG9uc2USEAoIZG9jdW1lbnQYASABKAkSEwoLdW5leHByZXNzZWQYAiADKAkiggIKGEJhdGNoQ2hhbmdlTW9kZWxzUmVxdWVzdBI4CgZjaGFuZ2UYASABKA4yHC5nYWJpb24ubW9kZWwudjEuTW9kZWxDaGFuZ2VCCrpIB4IBBBABIAASMwoKbW9kZWxfa2V5cxgCIAMoCUIfukgckgEZEOgHIhRyEjIQXm0tWzAtOWEtZl17MzJ9JBIlChNpbWFnZV9uYW1lX2NvbnRhaW5zGAMgASgJQgi6SAVyAxiAAhIbCgluYW1lc3BhY2UYBCABKAlCCLpIBXIDGP0BEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSHAoKcGFnZV90b2tlbhgGIAEoCUIIukgFcgMYgAgiSQoRTW9kZWxDaGFuZ2VSZXN1bHQSEQoJbW9kZWxfa2V5GAEgASgJEhIKCmltYWdlX25hbWUYAiABKAkSDQoFZXJyb3IYAyABKAkiaQoZQmF0Y2hDaGFuZ2VNb2RlbHNSZXNwb25zZRIzCgdyZXN1bHRzGAEgAygLMiIuZ2FiaW9uLm1vZGVsLnYxLk1vZGVsQ2hhbmdlUmVzdWx0EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKmAQobU3VibWl0U3RhdGljQW5hbHlzaXNSZXF1ZXN0EiAKDGNvbnRhaW5lcl9pZBgBIAEoCUIKukgHcgUQARiAAhIqCgltb2RlbF9rZXkYAiABKAlCF7pIFHISMhBebS1bMC05YS1mXXszMn0kEjkKCGFuYWx5c2lzGAMgASgLMh8uZ2FiaW9uLm1vZGVsLnYxLlN0YXRpY0FuYWx5c2lzQga6SAPIAQEiMwocU3VibWl0U3RhdGljQW5hbHlzaXNSZXNwb25zZRITCgthZGRlZF9jb3VudBgBIAEoDSqLAQoNUHJvZmlsZUZvcm1hdBIeChpQUk9GSUxFX0ZPUk1BVF9VTlNQRUNJRklFRBAAEhoKFlBST0ZJTEVfRk9STUFUX1NFQ0NPTVAQARIhCh1QUk9GSUxFX0ZPUk1BVF9ORVRXT1JLX1BPTElDWRACEhsKF1BST0ZJTEVfRk9STUFUX0FQUEFSTU9SEAMqugEKC01vZGVsQ2hhbmdlEhwKGE1PREVMX0NIQU5HRV9VTlNQRUNJRklFRBAAEhgKFE1PREVMX0NIQU5HRV9SRUxFQVJOEAESHQoZTU9ERUxfQ0hBTkdFX1NUQVJUX01BTlVBTBACEhwKGE1PREVMX0NIQU5HRV9TVE9QX01BTlVBTBADEhgKFE1PREVMX0NIQU5HRV9BUkNISVZFEAQSHAoYTU9ERUxfQ0hBTkdFX0FDQ0VQVF9IRUxEEAUyjBAKDE1vZGVsU2VydmljZRJQCgdPYnNlcnZlEh8uZ2FiaW9uLm1vZGVsLnYxLk9ic2VydmVSZXF1ZXN0GiAuZ2FiaW9uLm1vZGVsLnYxLk9ic2VydmVSZXNwb25zZSgBMAESWAoLRW5zdXJlTW9kZWwSIy5nYWJpb24ubW9kZWwudjEuRW5zdXJlTW9kZWxSZXF1ZXN0GiQuZ2FiaW9uLm1vZGVsLnYxLkVuc3VyZU1vZGVsUmVzcG9uc2USVQoKTGlzdE1vZGVscxIiLmdhYmlvbi5tb2RlbC52MS5MaXN0TW9kZWxzUmVxdWVzdBojLmdhYmlvbi5tb2RlbC52MS5MaXN0TW9kZWxzUmVzcG9uc2USTwoIR2V0TW9kZWwSIC5nYWJpb24ubW9kZWwudjEuR2V0TW9kZWxSZXF1ZXN0GiEuZ2FiaW9uLm1vZGVsLnYxLkdldE1vZGVsUmVzcG9uc2USWgoLV2F0Y2hNb2RlbHMSIy5nYWJpb24ubW9kZWwudjEuV2F0Y2hNb2RlbHNSZXF1ZXN0GiQuZ2FiaW9uLm1vZGVsLnYxLldhdGNoTW9kZWxzUmVzcG9uc2UwARJbCgxSZWxlYXJuTW9kZWwSJC5nYWJpb24ubW9kZWwudjEuUmVsZWFybk1vZGVsUmVxdWVzdBolLmdhYmlvbi5tb2RlbC52MS5SZWxlYXJuTW9kZWxSZXNwb25zZRJwChNTdGFydE1hbnVhbExlYXJuaW5nEisuZ2FiaW9uLm1vZGVsLnYxLlN0YXJ0TWFudWFsTGVhcm5pbmdSZXF1ZXN0GiwuZ2FiaW9uLm1vZGVsLnYxLlN0YXJ0TWFudWFsTGVhcm5pbmdSZXNwb25zZRJtChJTdG9wTWFudWFsTGVhcm5pbmcSKi5nYWJpb24ubW9kZWwudjEuU3RvcE1hbnVhbExlYXJuaW5nUmVxdWVzdBorLmdhYmlvbi5tb2RlbC52MS5TdG9wTWFudWFsTGVhcm5pbmdSZXNwb25zZRJkCg9SZW1vdmVNb2RlbEl0ZW0SJy5nYWJpb24ubW9kZWwudjEuUmVtb3ZlTW9kZWxJdGVtUmVxdWVzdBooLmdhYmlvbi5tb2RlbC52MS5SZW1vdmVNb2RlbEl0ZW1SZXNwb25zZRJnChBBY2NlcHRNb2RlbEl0ZW1zEiguZ2FiaW9uLm1vZGVsLnYxLkFjY2VwdE1vZGVsSXRlbXNSZXF1ZXN0GikuZ2FiaW9uLm1vZGVsLnYxLkFjY2VwdE1vZGVsSXRlbXNSZXNwb25zZRJkCg9VbmZvbGRNb2RlbEl0ZW0SJy5nYWJpb24ubW9kZWwudjEuVW5mb2xkTW9kZWxJdGVtUmVxdWVzdBooLmdhYmlvbi5tb2RlbC52MS5VbmZvbGRNb2RlbEl0ZW1SZXNwb25zZRJbCgxQaW5Nb2RlbEl0ZW0SJC5nYWJpb24ubW9kZWwudjEuUGluTW9kZWxJdGVtUmVxdWVzdBolLmdhYmlvbi5tb2RlbC52MS5QaW5Nb2RlbEl0ZW1SZXNwb25zZRJbCgxBcmNoaXZlTW9kZWwSJC5nYWJpb24ubW9kZWwudjEuQXJjaGl2ZU1vZGVsUmVxdWVzdBolLmdhYmlvbi5tb2RlbC52MS5BcmNoaXZlTW9kZWxSZXNwb25zZRJnChBMaXN0TW9kZWxIaXN0b3J5EiguZ2FiaW9uLm1vZGVsLnYxLkxpc3RNb2RlbEhpc3RvcnlSZXF1ZXN0GikuZ2FiaW9uLm1vZGVsLnYxLkxpc3RNb2RlbEhpc3RvcnlSZXNwb25zZRJYCgtFeHBvcnRNb2RlbBIjLmdhYmlvbi5tb2RlbC52MS5FeHBvcnRNb2RlbFJlcXVlc3QaJC5nYWJpb24ubW9kZWwudjEuRXhwb3J0TW9kZWxSZXNwb25zZRJYCgtJbXBvcnRNb2RlbBIjLmdhYmlvbi5tb2RlbC52MS5JbXBvcnRNb2RlbFJlcXVlc3QaJC5nYWJpb24ubW9kZWwudjEuSW1wb3J0TW9kZWxSZXNwb25zZRJVCgpEaWZmTW9kZWxzEiIuZ2FiaW9uLm1vZGVsLnYxLkRpZmZNb2RlbHNSZXF1ZXN0GiMuZ2FiaW9uLm1vZGVsLnYxLkRpZmZNb2RlbHNSZXNwb25zZRJbCgxJbmhlcml0TW9kZWwSJC5nYWJpb24ubW9kZWwudjEuSW5oZXJpdE1vZGVsUmVxdWVzdBolLmdhYmlvbi5tb2RlbC52MS5Jbmhlcml0TW9kZWxSZXNwb25zZRJtChJSZW5kZXJNb2RlbFByb2ZpbGUSKi5nYWJpb24ubW9kZWwudjEuUmVuZGVyTW9kZWxQcm9maWxlUmVxdWVzdBorLmdhYmlvbi5tb2RlbC52MS5SZW5kZXJNb2RlbFByb2ZpbGVSZXNwb25zZRJqChFCYXRjaENoYW5nZU1vZGVscxIpLmdhYmlvbi5tb2RlbC52MS5CYXRjaENoYW5nZU1vZGVsc1JlcXVlc3QaKi5nYWJpb24ubW9kZWwudjEuQmF0Y2hDaGFuZ2VNb2RlbHNSZXNwb25zZRJzChRTdWJtaXRTdGF0aWNBbmFseXNpcxIsLmdhYmlvbi5tb2RlbC52MS5TdWJtaXRTdGF0aWNBbmFseXNpc1JlcXVlc3QaLS5nYWJpb24ubW9kZWwudjEuU3VibWl0U3RhdGljQW5hbHlzaXNSZXNwb25zZWIGcHJvdG8z", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_fleet_v1_fleet, file_gabion_model_v1_model, file_gabion_workload_v1_workload]);
 
 /**
  * One batch from an agent. The first has only `hello`.
@@ -168,6 +168,13 @@ export type EnsureModelResponse = Message<"gabion.model.v1.EnsureModelResponse">
    * @generated from field: bytes model_policy = 1;
    */
   modelPolicy: Uint8Array;
+
+  /**
+   * True if nobody has analysed the image yet: the agent that can is asked to.
+   *
+   * @generated from field: bool needs_static_analysis = 2;
+   */
+  needsStaticAnalysis: boolean;
 };
 
 /**
@@ -217,6 +224,41 @@ export type ListModelsRequest = Message<"gabion.model.v1.ListModelsRequest"> & {
    * @generated from field: bool omit_items = 5;
    */
   omitItems: boolean;
+
+  /**
+   * Order: `model_key`, `update_time` or `image_name`, with ` desc` behind it for the other way. Empty: `model_key`.
+   *
+   * @generated from field: string order_by = 6;
+   */
+  orderBy: string;
+
+  /**
+   * Only models of this namespace; empty for all.
+   *
+   * @generated from field: string namespace = 7;
+   */
+  namespace: string;
+
+  /**
+   * Only models of this image; empty for all.
+   *
+   * @generated from field: string image_digest = 8;
+   */
+  imageDigest: string;
+
+  /**
+   * Only models in the archive, or only those outside it.
+   *
+   * @generated from field: optional bool is_archived = 9;
+   */
+  isArchived?: boolean | undefined;
+
+  /**
+   * True: only models with items that wait for a person.
+   *
+   * @generated from field: bool has_held = 10;
+   */
+  hasHeld: boolean;
 };
 
 /**
@@ -612,6 +654,809 @@ export const AcceptModelItemsResponseSchema: GenMessage<AcceptModelItemsResponse
   messageDesc(file_gabion_model_v1_model_service, 19);
 
 /**
+ * Names a family to take apart.
+ *
+ * @generated from message gabion.model.v1.UnfoldModelItemRequest
+ */
+export type UnfoldModelItemRequest = Message<"gabion.model.v1.UnfoldModelItemRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * Item.
+   *
+   * @generated from field: string item_id = 2;
+   */
+  itemId: string;
+
+  /**
+   * Refused if the model changed since; empty: no check.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.UnfoldModelItemRequest.
+ * Use `create(UnfoldModelItemRequestSchema)` to create a new message.
+ */
+export const UnfoldModelItemRequestSchema: GenMessage<UnfoldModelItemRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 20);
+
+/**
+ * The model after the change.
+ *
+ * @generated from message gabion.model.v1.UnfoldModelItemResponse
+ */
+export type UnfoldModelItemResponse = Message<"gabion.model.v1.UnfoldModelItemResponse"> & {
+  /**
+   * The model.
+   *
+   * @generated from field: gabion.model.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+};
+
+/**
+ * Describes the message gabion.model.v1.UnfoldModelItemResponse.
+ * Use `create(UnfoldModelItemResponseSchema)` to create a new message.
+ */
+export const UnfoldModelItemResponseSchema: GenMessage<UnfoldModelItemResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 21);
+
+/**
+ * Names a family to confirm.
+ *
+ * @generated from message gabion.model.v1.PinModelItemRequest
+ */
+export type PinModelItemRequest = Message<"gabion.model.v1.PinModelItemRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * Item.
+   *
+   * @generated from field: string item_id = 2;
+   */
+  itemId: string;
+
+  /**
+   * Refused if the model changed since; empty: no check.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.PinModelItemRequest.
+ * Use `create(PinModelItemRequestSchema)` to create a new message.
+ */
+export const PinModelItemRequestSchema: GenMessage<PinModelItemRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 22);
+
+/**
+ * The model after the change.
+ *
+ * @generated from message gabion.model.v1.PinModelItemResponse
+ */
+export type PinModelItemResponse = Message<"gabion.model.v1.PinModelItemResponse"> & {
+  /**
+   * The model.
+   *
+   * @generated from field: gabion.model.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+};
+
+/**
+ * Describes the message gabion.model.v1.PinModelItemResponse.
+ * Use `create(PinModelItemResponseSchema)` to create a new message.
+ */
+export const PinModelItemResponseSchema: GenMessage<PinModelItemResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 23);
+
+/**
+ * Names a model to archive.
+ *
+ * @generated from message gabion.model.v1.ArchiveModelRequest
+ */
+export type ArchiveModelRequest = Message<"gabion.model.v1.ArchiveModelRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * Refused if the model changed since; empty: no check.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ArchiveModelRequest.
+ * Use `create(ArchiveModelRequestSchema)` to create a new message.
+ */
+export const ArchiveModelRequestSchema: GenMessage<ArchiveModelRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 24);
+
+/**
+ * The model after the change.
+ *
+ * @generated from message gabion.model.v1.ArchiveModelResponse
+ */
+export type ArchiveModelResponse = Message<"gabion.model.v1.ArchiveModelResponse"> & {
+  /**
+   * The model.
+   *
+   * @generated from field: gabion.model.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+};
+
+/**
+ * Describes the message gabion.model.v1.ArchiveModelResponse.
+ * Use `create(ArchiveModelResponseSchema)` to create a new message.
+ */
+export const ArchiveModelResponseSchema: GenMessage<ArchiveModelResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 25);
+
+/**
+ * Asks for a page of a model's history.
+ *
+ * @generated from message gabion.model.v1.ListModelHistoryRequest
+ */
+export type ListModelHistoryRequest = Message<"gabion.model.v1.ListModelHistoryRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * At most this many; 0 means 100.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Token of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ListModelHistoryRequest.
+ * Use `create(ListModelHistoryRequestSchema)` to create a new message.
+ */
+export const ListModelHistoryRequestSchema: GenMessage<ListModelHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 26);
+
+/**
+ * A page of a model's history.
+ *
+ * @generated from message gabion.model.v1.ListModelHistoryResponse
+ */
+export type ListModelHistoryResponse = Message<"gabion.model.v1.ListModelHistoryResponse"> & {
+  /**
+   * Entries, oldest first.
+   *
+   * @generated from field: repeated gabion.model.v1.ModelHistoryEntry entries = 1;
+   */
+  entries: ModelHistoryEntry[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ListModelHistoryResponse.
+ * Use `create(ListModelHistoryResponseSchema)` to create a new message.
+ */
+export const ListModelHistoryResponseSchema: GenMessage<ListModelHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 27);
+
+/**
+ * Asks for a model as text.
+ *
+ * @generated from message gabion.model.v1.ExportModelRequest
+ */
+export type ExportModelRequest = Message<"gabion.model.v1.ExportModelRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ExportModelRequest.
+ * Use `create(ExportModelRequestSchema)` to create a new message.
+ */
+export const ExportModelRequestSchema: GenMessage<ExportModelRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 28);
+
+/**
+ * A model as text.
+ *
+ * @generated from message gabion.model.v1.ExportModelResponse
+ */
+export type ExportModelResponse = Message<"gabion.model.v1.ExportModelResponse"> & {
+  /**
+   * JSON with a format and its version; the same model always gives the same text.
+   *
+   * @generated from field: string document = 1;
+   */
+  document: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ExportModelResponse.
+ * Use `create(ExportModelResponseSchema)` to create a new message.
+ */
+export const ExportModelResponseSchema: GenMessage<ExportModelResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 29);
+
+/**
+ * Items to take in.
+ *
+ * @generated from message gabion.model.v1.ImportModelRequest
+ */
+export type ImportModelRequest = Message<"gabion.model.v1.ImportModelRequest"> & {
+  /**
+   * Key of the model that takes them in.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * What `ExportModel` wrote.
+   *
+   * @generated from field: string document = 2;
+   */
+  document: string;
+
+  /**
+   * True: only the answer is wanted.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+
+  /**
+   * Refused if the model changed since; empty: no check.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ImportModelRequest.
+ * Use `create(ImportModelRequestSchema)` to create a new message.
+ */
+export const ImportModelRequestSchema: GenMessage<ImportModelRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 30);
+
+/**
+ * The model after the change.
+ *
+ * @generated from message gabion.model.v1.ImportModelResponse
+ */
+export type ImportModelResponse = Message<"gabion.model.v1.ImportModelResponse"> & {
+  /**
+   * The model; as it would be with `validate_only`.
+   *
+   * @generated from field: gabion.model.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+
+  /**
+   * Items that were not there before.
+   *
+   * @generated from field: uint32 added_count = 2;
+   */
+  addedCount: number;
+};
+
+/**
+ * Describes the message gabion.model.v1.ImportModelResponse.
+ * Use `create(ImportModelResponseSchema)` to create a new message.
+ */
+export const ImportModelResponseSchema: GenMessage<ImportModelResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 31);
+
+/**
+ * Names two models.
+ *
+ * @generated from message gabion.model.v1.DiffModelsRequest
+ */
+export type DiffModelsRequest = Message<"gabion.model.v1.DiffModelsRequest"> & {
+  /**
+   * The one before.
+   *
+   * @generated from field: string base_model_key = 1;
+   */
+  baseModelKey: string;
+
+  /**
+   * The one after.
+   *
+   * @generated from field: string model_key = 2;
+   */
+  modelKey: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.DiffModelsRequest.
+ * Use `create(DiffModelsRequestSchema)` to create a new message.
+ */
+export const DiffModelsRequestSchema: GenMessage<DiffModelsRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 32);
+
+/**
+ * What two models differ in.
+ *
+ * @generated from message gabion.model.v1.DiffModelsResponse
+ */
+export type DiffModelsResponse = Message<"gabion.model.v1.DiffModelsResponse"> & {
+  /**
+   * Allowed items only the one after has, families first.
+   *
+   * @generated from field: repeated gabion.model.v1.ModelItem added = 1;
+   */
+  added: ModelItem[];
+
+  /**
+   * Allowed items only the one before has.
+   *
+   * @generated from field: repeated gabion.model.v1.ModelItem removed = 2;
+   */
+  removed: ModelItem[];
+
+  /**
+   * Items that both have.
+   *
+   * @generated from field: uint32 common_count = 3;
+   */
+  commonCount: number;
+};
+
+/**
+ * Describes the message gabion.model.v1.DiffModelsResponse.
+ * Use `create(DiffModelsResponseSchema)` to create a new message.
+ */
+export const DiffModelsResponseSchema: GenMessage<DiffModelsResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 33);
+
+/**
+ * Names two models.
+ *
+ * @generated from message gabion.model.v1.InheritModelRequest
+ */
+export type InheritModelRequest = Message<"gabion.model.v1.InheritModelRequest"> & {
+  /**
+   * The model that is given items.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * The model that they come from; empty: the last one of the same image name, cluster, namespace and workload.
+   *
+   * @generated from field: string from_model_key = 2;
+   */
+  fromModelKey: string;
+
+  /**
+   * Refused if the model changed since; empty: no check.
+   *
+   * @generated from field: string etag = 3;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.InheritModelRequest.
+ * Use `create(InheritModelRequestSchema)` to create a new message.
+ */
+export const InheritModelRequestSchema: GenMessage<InheritModelRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 34);
+
+/**
+ * The model after the change.
+ *
+ * @generated from message gabion.model.v1.InheritModelResponse
+ */
+export type InheritModelResponse = Message<"gabion.model.v1.InheritModelResponse"> & {
+  /**
+   * The model.
+   *
+   * @generated from field: gabion.model.v1.Model model = 1;
+   */
+  model?: Model | undefined;
+
+  /**
+   * Items that were carried over.
+   *
+   * @generated from field: uint32 added_count = 2;
+   */
+  addedCount: number;
+};
+
+/**
+ * Describes the message gabion.model.v1.InheritModelResponse.
+ * Use `create(InheritModelResponseSchema)` to create a new message.
+ */
+export const InheritModelResponseSchema: GenMessage<InheritModelResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 35);
+
+/**
+ * Asks for a profile.
+ *
+ * @generated from message gabion.model.v1.RenderModelProfileRequest
+ */
+export type RenderModelProfileRequest = Message<"gabion.model.v1.RenderModelProfileRequest"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * What to write.
+   *
+   * @generated from field: gabion.model.v1.ProfileFormat format = 2;
+   */
+  format: ProfileFormat;
+};
+
+/**
+ * Describes the message gabion.model.v1.RenderModelProfileRequest.
+ * Use `create(RenderModelProfileRequestSchema)` to create a new message.
+ */
+export const RenderModelProfileRequestSchema: GenMessage<RenderModelProfileRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 36);
+
+/**
+ * A profile.
+ *
+ * @generated from message gabion.model.v1.RenderModelProfileResponse
+ */
+export type RenderModelProfileResponse = Message<"gabion.model.v1.RenderModelProfileResponse"> & {
+  /**
+   * Its text.
+   *
+   * @generated from field: string document = 1;
+   */
+  document: string;
+
+  /**
+   * What of the model it does not express, for a person.
+   *
+   * @generated from field: repeated string unexpressed = 2;
+   */
+  unexpressed: string[];
+};
+
+/**
+ * Describes the message gabion.model.v1.RenderModelProfileResponse.
+ * Use `create(RenderModelProfileResponseSchema)` to create a new message.
+ */
+export const RenderModelProfileResponseSchema: GenMessage<RenderModelProfileResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 37);
+
+/**
+ * Names models by what they are.
+ *
+ * @generated from message gabion.model.v1.BatchChangeModelsRequest
+ */
+export type BatchChangeModelsRequest = Message<"gabion.model.v1.BatchChangeModelsRequest"> & {
+  /**
+   * What to do.
+   *
+   * @generated from field: gabion.model.v1.ModelChange change = 1;
+   */
+  change: ModelChange;
+
+  /**
+   * Only these models; empty: all that the other fields name.
+   *
+   * @generated from field: repeated string model_keys = 2;
+   */
+  modelKeys: string[];
+
+  /**
+   * Only models whose image name contains this.
+   *
+   * @generated from field: string image_name_contains = 3;
+   */
+  imageNameContains: string;
+
+  /**
+   * Only models of this namespace; empty for all.
+   *
+   * @generated from field: string namespace = 4;
+   */
+  namespace: string;
+
+  /**
+   * True: only says which models it would be.
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+
+  /**
+   * Token of the call before, where one call did not reach all.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.BatchChangeModelsRequest.
+ * Use `create(BatchChangeModelsRequestSchema)` to create a new message.
+ */
+export const BatchChangeModelsRequestSchema: GenMessage<BatchChangeModelsRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 38);
+
+/**
+ * What became of one model.
+ *
+ * @generated from message gabion.model.v1.ModelChangeResult
+ */
+export type ModelChangeResult = Message<"gabion.model.v1.ModelChangeResult"> & {
+  /**
+   * Key.
+   *
+   * @generated from field: string model_key = 1;
+   */
+  modelKey: string;
+
+  /**
+   * Image name.
+   *
+   * @generated from field: string image_name = 2;
+   */
+  imageName: string;
+
+  /**
+   * Why it was not changed; empty where it was.
+   *
+   * @generated from field: string error = 3;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.ModelChangeResult.
+ * Use `create(ModelChangeResultSchema)` to create a new message.
+ */
+export const ModelChangeResultSchema: GenMessage<ModelChangeResult> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 39);
+
+/**
+ * What became of each.
+ *
+ * @generated from message gabion.model.v1.BatchChangeModelsResponse
+ */
+export type BatchChangeModelsResponse = Message<"gabion.model.v1.BatchChangeModelsResponse"> & {
+  /**
+   * At most 1,000 for each call.
+   *
+   * @generated from field: repeated gabion.model.v1.ModelChangeResult results = 1;
+   */
+  results: ModelChangeResult[];
+
+  /**
+   * Empty once all were reached.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message gabion.model.v1.BatchChangeModelsResponse.
+ * Use `create(BatchChangeModelsResponseSchema)` to create a new message.
+ */
+export const BatchChangeModelsResponseSchema: GenMessage<BatchChangeModelsResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 40);
+
+/**
+ * What an agent found out about an image.
+ *
+ * @generated from message gabion.model.v1.SubmitStaticAnalysisRequest
+ */
+export type SubmitStaticAnalysisRequest = Message<"gabion.model.v1.SubmitStaticAnalysisRequest"> & {
+  /**
+   * A container that runs the image on the agent's node.
+   *
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * Model.
+   *
+   * @generated from field: string model_key = 2;
+   */
+  modelKey: string;
+
+  /**
+   * What was found.
+   *
+   * @generated from field: gabion.model.v1.StaticAnalysis analysis = 3;
+   */
+  analysis?: StaticAnalysis | undefined;
+};
+
+/**
+ * Describes the message gabion.model.v1.SubmitStaticAnalysisRequest.
+ * Use `create(SubmitStaticAnalysisRequestSchema)` to create a new message.
+ */
+export const SubmitStaticAnalysisRequestSchema: GenMessage<SubmitStaticAnalysisRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 41);
+
+/**
+ * Taken in durably.
+ *
+ * @generated from message gabion.model.v1.SubmitStaticAnalysisResponse
+ */
+export type SubmitStaticAnalysisResponse = Message<"gabion.model.v1.SubmitStaticAnalysisResponse"> & {
+  /**
+   * Items that the model did not have.
+   *
+   * @generated from field: uint32 added_count = 1;
+   */
+  addedCount: number;
+};
+
+/**
+ * Describes the message gabion.model.v1.SubmitStaticAnalysisResponse.
+ * Use `create(SubmitStaticAnalysisResponseSchema)` to create a new message.
+ */
+export const SubmitStaticAnalysisResponseSchema: GenMessage<SubmitStaticAnalysisResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_model_v1_model_service, 42);
+
+/**
+ * What a model can be written as.
+ *
+ * @generated from enum gabion.model.v1.ProfileFormat
+ */
+export const ProfileFormat = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: PROFILE_FORMAT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Seccomp profile of the OCI runtime specification.
+   *
+   * @generated from enum value: PROFILE_FORMAT_SECCOMP = 1;
+   */
+  SECCOMP: 1,
+
+  /**
+   * Kubernetes `networking.k8s.io/v1` NetworkPolicy.
+   *
+   * @generated from enum value: PROFILE_FORMAT_NETWORK_POLICY = 2;
+   */
+  NETWORK_POLICY: 2,
+
+  /**
+   * AppArmor profile.
+   *
+   * @generated from enum value: PROFILE_FORMAT_APPARMOR = 3;
+   */
+  APPARMOR: 3,
+} as const;
+
+/**
+ * What a model can be written as.
+ *
+ * @generated from enum gabion.model.v1.ProfileFormat
+ */
+export type ProfileFormat = (typeof ProfileFormat)[keyof typeof ProfileFormat] | UnknownEnum;
+
+/**
+ * Describes the enum gabion.model.v1.ProfileFormat.
+ */
+export const ProfileFormatSchema: GenEnum<ProfileFormat> = /*@__PURE__*/
+  enumDesc(file_gabion_model_v1_model_service, 0);
+
+/**
+ * What is done to each of many models.
+ *
+ * @generated from enum gabion.model.v1.ModelChange
+ */
+export const ModelChange = {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: MODEL_CHANGE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * As `RelearnModel`.
+   *
+   * @generated from enum value: MODEL_CHANGE_RELEARN = 1;
+   */
+  RELEARN: 1,
+
+  /**
+   * As `StartManualLearning`.
+   *
+   * @generated from enum value: MODEL_CHANGE_START_MANUAL = 2;
+   */
+  START_MANUAL: 2,
+
+  /**
+   * As `StopManualLearning`.
+   *
+   * @generated from enum value: MODEL_CHANGE_STOP_MANUAL = 3;
+   */
+  STOP_MANUAL: 3,
+
+  /**
+   * As `ArchiveModel`.
+   *
+   * @generated from enum value: MODEL_CHANGE_ARCHIVE = 4;
+   */
+  ARCHIVE: 4,
+
+  /**
+   * Accepts all held items.
+   *
+   * @generated from enum value: MODEL_CHANGE_ACCEPT_HELD = 5;
+   */
+  ACCEPT_HELD: 5,
+} as const;
+
+/**
+ * What is done to each of many models.
+ *
+ * @generated from enum gabion.model.v1.ModelChange
+ */
+export type ModelChange = (typeof ModelChange)[keyof typeof ModelChange] | UnknownEnum;
+
+/**
+ * Describes the enum gabion.model.v1.ModelChange.
+ */
+export const ModelChangeSchema: GenEnum<ModelChange> = /*@__PURE__*/
+  enumDesc(file_gabion_model_v1_model_service, 1);
+
+/**
  * Owns models, their learning, and the fleet.
  *
  * @generated from service gabion.model.v1.ModelService
@@ -716,6 +1561,116 @@ export const ModelService: GenService<{
     methodKind: "unary";
     input: typeof AcceptModelItemsRequestSchema;
     output: typeof AcceptModelItemsResponseSchema;
+  },
+  /**
+   * Takes a family apart into the members that were kept; it is not formed again.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.UnfoldModelItem
+   */
+  unfoldModelItem: {
+    methodKind: "unary";
+    input: typeof UnfoldModelItemRequestSchema;
+    output: typeof UnfoldModelItemResponseSchema;
+  },
+  /**
+   * Confirms a family.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.PinModelItem
+   */
+  pinModelItem: {
+    methodKind: "unary";
+    input: typeof PinModelItemRequestSchema;
+    output: typeof PinModelItemResponseSchema;
+  },
+  /**
+   * Archives a model now, forgetting containers of nodes that are not connected. Refused while others run it.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.ArchiveModel
+   */
+  archiveModel: {
+    methodKind: "unary";
+    input: typeof ArchiveModelRequestSchema;
+    output: typeof ArchiveModelResponseSchema;
+  },
+  /**
+   * Lists what happened to a model, oldest first.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.ListModelHistory
+   */
+  listModelHistory: {
+    methodKind: "unary";
+    input: typeof ListModelHistoryRequestSchema;
+    output: typeof ListModelHistoryResponseSchema;
+  },
+  /**
+   * Writes a model as text that can be kept and read in again.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.ExportModel
+   */
+  exportModel: {
+    methodKind: "unary";
+    input: typeof ExportModelRequestSchema;
+    output: typeof ExportModelResponseSchema;
+  },
+  /**
+   * Takes the items of an exported model into a model that exists, as a person's.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.ImportModel
+   */
+  importModel: {
+    methodKind: "unary";
+    input: typeof ImportModelRequestSchema;
+    output: typeof ImportModelResponseSchema;
+  },
+  /**
+   * Compares two models item by item.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.DiffModels
+   */
+  diffModels: {
+    methodKind: "unary";
+    input: typeof DiffModelsRequestSchema;
+    output: typeof DiffModelsResponseSchema;
+  },
+  /**
+   * Carries the items of another model over as a beginning, marked as inherited until they are seen.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.InheritModel
+   */
+  inheritModel: {
+    methodKind: "unary";
+    input: typeof InheritModelRequestSchema;
+    output: typeof InheritModelResponseSchema;
+  },
+  /**
+   * Writes a model as a profile for another mechanism, and says what that cannot express.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.RenderModelProfile
+   */
+  renderModelProfile: {
+    methodKind: "unary";
+    input: typeof RenderModelProfileRequestSchema;
+    output: typeof RenderModelProfileResponseSchema;
+  },
+  /**
+   * Does one thing to many models.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.BatchChangeModels
+   */
+  batchChangeModels: {
+    methodKind: "unary";
+    input: typeof BatchChangeModelsRequestSchema;
+    output: typeof BatchChangeModelsResponseSchema;
+  },
+  /**
+   * Takes in what an agent found out about an image without running it.
+   *
+   * @generated from rpc gabion.model.v1.ModelService.SubmitStaticAnalysis
+   */
+  submitStaticAnalysis: {
+    methodKind: "unary";
+    input: typeof SubmitStaticAnalysisRequestSchema;
+    output: typeof SubmitStaticAnalysisResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gabion_model_v1_model_service, 0);
