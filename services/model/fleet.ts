@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { type AgentHello, type Enforced, type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import type { ContainerPresence } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -16,6 +16,7 @@ export const CONTAINERS: CollectionSpec<Container> = {
 
 const TRIES_MAX = 5;
 const SLICE = 500;
+const TOUCH_MS = 30_000;
 
 /** Identity of a container in the fleet: containers of two nodes may share an id. */
 export function fleetId(nodeId: string, containerId: string): string {
@@ -27,6 +28,7 @@ export class Fleet {
   readonly nodes: Collection<Node>;
   readonly containers: Collection<Container>;
   readonly #clock: Clock;
+  readonly #touched = new Map<string, number>();
 
   constructor(nodes: Collection<Node>, containers: Collection<Container>, clock: Clock) {
     this.nodes = nodes;
@@ -52,6 +54,35 @@ export class Fleet {
       const hello = node.hello && report.enforced ? { ...node.hello, enforced: report.enforced } : node.hello;
       return create(NodeSchema, { ...node, ...(hello ? { hello } : {}), lostEventCount: report.lostCount });
     });
+  }
+
+  /** A node is heard of. Written rarely: what it is for is measured in minutes. */
+  async touch(nodeId: string): Promise<void> {
+    const now = this.#clock.now();
+    if (now - (this.#touched.get(nodeId) ?? 0) < TOUCH_MS) return;
+    this.#touched.set(nodeId, now);
+    await this.#change(nodeId, (node) => node);
+  }
+
+  /** Gives containers of nodes that were not heard of for a lease to `forget`, and drops them. */
+  async endLost(leaseMs: number, forget: (container: Container) => Promise<void>): Promise<void> {
+    const before = this.#clock.now() - leaseMs;
+    let after: { value: string; id: string } | undefined;
+    for (;;) {
+      const slice = await this.nodes.find({ limit: SLICE, ...(after ? { after } : {}) });
+      for (const { id, value } of slice) {
+        const heardMs = value.lastSeenTime ? timestampMs(value.lastSeenTime) : 0;
+        if (heardMs < before) await this.#forgetAll(id, forget);
+      }
+      const last = slice.at(-1);
+      if (!last || slice.length < SLICE) return;
+      after = { value: last.id, id: last.id };
+    }
+  }
+
+  /** Tells whether a node's agent is connected. */
+  async isConnected(nodeId: string): Promise<boolean> {
+    return (await this.nodes.get(nodeId))?.value.isConnected === true;
   }
 
   async disconnect(nodeId: string): Promise<void> {

@@ -1,9 +1,10 @@
 import { toJson } from "@bufbuild/protobuf";
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
-import { factId, PARENTS_MAX, sectionOfFact } from "#core/model/fact.ts";
+import { factId, sectionOfFact } from "#core/model/fact.ts";
 import { isLearning, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import {
   type ContainerPresence,
+  type Fact,
   FactSchema,
   ItemSource,
   ItemStatus,
@@ -13,8 +14,10 @@ import {
   type SeenUnit,
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { fleetId } from "./fleet.ts";
+import { familyOf, ItemsDraft, seenIn, withParent } from "./items.ts";
 import { archiveOrReturn, stepSection } from "./life.ts";
-import { ITEMS_MAX, type ItemRecord, type ModelRecord, RUNS_MAX, type SectionRecord } from "./record.ts";
+import { completenessOf } from "./policy-body.ts";
+import { CONTAINERS_MAX, type ItemRecord, type ModelRecord, RUNS_MAX, type SectionRecord } from "./record.ts";
 
 /** What one batch says of one model. */
 export interface ModelBatch {
@@ -24,11 +27,10 @@ export interface ModelBatch {
   containers: ContainerPresence[];
 }
 
+/** Containers that are remembered to count each once. */
+const LAST_CONTAINERS_MAX = 64;
 /** The longest span that one report may claim: agents report every few seconds. */
 const SPAN_MAX_MS = 10 * 60_000;
-/** Texts of all items of a section together, so that a model always fits into one message. */
-const SECTION_MAX_BYTES = 1024 * 1024;
-
 function parentOf({ fact }: ObservedFact): string {
   return fact?.kind.case === "process" ? fact.kind.value.parentPath : "";
 }
@@ -48,32 +50,44 @@ function newItem(observed: ObservedFact, nowMs: number): ItemRecord {
     firstContainerId: observed.containerId,
     reason: observed.isHeld ? why : "seen in a running container",
     parentPaths: parent === "" ? [] : [parent],
+    seenIn: [observed.containerId],
   };
 }
 
-function withParent(item: ItemRecord, parent: string): ItemRecord {
-  const isNew = parent !== "" && !item.parentPaths.includes(parent) && item.parentPaths.length < PARENTS_MAX;
-  return isNew ? { ...item, parentPaths: [...item.parentPaths, parent] } : item;
-}
-
-function isFull(section: SectionRecord): boolean {
-  const items = Object.values(section.items);
-  const bytes = items.reduce((sum, { fact }) => sum + JSON.stringify(fact).length, 0);
-  return items.length >= ITEMS_MAX || bytes >= SECTION_MAX_BYTES;
-}
-
-/** Takes a fact into its section, where the section's state lets it learn. */
-function learnFact(section: SectionRecord, observed: ObservedFact, nowMs: number): SectionRecord {
-  const { fact } = observed;
-  const isOpen = isLearning(section.life.state) || section.life.state === LearningState.DRY_RUN;
-  if (!fact || !isOpen) return section;
+/** What one fact does to the items of a section that learns. */
+function learnFact(draft: ItemsDraft, fact: Fact, observed: ObservedFact, nowMs: number): "known" | "new" | "full" {
+  const { containerId, isHeld } = observed;
   const id = factId(fact);
-  const known = section.items[id];
+  const known = draft.items[id];
   // Who started it in an attack is not who may start it.
-  if (known && observed.isHeld) return section;
-  if (known) return { ...section, items: { ...section.items, [id]: withParent(known, parentOf(observed)) } };
-  if (isFull(section)) return { ...section, isFull: true };
-  return { ...section, items: { ...section.items, [id]: newItem(observed, nowMs) }, lastNewItemMs: nowMs };
+  if (known && isHeld) return "known";
+  if (known) {
+    draft.put(id, seenIn(withParent(known, parentOf(observed)), containerId));
+    return "known";
+  }
+  // An agent that has not heard of a family yet reports its members by themselves.
+  const family = isHeld ? undefined : familyOf(draft.items, fact);
+  if (family !== undefined) {
+    draft.put(family, seenIn(draft.items[family] as ItemRecord, containerId));
+    return "known";
+  }
+  if (draft.isFull) return "full";
+  draft.add(id, newItem(observed, nowMs));
+  return "new";
+}
+
+/** Takes facts into their section, where the section's state lets it learn. */
+function learnFacts(section: SectionRecord, facts: readonly ObservedFact[], nowMs: number): SectionRecord {
+  const isOpen = isLearning(section.life.state) || section.life.state === LearningState.DRY_RUN;
+  if (!isOpen || facts.length === 0) return section;
+  const draft = new ItemsDraft(section.items);
+  const found = new Set(facts.map((observed) => observed.fact && learnFact(draft, observed.fact, observed, nowMs)));
+  return {
+    ...section,
+    items: draft.items,
+    isFull: section.isFull || found.has("full"),
+    lastNewItemMs: found.has("new") ? nowMs : section.lastNewItemMs,
+  };
 }
 
 function countSeen(section: SectionRecord, unit: SeenUnit, nowMs: number): SectionRecord {
@@ -82,7 +96,12 @@ function countSeen(section: SectionRecord, unit: SeenUnit, nowMs: number): Secti
     const item = items[id];
     if (!item) return;
     const unitCount = item.unitCount + (unit.isFirst[at] ? 1 : 0);
-    items[id] = { ...item, count: item.count + (unit.counts[at] ?? 0), unitCount, lastSeenMs: nowMs };
+    items[id] = {
+      ...seenIn(item, unit.containerId),
+      count: item.count + (unit.counts[at] ?? 0),
+      unitCount,
+      lastSeenMs: nowMs,
+    };
   });
   return { ...section, items, unitCount: section.unitCount + (unit.isFirstPart ? 1 : 0) };
 }
@@ -102,25 +121,47 @@ function applySpan(record: ModelRecord, span: PresenceSpan, durations: Lifecycle
     return mapSection(record, span.section, (s) => ({ ...s, lostEventCount: s.lostEventCount + lost }));
   }
   const ms = Math.min(SPAN_MAX_MS, Math.max(0, span.attached ? durationMs(span.attached) : 0));
-  return stepSection(record, span.section, { kind: "observed", ms }, durations, nowMs);
+  const section = record.sections.find((s) => s.section === span.section);
+  const isUnfinished = section !== undefined && isPlainlyUnfinished(section, durations);
+  return stepSection(record, span.section, { kind: "observed", ms, isUnfinished }, durations, nowMs);
 }
 
-function applyFact(
+/** More new behaviour is to be expected than the setting lets a finished model have; never without the setting. */
+function isPlainlyUnfinished(section: SectionRecord, { extension }: LifecycleDurations): boolean {
+  if (!extension || section.life.observedMs >= extension.maxMs) return false;
+  const { expectedNewPerDayUpper } = completenessOf(section);
+  return expectedNewPerDayUpper === undefined || expectedNewPerDayUpper > extension.maxNewPerDay;
+}
+
+function applyFacts(
   record: ModelRecord,
-  observed: ObservedFact,
+  facts: readonly ObservedFact[],
   durations: LifecycleDurations,
   nowMs: number,
 ): ModelRecord {
-  const section = observed.fact ? sectionOfFact(observed.fact) : 0;
-  const learned = mapSection(record, section, (s) => learnFact(s, observed, nowMs));
-  return observed.isDeviation ? stepSection(learned, section, { kind: "deviation" }, durations, nowMs) : learned;
+  return record.sections.reduce((model, { section }) => {
+    const own = facts.filter(({ fact }) => fact !== undefined && sectionOfFact(fact) === section);
+    if (own.length === 0) return model;
+    const learned = mapSection(model, section, (s) => learnFacts(s, own, nowMs));
+    const isDeviation = own.some((observed) => observed.isDeviation);
+    return isDeviation ? stepSection(learned, section, { kind: "deviation" }, durations, nowMs) : learned;
+  }, record);
 }
 
 function applyPresence(record: ModelRecord, { container, isRunning }: ContainerPresence): ModelRecord {
   if (!container) return record;
   const id = fleetId(container.nodeId, container.containerId);
   const { [id]: _, ...others } = record.containers;
-  return { ...record, containers: isRunning ? { ...others, [id]: container.nodeId } : others };
+  return isRunning ? withContainer(record, id, container.nodeId) : { ...record, containers: others };
+}
+
+/** The record with a container that runs it. A container that is named again, by an agent that restarted, is the same. */
+export function withContainer(record: ModelRecord, id: string, nodeId: string): ModelRecord {
+  const last = record.lastContainers ?? [];
+  const containers = { ...record.containers, [id]: nodeId };
+  if (last.includes(id)) return { ...record, containers };
+  const containerTotal = Math.min(CONTAINERS_MAX, (record.containerTotal ?? 0) + 1);
+  return { ...record, containers, containerTotal, lastContainers: [...last, id].slice(-LAST_CONTAINERS_MAX) };
 }
 
 function remember(applied: ModelRecord["applied"], runId: string, sequence: number): ModelRecord["applied"] {
@@ -143,7 +184,7 @@ export function applyBatch(
   // Only containers that this node is known to run may teach a model.
   const isOwn = ({ containerId }: { containerId: string }) =>
     next.containers[fleetId(from.nodeId, containerId)] !== undefined;
-  for (const fact of batch.facts.filter(isOwn)) next = applyFact(next, fact, durations, nowMs);
+  next = applyFacts(next, batch.facts.filter(isOwn), durations, nowMs);
   for (const unit of batch.seenUnits.filter(isOwn))
     next = mapSection(next, unit.section, (s) => countSeen(s, unit, nowMs));
   for (const span of batch.spans.filter(isOwn)) next = applySpan(next, span, durations, nowMs);
@@ -152,13 +193,23 @@ export function applyBatch(
   return { ...next, applied: remember(next.applied, from.runId, from.sequence), updateMs: nowMs };
 }
 
+function isSamePolicy(before: SectionRecord, after: SectionRecord): boolean {
+  if (before === after) return true;
+  if (before.life.state !== after.life.state || before.isFull !== after.isFull) return false;
+  if (before.items === after.items) return true;
+  const ids = Object.keys(after.items);
+  if (ids.length !== Object.keys(before.items).length) return false;
+  return ids.every((id) => {
+    const old = before.items[id];
+    const now = after.items[id] as ItemRecord;
+    return old === now || (old?.status === now.status && old.parentPaths.length === now.parentPaths.length);
+  });
+}
+
 /** True if two records differ in what agents enforce. */
 export function isPolicyChange(before: ModelRecord, after: ModelRecord): boolean {
-  const essence = (record: ModelRecord) =>
-    record.sections.map(({ section, life, items }) => [
-      section,
-      life.state,
-      Object.entries(items).map(([id, { status, parentPaths }]) => [id, status, parentPaths.length]),
-    ]);
-  return JSON.stringify(essence(before)) !== JSON.stringify(essence(after));
+  return (
+    before.sections.length !== after.sections.length ||
+    !after.sections.every((section, i) => isSamePolicy(before.sections[i] as SectionRecord, section))
+  );
 }

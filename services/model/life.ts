@@ -39,6 +39,16 @@ export function stepSection(
   return { ...record, sections, transitions: [...record.transitions, transition].slice(-TRANSITIONS_MAX) };
 }
 
+/** Moves all sections of a model by one event. */
+export function stepAll(
+  record: ModelRecord,
+  event: LifeEvent,
+  durations: LifecycleDurations,
+  nowMs: number,
+): ModelRecord {
+  return record.sections.reduce((model, { section }) => stepSection(model, section, event, durations, nowMs), record);
+}
+
 /** Counts wall-clock time up to now. It stands still while the model is archived. */
 export function countTime(record: ModelRecord, durations: LifecycleDurations, nowMs: number): ModelRecord {
   const ms = record.archivedMs === null ? Math.max(0, nowMs - record.countedMs) : 0;

@@ -1,3 +1,4 @@
+import { z } from "zod";
 import { DEFAULT_DURATIONS, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
@@ -11,8 +12,10 @@ import { AgentStreams } from "#lib/service/agent-streams.ts";
 import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
+import { LEASES, Lease } from "#lib/store/lease.ts";
 import type { Collection } from "#lib/store/port.ts";
 import { CONTAINERS, Fleet, NODES } from "./fleet.ts";
+import { HISTORY, HistoryLog } from "./history.ts";
 import { dueMs } from "./life.ts";
 import { Models, publishedBody } from "./models.ts";
 import { Observer } from "./observe.ts";
@@ -28,10 +31,27 @@ export const MODEL_SETTINGS = {
   "model.dryRun": duration(DEFAULT_DURATIONS.dryRunMs, "wall-clock time of the dry run"),
   "model.extendedLearning": duration(DEFAULT_DURATIONS.extendedLearningMs, "wall-clock time of extended learning"),
   "model.relearning": duration(DEFAULT_DURATIONS.relearningMs, "observed container time of relearning"),
+  "model.extendAbove": {
+    type: z.number().min(0).default(0),
+    description:
+      "keeps a section learning after its time while more new behaviours a day than this are to be expected (upper end of the 95 % interval); 0: time alone decides",
+  },
+  "model.extendFor": duration(7 * 24 * 3_600_000, "observed container time after which learning ends all the same"),
+  "model.carryOver": {
+    type: z.boolean().default(false),
+    description:
+      "gives a new digest of an image the items of the digest before, marked as inherited until they are seen",
+  },
+  "model.nodeLease": duration(
+    10 * 60_000,
+    "time after which the containers of a node that says nothing count as ended",
+  ),
   "model.archive": duration(DEFAULT_DURATIONS.archiveMs, "time that an archived model is kept"),
 };
 
 const TICK_MS = 250;
+const CLOCK_LEASE_MS = 5_000;
+const SWEEP_MS = 30_000;
 const WATCH_CAPACITY = 1_000;
 const PAGE = 500;
 
@@ -42,6 +62,9 @@ function durationsOf(config: ConfigOf<typeof MODEL_SETTINGS>): LifecycleDuration
     extendedLearningMs: config["model.extendedLearning"],
     relearningMs: config["model.relearning"],
     archiveMs: config["model.archive"],
+    ...(config["model.extendAbove"] > 0
+      ? { extension: { maxNewPerDay: config["model.extendAbove"], maxMs: config["model.extendFor"] } }
+      : {}),
   };
 }
 
@@ -67,6 +90,7 @@ export async function startModelService(
   const collection = await store.collection(modelCollection((record) => dueMs(record, durations)));
   const fleet = new Fleet(await store.collection(NODES), await store.collection(CONTAINERS), clock);
   const changes = new FanOut<ModelChange>(WATCH_CAPACITY);
+  const history = new HistoryLog(await store.collection(HISTORY));
   const bucket = () => ensurePolicyBucket(bus);
   const publisher = stack.use(new HeadPublisher({ bucket, signer, clock, logger, all: () => allBodies(collection) }));
   const models = new Models({
@@ -76,15 +100,31 @@ export async function startModelService(
     onChange: (modelKey, model) => changes.send({ modelKey, model }),
     publish: (body) => publisher.publish(body),
     unpublish: (key) => void publisher.remove(key),
+    history,
+    carriesOver: config["model.carryOver"],
+    logger,
   });
   const observer = new Observer({ models, fleet, streams: new AgentStreams(), clock, durations });
+  const lease = new Lease(await store.collection(LEASES), "model-clock", clock);
   void publisher.reconcile();
+  let nextSweepMs = 0;
+  stack.defer(() => lease.release());
   stack.use(
     clock.every(TICK_MS, async () => {
-      await models.tick().catch((err: unknown) => logger.error({ err }, "the lifecycle clock failed"));
+      try {
+        // One replica is enough; revisions make two harmless.
+        if (!(await lease.hold(CLOCK_LEASE_MS))) return;
+        await models.tick();
+        if (clock.now() >= nextSweepMs) {
+          nextSweepMs = clock.now() + Math.min(SWEEP_MS, config["model.nodeLease"] / 2);
+          await fleet.endLost(config["model.nodeLease"], (container) => observer.forget(container));
+        }
+      } catch (err) {
+        logger.error({ err }, "the lifecycle clock failed");
+      }
     }),
   );
-  const deps = { collection, models, fleet, observer, changes, durations, clock };
+  const deps = { collection, history, models, fleet, observer, changes, durations, clock };
   return stack.use(
     await listenRpc({
       host: config["listen.host"],

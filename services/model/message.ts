@@ -1,8 +1,8 @@
-import { create, fromJson } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { durationFromMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { LifecycleDurations } from "#core/model/lifecycle.ts";
 import {
-  FactSchema,
+  ItemStatus,
   LearningState,
   type Model,
   type ModelItem,
@@ -11,17 +11,24 @@ import {
   type ModelSection,
   ModelSectionSchema,
   ModelTransitionSchema,
+  StaticAnalysisSchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { ModelScopeSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Stored } from "#lib/store/port.ts";
+import { factOf } from "./items.ts";
 import { leastAdvanced } from "./life.ts";
 import { completenessOf } from "./policy-body.ts";
-import type { ItemRecord, ModelRecord, SectionRecord } from "./record.ts";
+import type { AnalysisRecord, ItemRecord, ModelRecord, SectionRecord } from "./record.ts";
 
-function toItem(itemId: string, item: ItemRecord): ModelItem {
+/** Replicas from which on one that does something alone stands out. */
+const REPLICAS_MIN = 3;
+
+/** An item as operators see it. */
+export function toItem(itemId: string, item: ItemRecord, containerTotal: number): ModelItem {
+  const seenIn = item.seenIn?.length ?? 0;
   return create(ModelItemSchema, {
     itemId,
-    fact: fromJson(FactSchema, item.fact),
+    fact: factOf(item),
     source: item.source,
     status: item.status,
     firstSeenTime: timestampFromMs(item.firstSeenMs),
@@ -31,6 +38,12 @@ function toItem(itemId: string, item: ItemRecord): ModelItem {
     firstContainerId: item.firstContainerId,
     reason: item.reason,
     parentPaths: [...item.parentPaths],
+    folded: [...(item.folded ?? [])],
+    foldedCount: item.foldedCount ?? 0,
+    isPinned: item.isPinned ?? false,
+    containerCount: seenIn,
+    isSingular: seenIn === 1 && containerTotal >= REPLICAS_MIN,
+    contentSha256: item.contentSha256 ?? "",
   });
 }
 
@@ -66,8 +79,24 @@ function toSection(
     completeness: completenessOf(section),
     isFull: section.isFull,
     itemCount: Object.keys(section.items).length,
-    items: hasItems ? Object.entries(section.items).map(([id, item]) => toItem(id, item)) : [],
+    items: hasItems
+      ? Object.entries(section.items).map(([id, item]) => toItem(id, item, record.containerTotal ?? 0))
+      : [],
   });
+}
+
+function toAnalysis({ analyzeMs, unresolved, files }: AnalysisRecord) {
+  return create(StaticAnalysisSchema, {
+    analyzeTime: timestampFromMs(analyzeMs),
+    unresolved: [...unresolved],
+    files: [...files],
+  });
+}
+
+/** Items that wait for a person. */
+export function heldCount({ sections }: ModelRecord): number {
+  const items = sections.flatMap((section) => Object.values(section.items));
+  return items.filter(({ status }) => status === ItemStatus.HELD).length;
 }
 
 /** A model as operators see it. */
@@ -91,6 +120,10 @@ export function toModel(
     etag: String(revision),
     createTime: timestampFromMs(value.createMs),
     updateTime: timestampFromMs(value.updateMs),
+    containerTotal: value.containerTotal ?? 0,
+    ...(value.analysis ? { staticAnalysis: toAnalysis(value.analysis) } : {}),
+    inheritedFrom: value.inheritedFrom ?? "",
+    heldCount: heldCount(value),
     transitions: value.transitions.map(({ timeMs, section, from, to, cause }) =>
       create(ModelTransitionSchema, {
         transitionTime: timestampFromMs(timeMs),

@@ -6,11 +6,15 @@ import { modelKeyOnBus } from "#lib/bus/topology.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { notFound, staleEtag } from "#lib/rpc/errors.ts";
 import { AlreadyExistsError, type Collection, StaleRevisionError, type Stored } from "#lib/store/port.ts";
+import type { Logger } from "#lib/telemetry/log.ts";
 import { fleetId } from "./fleet.ts";
-import { isPolicyChange } from "./learn.ts";
+import { type HistoryLog, withHistory } from "./history.ts";
+import { isPolicyChange, withContainer } from "./learn.ts";
 import { archiveOrReturn, countTime, newSection } from "./life.ts";
+import { inheritItems } from "./operations.ts";
 import { withNewPolicy } from "./policy-body.ts";
-import type { ModelRecord } from "./record.ts";
+import { RecentModels } from "./recent-models.ts";
+import { lineageOf, type ModelRecord } from "./record.ts";
 
 /** Tries of a change when another replica changes the same model. */
 const TRIES_MAX = 20;
@@ -23,6 +27,10 @@ export interface ModelsOptions {
   readonly onChange: (modelKey: string, model: Stored<ModelRecord> | undefined) => void;
   readonly publish: (body: PublishedBody) => void;
   readonly unpublish: (key: string) => void;
+  readonly history: HistoryLog;
+  /** Carries the items of the image's digest before over into a new model. */
+  readonly carriesOver: boolean;
+  readonly logger: Logger;
 }
 
 type Change = (record: ModelRecord) => ModelRecord;
@@ -37,6 +45,7 @@ export function publishedBody(modelKey: string, record: ModelRecord): PublishedB
 export class Models {
   readonly #options: ModelsOptions;
   readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #recent = new RecentModels();
 
   constructor(options: ModelsOptions) {
     this.#options = options;
@@ -61,11 +70,11 @@ export class Models {
         const missing = sections.filter((s) => !record.sections.some(({ section }) => section === s));
         const now = this.#options.clock.now();
         const id = fleetId(container.nodeId, container.containerId);
-        const containers = { ...record.containers, [id]: container.nodeId };
         if (missing.length === 0 && record.containers[id] !== undefined && record.archivedMs === null) return record;
         const added = [...record.sections, ...missing.map((section) => newSection(section, now))];
         const imageName = container.image?.name || record.imageName;
-        return archiveOrReturn({ ...record, sections: added, containers, imageName }, this.#options.durations, now);
+        const running = withContainer({ ...record, sections: added, imageName }, id, container.nodeId);
+        return archiveOrReturn(running, this.#options.durations, now);
       };
       const changed = await this.#change(container.modelKey, use, "");
       return changed ?? this.#create(container, use);
@@ -105,7 +114,8 @@ export class Models {
       policyRevision: now,
       policy: "",
     };
-    const record = withNewPolicy(container.modelKey, use(empty));
+    const used = await this.#carriedOver(use(empty), now);
+    const record = withNewPolicy(container.modelKey, withHistory(undefined, used, now));
     try {
       return this.#done(await this.#options.collection.insert(container.modelKey, record), true);
     } catch (error) {
@@ -116,31 +126,58 @@ export class Models {
     }
   }
 
+  /** Finds the model of the digest before: the one that changed last, of the same image name in the same place. */
+  async predecessor(record: ModelRecord): Promise<Stored<ModelRecord> | undefined> {
+    const lineage = lineageOf(record);
+    if (lineage === "") return undefined;
+    const where = [{ field: "lineage", is: "eq", value: lineage } as const];
+    const found = await this.#options.collection.find({ where, orderBy: "updateMs", isDescending: true, limit: 2 });
+    return found.find(({ value }) => value.imageDigest !== record.imageDigest);
+  }
+
+  async #carriedOver(record: ModelRecord, nowMs: number): Promise<ModelRecord> {
+    const before = this.#options.carriesOver ? await this.predecessor(record) : undefined;
+    return before ? inheritItems(record, before.value, before.id, nowMs) : record;
+  }
+
+  async #read(modelKey: string, mayBeRecent: boolean): Promise<Stored<ModelRecord> | undefined> {
+    const recent = mayBeRecent ? this.#recent.get(modelKey) : undefined;
+    return recent ?? this.#options.collection.get(modelKey);
+  }
+
   async #change(modelKey: string, change: Change, etag: string): Promise<Stored<ModelRecord> | undefined> {
     for (let attempt = 1; ; attempt += 1) {
-      const stored = await this.#options.collection.get(modelKey);
+      const stored = await this.#read(modelKey, attempt === 1 && etag === "");
       if (!stored) return undefined;
       if (etag !== "" && etag !== String(stored.revision)) throw staleEtag("model");
       try {
         return await this.#changeStored(stored, change);
       } catch (error) {
         if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
+        this.#recent.forget(modelKey);
       }
     }
   }
 
   /** Time is counted up to now before anything else, so that a state that begins now is not given time gone by. */
   async #changeStored(stored: Stored<ModelRecord>, change: Change): Promise<Stored<ModelRecord>> {
-    const { collection, clock, durations } = this.#options;
+    const { collection, clock, durations, history } = this.#options;
     const counted = countTime(stored.value, durations, clock.now());
     const changed = change(counted);
     const isPolicy = isPolicyChange(stored.value, changed);
     if (changed === counted && !isPolicy) return stored;
-    const next = { ...(isPolicy ? withNewPolicy(stored.id, changed) : changed), updateMs: clock.now() };
+    const told = withHistory(stored.value, history.trimmed(stored.id, changed), clock.now());
+    const next = { ...(isPolicy ? withNewPolicy(stored.id, told) : told), updateMs: clock.now() };
     return this.#done(await collection.replace(stored.id, next, stored.revision), isPolicy);
   }
 
   #done(stored: Stored<ModelRecord>, isPolicy: boolean): Stored<ModelRecord> {
+    const { history, logger } = this.#options;
+    this.#recent.put(stored);
+    // What does not get into the log now is still in the model, and gets there with its next change.
+    history
+      .carry(stored.id, stored.value)
+      .catch((err: unknown) => logger.warn({ err, modelKey: stored.id }, "history not logged"));
     if (isPolicy) this.#options.publish(publishedBody(stored.id, stored.value));
     this.#options.onChange(stored.id, stored);
     return stored;
@@ -153,6 +190,8 @@ export class Models {
       if (error instanceof StaleRevisionError) return;
       throw error;
     }
+    this.#recent.forget(modelKey);
+    await this.#options.history.remove(modelKey);
     this.#options.unpublish(modelKeyOnBus(modelKey));
     this.#options.onChange(modelKey, undefined);
   }

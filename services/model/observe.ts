@@ -66,7 +66,7 @@ export class Observer {
           const presented = requireHello(request.hello);
           stack.use(streams.admit(presented, context.values.get(peerKey)));
           hello = presented;
-          await fleet.hello(hello, (container) => this.#forget(container));
+          await fleet.hello(hello, (container) => this.forget(container));
           yield create(ObserveResponseSchema, {
             hello: serviceHello(hello, 0n, clock.now()),
             windowItems: WINDOW_ITEMS,
@@ -74,6 +74,7 @@ export class Observer {
           continue;
         }
         await this.#take(request, hello);
+        await fleet.touch(hello.nodeId);
         yield create(ObserveResponseSchema, { acknowledgedSequence: request.sequence, windowItems: WINDOW_ITEMS });
       }
     } finally {
@@ -100,7 +101,8 @@ export class Observer {
     }
   }
 
-  async #forget({ modelKey, nodeId, containerId }: Container): Promise<void> {
+  /** A container that has ended without anybody saying so. */
+  async forget({ modelKey, nodeId, containerId }: Container): Promise<void> {
     const { models, clock, durations } = this.#deps;
     await models.change(modelKey, (record) => {
       const { [fleetId(nodeId, containerId)]: _, ...others } = record.containers;

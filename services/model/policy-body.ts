@@ -1,4 +1,4 @@
-import { create, fromJson, toBinary } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { estimateCompleteness } from "#core/model/completeness.ts";
 import {
@@ -9,7 +9,9 @@ import {
   ItemStatus,
   ModelPolicySchema,
   ModelPolicySectionSchema,
+  ProcessFactSchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
+import { factOf } from "./items.ts";
 import type { ItemRecord, ModelRecord, SectionRecord } from "./record.ts";
 
 /** How sure a section is, from what it has counted. */
@@ -26,10 +28,11 @@ export function completenessOf(section: SectionRecord): Completeness {
 }
 
 /** A fact as agents are given it: a process with all its parents, for rules that ask for them. */
-function publishedFact({ fact: stored, parentPaths }: ItemRecord): Fact {
-  const fact = fromJson(FactSchema, stored);
-  if (fact.kind.case === "process") fact.kind.value.parentPaths = [...parentPaths];
-  return fact;
+function publishedFact(item: ItemRecord): Fact {
+  const fact = factOf(item);
+  if (fact.kind.case !== "process") return fact;
+  const value = create(ProcessFactSchema, { ...fact.kind.value, parentPaths: [...item.parentPaths] });
+  return create(FactSchema, { kind: { case: "process", value } });
 }
 
 /** The record with the next policy revision, and the body that agents fetch for it. */
@@ -43,6 +46,7 @@ export function withNewPolicy(modelKey: string, record: ModelRecord): ModelRecor
         section: section.section,
         state: section.life.state,
         completeness: completenessOf(section),
+        isFull: section.isFull,
         facts: Object.values(section.items)
           .filter((item) => item.status === ItemStatus.ALLOWED)
           .map(publishedFact),

@@ -1,7 +1,7 @@
 import type { JsonValue } from "@bufbuild/protobuf";
 import type { SectionLife } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import type { ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import type { ItemSource, ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
 import type { DigestSource } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { CollectionSpec } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
@@ -19,6 +19,13 @@ export interface ItemRecord {
   readonly firstContainerId: string;
   readonly reason: string;
   readonly parentPaths: readonly string[];
+  /** Containers that it was seen in, up to SEEN_IN_MAX. */
+  readonly seenIn?: readonly string[];
+  /** Of a family: members as text, up to FOLDED_MAX, and how many there were. */
+  readonly folded?: readonly string[];
+  readonly foldedCount?: number;
+  readonly isPinned?: boolean;
+  readonly contentSha256?: string;
 }
 
 /** One section as stored. */
@@ -39,6 +46,24 @@ export interface TransitionRecord {
   readonly from: LearningState;
   readonly to: LearningState;
   readonly cause: string;
+}
+
+/** What static analysis found besides items. */
+export interface AnalysisRecord {
+  readonly analyzeMs: number;
+  readonly itemCount: number;
+  readonly unresolved: readonly string[];
+  readonly files: readonly string[];
+}
+
+/** An entry of the history. */
+export interface HistoryRecord {
+  readonly sequence: number;
+  readonly timeMs: number;
+  readonly kind: ModelHistoryKind;
+  readonly section: Section;
+  readonly itemId: string;
+  readonly text: string;
 }
 
 /** A whole model as stored: one document, so that it changes atomically. */
@@ -65,6 +90,14 @@ export interface ModelRecord {
   readonly policyRevision: number;
   /** Serialized `ModelPolicy` of that revision, base64. */
   readonly policy: string;
+  /** Distinct containers that ever ran it, up to CONTAINERS_MAX, and the last of them. */
+  readonly containerTotal?: number;
+  readonly lastContainers?: readonly string[];
+  readonly analysis?: AnalysisRecord;
+  readonly inheritedFrom?: string;
+  /** Entries that may not be in the log yet: written with what they tell of, so that neither is there alone. */
+  readonly history?: readonly HistoryRecord[];
+  readonly historySequence?: number;
 }
 
 /** Items that a section holds at most. */
@@ -72,6 +105,21 @@ export const ITEMS_MAX = 5_000;
 /** Transitions and agent runs that a model remembers. */
 export const TRANSITIONS_MAX = 100;
 export const RUNS_MAX = 1_000;
+export const SEEN_IN_MAX = 16;
+export const FOLDED_MAX = 64;
+export const CONTAINERS_MAX = 1_000;
+/** Entries of the history that wait for the log; it is written at once, so that more stand there only without a store. */
+export const HISTORY_PENDING_MAX = 1_000;
+
+/** The repository of an image name: without tag and digest. */
+export function repositoryOf(imageName: string): string {
+  return imageName.replace(/@.*$/, "").replace(/:[^/:]*$/, "");
+}
+
+/** What the models of one image's successive digests share; empty where the image has no name. */
+export function lineageOf({ cluster, namespace, workload, imageName }: ModelRecord): string {
+  return imageName === "" ? "" : JSON.stringify([cluster, namespace, workload, repositoryOf(imageName)]);
+}
 
 /** When the model falls due for the clock, in ms; a far date while nothing is. */
 export type DueOf = (record: ModelRecord) => number;
@@ -79,7 +127,19 @@ export type DueOf = (record: ModelRecord) => number;
 export function modelCollection(dueOf: DueOf): CollectionSpec<ModelRecord> {
   return {
     name: "models",
-    codec: jsonCodec((record) => ({ updateMs: record.updateMs, dueMs: dueOf(record) })),
-    fields: { updateMs: {}, dueMs: {} },
+    codec: jsonCodec((record) => ({
+      updateMs: record.updateMs,
+      dueMs: dueOf(record),
+      imageName: record.imageName,
+      imageDigest: record.imageDigest,
+      lineage: lineageOf(record),
+    })),
+    fields: {
+      updateMs: {},
+      dueMs: {},
+      imageName: {},
+      imageDigest: {},
+      lineage: { orderedBy: "updateMs" },
+    },
   };
 }

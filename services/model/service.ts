@@ -12,6 +12,7 @@ import { ContainerPresenceSchema, ItemSource, ItemStatus, LearningState } from "
 import {
   EnsureModelResponseSchema,
   GetModelResponseSchema,
+  type ListModelsRequest,
   ListModelsResponseSchema,
   ModelService,
   type WatchModelsResponse,
@@ -22,13 +23,16 @@ import type { FanOut } from "#lib/flow/fan-out.ts";
 import { identityText } from "#lib/pki/identity.ts";
 import { invalidRequest, notFound } from "#lib/rpc/errors.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
-import { readPage } from "#lib/service/page.ts";
-import type { Collection, Condition, Stored } from "#lib/store/port.ts";
+import { type PageQuery, readPage } from "#lib/service/page.ts";
+import type { Collection, Condition, FieldValue, Stored } from "#lib/store/port.ts";
 import type { Fleet } from "./fleet.ts";
-import { leastAdvanced, stepSection } from "./life.ts";
-import { toModel } from "./message.ts";
+import type { HistoryLog } from "./history.ts";
+import { leastAdvanced, stepAll } from "./life.ts";
+import { heldCount, toModel } from "./message.ts";
 import type { Models } from "./models.ts";
 import type { Observer } from "./observe.ts";
+import { operationHandlers } from "./operation-handlers.ts";
+import { changeItems } from "./operations.ts";
 import type { ItemRecord, ModelRecord } from "./record.ts";
 
 export interface ModelChange {
@@ -44,30 +48,36 @@ export interface ModelServiceDependencies {
   readonly changes: FanOut<ModelChange>;
   readonly durations: LifecycleDurations;
   readonly clock: Clock;
+  readonly history: HistoryLog;
 }
 
 /** Models that one watcher gets at the beginning. */
 const SNAPSHOT_MAX = 10_000;
 
-function stepAll(record: ModelRecord, event: LifeEvent, durations: LifecycleDurations, nowMs: number): ModelRecord {
-  return record.sections.reduce((model, { section }) => stepSection(model, section, event, durations, nowMs), record);
+/** What the store is asked for a page of models, and what is left to look at one by one. */
+function modelQuery(request: ListModelsRequest): PageQuery<ModelRecord> {
+  const { state, imageNameContains, orderBy, namespace, imageDigest, isArchived, hasHeld } = request;
+  const [field = "", direction] = orderBy.split(" ");
+  const order = ORDERS[field];
+  const where: Condition[] = imageDigest === "" ? [] : [{ field: "imageDigest", is: "eq", value: imageDigest }];
+  return {
+    ...(order ? { orderBy: order.field, positionOf: order.of } : {}),
+    isDescending: direction === "desc",
+    where,
+    passes: ({ value }) =>
+      (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
+      (namespace === "" || value.namespace === namespace) &&
+      (isArchived === undefined || isArchived === (value.archivedMs !== null)) &&
+      (!hasHeld || heldCount(value) > 0) &&
+      value.imageName.includes(imageNameContains),
+  };
 }
 
-function changeItems(
-  record: ModelRecord,
-  ids: readonly string[],
-  change: (item: ItemRecord) => ItemRecord,
-): ModelRecord {
-  const known = new Set(record.sections.flatMap(({ items }) => Object.keys(items)));
-  const missing = ids.filter((id) => !known.has(id));
-  if (missing.length > 0)
-    throw invalidRequest(missing.map((id) => ({ field: "item_id", message: `there is no item \`${id}\`` })));
-  const sections = record.sections.map((section) => {
-    const changed = ids.flatMap((id) => (section.items[id] ? [[id, change(section.items[id])] as const] : []));
-    return { ...section, items: { ...section.items, ...Object.fromEntries(changed) } };
-  });
-  return { ...record, sections };
-}
+/** Orders beside that by key. */
+const ORDERS: Readonly<Record<string, { readonly field: string; readonly of: (record: ModelRecord) => FieldValue }>> = {
+  update_time: { field: "updateMs", of: ({ updateMs }) => updateMs },
+  image_name: { field: "imageName", of: ({ imageName }) => imageName },
+};
 
 /** Handlers of model-service. */
 export function registerModelService(router: ConnectRouter, deps: ModelServiceDependencies): void {
@@ -89,14 +99,15 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
       }
       await fleet.presence(create(ContainerPresenceSchema, { container, isRunning: true }));
       const { value } = await models.ensure(container, sections);
-      return create(EnsureModelResponseSchema, { modelPolicy: Buffer.from(value.policy, "base64") });
+      return create(EnsureModelResponseSchema, {
+        modelPolicy: Buffer.from(value.policy, "base64"),
+        needsStaticAnalysis: value.analysis === undefined,
+      });
     },
 
-    async listModels({ pageSize, pageToken, state, imageNameContains, omitItems }) {
-      const passes = ({ value }: Stored<ModelRecord>) =>
-        (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
-        value.imageName.includes(imageNameContains);
-      const { documents, nextPageToken } = await readPage(collection, { pageSize, pageToken }, { passes });
+    async listModels(request) {
+      const { omitItems } = request;
+      const { documents, nextPageToken } = await readPage(collection, request, modelQuery(request));
       const shown = documents.map((document) => toModel(document, durations, { hasItems: !omitItems }));
       return create(ListModelsResponseSchema, { models: shown, nextPageToken });
     },
@@ -115,7 +126,7 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
 
     async removeModelItem({ modelKey: key, itemId, etag }) {
       const remove = (item: ItemRecord) => ({ ...item, status: ItemStatus.REMOVED, reason: "removed by a person" });
-      const changed = await models.changeExisting(key, (r) => changeItems(r, [itemId], remove), etag);
+      const changed = await models.changeExisting(key, (r) => changeItems(r, remove, [itemId]), etag);
       return { model: toModel(changed, durations) };
     },
 
@@ -124,9 +135,11 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
         item.status === ItemStatus.HELD
           ? { ...item, status: ItemStatus.ALLOWED, source: ItemSource.PERSON, reason: "accepted by a person" }
           : item;
-      const changed = await models.changeExisting(key, (r) => changeItems(r, itemIds, accept), etag);
+      const changed = await models.changeExisting(key, (r) => changeItems(r, accept, itemIds), etag);
       return { model: toModel(changed, durations) };
     },
+
+    ...operationHandlers(deps),
   });
 }
 

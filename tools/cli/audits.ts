@@ -1,10 +1,11 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Command } from "commander";
+import { enumText } from "#core/text/enum-text.ts";
 import { type Audit, AuditKind, AuditSchema } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CommandError } from "./connection.ts";
 import { stateText } from "./models.ts";
-import { type Column, enumText, print, printOne, printRows, timeText, toTable } from "./output.ts";
+import { type Column, print, printOne, printRows, timeText, toTable } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
 /** What was asked and what came of it. */

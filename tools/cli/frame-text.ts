@@ -2,11 +2,11 @@ import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
 import { addressText } from "#core/matching/address.ts";
 import { recordTypeText } from "#core/policy/dns-policy.ts";
 import { syscallName } from "#core/syscall/names.ts";
+import { enumText } from "#core/text/enum-text.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { FileOperation } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ContainerFrame, DnsFrame, FileFrame } from "../../agent/wire/frames.ts";
 import { ConnectFlag, DnsFlag, ExecFlag, FileFlag, ListenFlag, SyscallFlag } from "../../agent/wire/layout.ts";
-import { enumText } from "./output.ts";
 
 const PROTOCOLS: Readonly<Record<number, string>> = { 1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6" };
 

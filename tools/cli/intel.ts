@@ -1,8 +1,9 @@
 import type { Command } from "commander";
 import { guessType } from "#core/intel/normal-form.ts";
+import { enumText } from "#core/text/enum-text.ts";
 import { type Indicator, IndicatorSchema, IndicatorType, Verdict } from "#gen/gabion/intel/v1/intel_pb.ts";
 import { LookUpIndicatorResponseSchema } from "#gen/gabion/intel/v1/intel_service_pb.ts";
-import { type Column, enumText, print, printOne, printRows } from "./output.ts";
+import { type Column, print, printOne, printRows } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
 const COLUMNS: readonly Column<Indicator>[] = [

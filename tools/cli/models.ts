@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { recordTypeText } from "#core/policy/dns-policy.ts";
 import { portText } from "#core/policy/network-event.ts";
 import { toSeccompProfile, withoutName } from "#core/syscall/seccomp.ts";
+import { enumText } from "#core/text/enum-text.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
@@ -17,7 +18,7 @@ import {
 } from "#gen/gabion/model/v1/model_pb.ts";
 import type { WatchModelsResponse } from "#gen/gabion/model/v1/model_service_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
-import { type Column, enumText, type OutputFormat, print, printOne, printRows, timeText, toTable } from "./output.ts";
+import { type Column, type OutputFormat, print, printOne, printRows, timeText, toTable } from "./output.ts";
 import { type Shared, withConnection } from "./shared.ts";
 
 /** State as the specification names it; a dry run is shown as active. */

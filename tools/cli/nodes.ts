@@ -1,11 +1,12 @@
 import type { Command } from "commander";
+import { enumText } from "#core/text/enum-text.ts";
 import { VerdictAction, VerdictSchema } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Node, NodeSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type Container, ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
-import { type Column, enumText, printOne, printRows, timeText } from "./output.ts";
+import { type Column, printOne, printRows, timeText } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
 const NODE_COLUMNS: readonly Column<Node>[] = [

@@ -71,9 +71,3 @@ export function timeText(time: Timestamp | undefined): string {
   const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000);
   return local.toISOString().slice(0, 19).replace("T", " ");
 }
-
-/** Name of an enum value in lower case without its prefix: `DRY_RUN` is `dry-run`. */
-export function enumText(values: Readonly<Record<string, number>>, value: number): string {
-  const name = Object.entries(values).find(([, number]) => number === value)?.[0];
-  return name === undefined ? String(value) : name.toLowerCase().replaceAll("_", "-");
-}

@@ -2,11 +2,12 @@ import { readFileSync } from "node:fs";
 import { create, fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import { parse, stringify } from "yaml";
+import { enumText } from "#core/text/enum-text.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type Rule, RuleSchema, type RuleWarning, type Scope } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
-import { type Column, enumText, print, printOne, printRows, timeText } from "./output.ts";
+import { type Column, print, printOne, printRows, timeText } from "./output.ts";
 import { withConnection } from "./shared.ts";
 
 function scopeText(scope: Scope | undefined): string {

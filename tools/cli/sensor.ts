@@ -2,6 +2,7 @@ import { statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import type { KernelDefaults, KernelSlot } from "#core/policy/kernel-slot.ts";
+import { enumText } from "#core/text/enum-text.ts";
 import { printable } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { CapabilitiesSchema, type EffectCapability } from "#gen/gabion/fleet/v1/fleet_pb.ts";
@@ -15,7 +16,7 @@ import { CgroupFlag, Group } from "../../agent/wire/layout.ts";
 import { Sensor, SensorError } from "../../agent/wire/sensor.ts";
 import { CommandError } from "./connection.ts";
 import { frameActor, frameText } from "./frame-text.ts";
-import { enumText, type OutputFormat, print, printOne, toTable } from "./output.ts";
+import { type OutputFormat, print, printOne, toTable } from "./output.ts";
 
 const BINARY = resolve(import.meta.dirname, "../../.cache/sensor/gabion-sensor");
 
