@@ -2,19 +2,14 @@ import { stringify } from "yaml";
 import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
 import { toSeccompProfile, withoutName } from "../syscall/seccomp.ts";
+import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "./item-pattern.ts";
+import { valuesOf } from "./model-rule.ts";
 
 /** A model written for another mechanism. */
 export interface Profile {
   readonly document: string;
   /** What of the model it does not express, for a person. */
   readonly unexpressed: readonly string[];
-}
-
-type Case = NonNullable<Fact["kind"]["case"]>;
-type Value<C extends Case> = Extract<Fact["kind"], { case: C }>["value"];
-
-function valuesOf<C extends Case>(facts: readonly Fact[], wanted: C): Value<C>[] {
-  return facts.flatMap(({ kind }) => (kind.case === wanted ? [kind.value as Value<C>] : []));
 }
 
 function count(number: number, what: string): string[] {
@@ -36,7 +31,6 @@ export function seccompProfile(facts: readonly Fact[]): Profile {
 }
 
 const PROTOCOLS: Partial<Record<Transport, string>> = { [Transport.TCP]: "TCP", [Transport.UDP]: "UDP" };
-const EPHEMERAL = { first: 32_768, last: 60_999 };
 /** What is not the Internet: a NetworkPolicy has no word for that, so these are taken out of `0.0.0.0/0`. */
 const PRIVATE_V4 = ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"];
 const PRIVATE_V6 = ["fc00::/7", "fe80::/10", "::1/128"];
@@ -44,7 +38,7 @@ const PRIVATE_V6 = ["fc00::/7", "fe80::/10", "::1/128"];
 function port(transport: Transport, number: number): object[] {
   const protocol = PROTOCOLS[transport];
   if (protocol === undefined) return [];
-  return [number === 0 ? { protocol, port: EPHEMERAL.first, endPort: EPHEMERAL.last } : { protocol, port: number }];
+  return [number === 0 ? { protocol, port: EPHEMERAL_FIRST, endPort: EPHEMERAL_LAST } : { protocol, port: number }];
 }
 
 function cidr(address: string): string {

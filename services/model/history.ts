@@ -1,7 +1,8 @@
+import { factText } from "#core/model/fact-text.ts";
 import { isFamily, memberText } from "#core/model/item-pattern.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { type Fact, ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
+import { ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Collection, CollectionSpec } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 import { factOf } from "./items.ts";
@@ -29,27 +30,6 @@ export const HISTORY_MAX = 20_000;
 
 type Entry = Omit<HistoryRecord, "sequence" | "timeMs">;
 
-function factName({ kind }: Fact): string {
-  switch (kind.case) {
-    case "process": {
-      const { path, name } = kind.value;
-      return path.endsWith(`/${name}`) ? `\`${path}\`` : `\`${path}\` as \`${name}\``;
-    }
-    case "listen":
-      return `listening port ${kind.value.port === 0 ? "of the ephemeral range" : kind.value.port}`;
-    case "outbound":
-      return `outbound port ${kind.value.port} of ${kind.value.address === "" ? "the Internet" : kind.value.address}`;
-    case "domain":
-      return `\`${kind.value.name}\` type ${kind.value.recordType}`;
-    case "file":
-      return `\`${kind.value.path}\` by \`${kind.value.processPath}\``;
-    case "syscall":
-      return `\`${kind.value.name}\``;
-    default:
-      return "nothing";
-  }
-}
-
 const STATUSES: Readonly<Record<ItemStatus, string>> = {
   [ItemStatus.UNSPECIFIED]: "unknown",
   [ItemStatus.ALLOWED]: "allowed",
@@ -64,7 +44,7 @@ function itemEntry(
   now: ItemRecord,
 ): Entry | undefined {
   const fact = factOf(now);
-  const name = factName(fact);
+  const name = `\`${factText(fact)}\``;
   if (!before && isFamily(fact) && now.folded) {
     const text = `${now.foldedCount ?? 0} items became ${name}: ${now.reason}`;
     return { kind: ModelHistoryKind.FOLDED, section, itemId, text };

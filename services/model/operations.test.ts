@@ -239,7 +239,7 @@ test("the history tells of every item and every transition in order", () => {
     20,
   );
   expect(third.history?.map(({ sequence, kind, text }) => [sequence, kind, text])).toEqual([
-    [1, ModelHistoryKind.ITEM_ADDED, "`/bin/a` as `/bin/a` added: seen in a running container"],
+    [1, ModelHistoryKind.ITEM_ADDED, "`/bin/a as /bin/a` added: seen in a running container"],
     [2, ModelHistoryKind.ARCHIVE, "archived: no container runs it"],
   ]);
 });

@@ -8,6 +8,7 @@ import { addAuditCommands } from "./audits.ts";
 import { CommandError } from "./connection.ts";
 import { addDemoCommand } from "./demo.ts";
 import { addIntelCommands } from "./intel.ts";
+import { addModelOperations } from "./model-operations.ts";
 import { addModelCommands } from "./models.ts";
 import { addNodeCommands } from "./nodes.ts";
 import { addProcessCommands } from "./processes.ts";
@@ -39,7 +40,7 @@ function createProgram(): Command {
     .exitOverride();
   addProcessCommands(program);
   addDemoCommand(program);
-  addModelCommands(program);
+  addModelOperations(addModelCommands(program));
   addRuleCommands(program);
   addAuditCommands(program);
   addNodeCommands(program);

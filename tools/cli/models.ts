@@ -1,12 +1,10 @@
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import type { Command } from "commander";
-import { recordTypeText } from "#core/policy/dns-policy.ts";
-import { portText } from "#core/policy/network-event.ts";
-import { toSeccompProfile, withoutName } from "#core/syscall/seccomp.ts";
+import { type Command, Option } from "commander";
+import { factText } from "#core/model/fact-text.ts";
 import { enumText } from "#core/text/enum-text.ts";
+import { printable } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import {
-  type Fact,
   ItemSource,
   ItemStatus,
   LearningState,
@@ -42,45 +40,25 @@ export function completenessText({ completeness }: ModelSection): string {
   return `${mean.toFixed(1)} new a day expected (below ${upper.toFixed(0)} with 95 %; chance of new in 5 min below ${percent(unseenProbabilityUpper)}; ${unitCount} units)`;
 }
 
-type OtherKind = Exclude<Fact["kind"], { case: "process" } | { case: undefined }>;
-
-function otherFactText(kind: OtherKind): string {
-  switch (kind.case) {
-    case "listen":
-      return `listens on ${portText(kind.value.transport, kind.value.port)}`;
-    case "outbound":
-      return `${portText(kind.value.transport, kind.value.port)} of ${kind.value.address || "the Internet"}`;
-    case "domain":
-      return `${kind.value.name} (${recordTypeText(kind.value.recordType)})`;
-    case "file":
-      return `${kind.value.path}${kind.value.isExecutable ? " (executable)" : ""} by ${kind.value.processPath}`;
-    case "syscall":
-      return `${kind.value.name}${kind.value.isCompat ? " (32-bit)" : ""}`;
-  }
-}
-
-/** An item as one line. */
-export function factText(fact: Fact | undefined): string {
-  const kind = fact?.kind;
-  if (kind?.case !== "process") return kind?.case ? otherFactText(kind) : "";
-  const { path, name, sha256 } = kind.value;
-  const as = path.endsWith(`/${name}`) ? "" : ` as ${name}`;
-  return `${path}${as}${sha256 === "" ? "" : ` sha256:${sha256.slice(0, 12)}…`}`;
-}
-
 const COLUMNS: readonly Column<Model>[] = [
   { title: "MODEL", of: (m) => m.modelKey },
   { title: "IMAGE", of: (m) => m.imageName || (m.scope?.imageDigest.slice(0, 19) ?? ""), maxWidth: 40 },
   { title: "STATE", of: (m) => (m.isArchived ? `archived (${stateText(m.state)})` : stateText(m.state)) },
   { title: "CONTAINERS", of: (m) => String(m.containerCount) },
   { title: "ITEMS", of: (m) => String(m.sections.reduce((sum, s) => sum + s.itemCount, 0)) },
+  { title: "HELD", of: (m) => String(m.heldCount) },
   { title: "CHANGED", of: (m) => timeText(m.updateTime) },
 ];
 
-const ITEM_COLUMNS: readonly Column<ModelItem>[] = [
+function statusText({ status, isSingular, isPinned }: ModelItem): string {
+  const marks = [...(isSingular ? ["one replica only"] : []), ...(isPinned ? ["confirmed"] : [])];
+  return [enumText(ItemStatus, status), ...marks].join(", ");
+}
+
+export const ITEM_COLUMNS: readonly Column<ModelItem>[] = [
   { title: "ITEM", of: (i) => i.itemId },
   { title: "WHAT", of: (i) => factText(i.fact), maxWidth: 70 },
-  { title: "STATUS", of: (i) => enumText(ItemStatus, i.status) },
+  { title: "STATUS", of: statusText },
   { title: "SOURCE", of: (i) => enumText(ItemSource, i.source) },
   { title: "COUNT", of: (i) => String(i.count) },
   { title: "FIRST SEEN", of: (i) => timeText(i.firstSeenTime) },
@@ -92,7 +70,26 @@ function sectionText(section: ModelSection): string {
   const required = section.required ? ` of ${Math.round(durationMs(section.required) / 1000)} s needed` : "";
   const head = `${enumText(Section, section.section)}: ${stateText(section.state)}, observed ${observed} s${required}`;
   const end = section.endTime ? `\n  ends ${timeText(section.endTime)}` : "";
-  return `${head}${end}\n  completeness: ${completenessText(section)}\n${toTable(ITEM_COLUMNS, section.items)}`;
+  const full = section.isFull ? "\n  FULL: new behaviour is not learned any more" : "";
+  const lost = section.completeness?.lostEventCount ?? 0n;
+  const losses = lost > 0n ? `; ${lost} events lost while observing` : "";
+  const last = section.completeness?.lastNewItemTime;
+  const newest = last ? `; last new item ${timeText(last)}` : "";
+  const families = section.items.filter(({ foldedCount }) => foldedCount > 0).map(familyText);
+  const sure = `  completeness: ${completenessText(section)}${newest}${losses}`;
+  return [`${head}${end}${full}`, sure, toTable(ITEM_COLUMNS, section.items), ...families].join("\n");
+}
+
+function familyText({ itemId, fact, reason, folded, foldedCount }: ModelItem): string {
+  const shown = folded.slice(0, 5).map((member) => `\`${printable(member)}\``);
+  return `  family ${itemId} ${printable(factText(fact))}: ${printable(reason)}; such as ${shown.join(", ")} (${foldedCount} in all)`;
+}
+
+function analysisText({ staticAnalysis }: Model): string[] {
+  if (!staticAnalysis) return ["static analysis: not done"];
+  const { files, unresolved, analyzeTime } = staticAnalysis;
+  const head = `static analysis: ${timeText(analyzeTime)}, read ${files.length === 0 ? "the configuration" : files.map(printable).join(", ")}`;
+  return [head, ...unresolved.map((text) => `  not resolved: ${printable(text)}`)];
 }
 
 function modelText(model: Model): string {
@@ -102,7 +99,14 @@ function modelText(model: Model): string {
   );
   const head = `${model.modelKey}  image ${model.imageName || "without name"}  ${model.scope?.imageDigest ?? ""}`;
   const containers = `${model.containerCount} containers${model.isArchived ? `, archived, removed ${timeText(model.purgeTime)}` : ""}`;
-  return [head, containers, ...model.sections.map(sectionText), "history:", ...transitions].join("\n");
+  return [
+    head,
+    containers,
+    ...analysisText(model),
+    ...model.sections.map(sectionText),
+    "history:",
+    ...transitions,
+  ].join("\n");
 }
 
 /** The model with a key or an unambiguous beginning of one. */
@@ -144,16 +148,53 @@ function showChange(output: OutputFormat, { model, isRemoved }: WatchModelsRespo
   else print(isRemoved ? `${model.modelKey} removed` : (toTable(COLUMNS, [model]).split("\n")[1] ?? ""));
 }
 
-/** Adds `gabion models`. */
-export function addModelCommands(program: Command): void {
+interface ListOptions {
+  readonly image: string;
+  readonly namespace: string;
+  readonly state?: string;
+  readonly archived?: boolean;
+  readonly held?: boolean;
+  readonly sort: string;
+}
+
+const SORTS = ["model_key", "update_time", "image_name"];
+const STATES = Object.values(LearningState)
+  .filter((state) => state !== LearningState.UNSPECIFIED)
+  .map((state) => enumText(LearningState, state));
+
+function stateOf(text: string | undefined): LearningState {
+  const found = Object.values(LearningState).find((state) => enumText(LearningState, state) === text);
+  return found ?? LearningState.UNSPECIFIED;
+}
+
+/** Adds `gabion models`, and answers it for further commands below it. */
+export function addModelCommands(program: Command): Command {
   const models = program.command("models").description("what was learned of each image");
   models
     .command("list", { isDefault: true })
     .description("list models")
+    .option("--image <text>", "only images whose name contains this", "")
+    .option("--namespace <name>", "only this namespace", "")
+    .addOption(new Option("--state <state>", "only this state").choices(STATES))
+    .option("--archived", "only archived ones")
+    .option("--held", "only those with items that wait for a person")
+    .addOption(new Option("--sort <field>", "order").choices(SORTS).default("model_key"))
     .action(
-      withConnection(async ({ models: client }, { output }: Shared) => {
-        const { models: found } = await client.listModels({ pageSize: 1000, omitItems: true });
-        printRows(output, ModelSchema, found, COLUMNS);
+      withConnection(async ({ models: client }, shared) => {
+        const options = shared as Shared & ListOptions;
+        const request = {
+          pageSize: 1000,
+          omitItems: true,
+          imageNameContains: options.image,
+          namespace: options.namespace,
+          state: stateOf(options.state),
+          hasHeld: options.held === true,
+          orderBy: options.sort === "update_time" ? "update_time desc" : options.sort,
+          ...(options.archived === true ? { isArchived: true } : {}),
+        };
+        const { models: found, nextPageToken } = await client.listModels(request);
+        printRows(options.output, ModelSchema, found, COLUMNS);
+        if (nextPageToken !== "") process.stderr.write("gabion: there are more; narrow the list\n");
       }),
     );
   models
@@ -162,21 +203,6 @@ export function addModelCommands(program: Command): void {
     .action(
       withConnection(async (connection, { output }, wanted: string) => {
         printOne(output, ModelSchema, await findModel(connection, wanted), modelText);
-      }),
-    );
-  models
-    .command("seccomp <model>")
-    .description("print the learned system calls as a seccomp profile for an OCI runtime")
-    .action(
-      withConnection(async (connection, _: Shared, wanted: string) => {
-        const { sections } = await findModel(connection, wanted);
-        const section = sections.find((s) => s.section === Section.SYSCALL);
-        const items = (section?.items ?? []).flatMap(({ fact, status }) =>
-          fact?.kind.case === "syscall" && status === ItemStatus.ALLOWED ? [fact.kind.value] : [],
-        );
-        if (items.length === 0) throw new CommandError("the model has learned no system calls yet");
-        for (const name of withoutName(items)) process.stderr.write(`gabion: ${name} has no name and is left out\n`);
-        print(JSON.stringify(toSeccompProfile(items), null, 2));
       }),
     );
   models
@@ -219,4 +245,5 @@ export function addModelCommands(program: Command): void {
         printRows(output, ModelItemSchema, items, ITEM_COLUMNS);
       }),
     );
+  return models;
 }

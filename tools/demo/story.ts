@@ -1,11 +1,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { factText } from "#core/model/fact-text.ts";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { ItemStatus, LearningState, type Model } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { AUDIT_COLUMNS, effectText } from "../cli/audits.ts";
-import { factText } from "../cli/models.ts";
+
 import { toTable } from "../cli/output.ts";
 import type { Sandbox, SandboxContainer } from "../sandbox/runc.ts";
 import type { Observer } from "./observer.ts";
