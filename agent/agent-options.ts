@@ -10,6 +10,8 @@ import type { ContainerFrame } from "./wire/frames.ts";
 /** What an agent stands on: made from its configuration by `main.ts`, or from parts by tests. */
 export interface AgentOptions {
   readonly nodeId: string;
+  /** Cluster of the node; empty outside Kubernetes. */
+  readonly cluster?: string;
   readonly runId: string;
   readonly bootId: string;
   readonly scope: string;

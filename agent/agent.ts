@@ -4,6 +4,7 @@ import type { BadFiles } from "#core/intel/bad-files.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
+import { enumText } from "#core/text/enum-text.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
@@ -51,6 +52,8 @@ export class Agent implements AsyncDisposable {
   readonly #events: EventPipeline;
   readonly #supervisor: SensorSupervisor;
   readonly #timers: Disposable[] = [];
+  /** Sections of models that were told to be full, while their containers run. */
+  readonly #full = new Set<string>();
   #hello: HelloFrame | undefined;
   #stats: StatsFrame | undefined;
   #isReportDue = false;
@@ -86,6 +89,7 @@ export class Agent implements AsyncDisposable {
     this.#events = new EventPipeline(common);
     this.containers = new ContainerWatch({
       nodeId,
+      cluster: options.cluster ?? "",
       scope: options.scope,
       cgroupMount: options.cgroupMount,
       runcRoots: options.runcRoots,
@@ -156,8 +160,20 @@ export class Agent implements AsyncDisposable {
   async applyModel(model: ModelPolicy): Promise<void> {
     this.#learner.takeModel(model);
     const users = this.containers.all().filter((container) => container.message.modelKey === model.modelKey);
+    this.#tellFull(model, users[0]);
     for (const container of users) container.model = model;
     await this.#enforceAll(users);
+  }
+
+  /** A section that takes in nothing more is told once: from then on new behaviour is audited, and not learned. */
+  #tellFull({ modelKey, sections }: ModelPolicy, container: WatchedContainer | undefined): void {
+    for (const { section, isFull } of sections) {
+      const key = `${modelKey} ${section}`;
+      if (!isFull || !container || this.#full.has(key)) continue;
+      this.#full.add(key);
+      const message = `the ${enumText(Section, section)} section of model ${modelKey} is full: new behaviour is not learned any more`;
+      this.audits.writeSystem({ name: "model_full", message, isSuccess: false, container: container.message });
+    }
   }
 
   /** Brings intelligence into force: files that are known to be bad. */
@@ -303,7 +319,9 @@ export class Agent implements AsyncDisposable {
       await container.events.idle();
       const { modelKey } = container.message;
       this.#flush(container);
-      this.#learner.forget(container, !this.containers.all().some((other) => other.message.modelKey === modelKey));
+      const isLast = !this.containers.all().some((other) => other.message.modelKey === modelKey);
+      this.#learner.forget(container, isLast);
+      if (isLast) for (const section of SECTIONS) this.#full.delete(`${modelKey} ${section}`);
       this.#learner.presence(container, false);
       await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
       await this.#dropFiles(container);

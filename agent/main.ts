@@ -26,6 +26,7 @@ import { PolicyCache } from "./policy/policy-cache.ts";
 import { PolicySource } from "./policy/policy-source.ts";
 import { VerdictSource } from "./policy/verdict-source.ts";
 import { AGENT_SETTINGS, type AgentConfig } from "./settings.ts";
+import { StaticAnalyst } from "./static/analyst.ts";
 import { openAuditUplink, openObservationUplink, type Speaker } from "./uplink/streams.ts";
 
 /** How long what is still to be sent may take at the end. */
@@ -77,6 +78,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
   const check = createSignatureCheck(readTrust(pki));
   const agent = new Agent({
     nodeId,
+    cluster: config["agent.cluster"],
     runId: speaker.runId,
     bootId: speaker.bootId,
     scope: config["agent.scope"],
@@ -96,6 +98,11 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     sendAudit: (audit) => audits.push(audit),
     sendObservation: (observation) => observations.push(observation),
   });
+  const analyst = new StaticAnalyst({
+    models,
+    bundleOf: ({ containerId }) => agent.containers.byId(containerId)?.identified.bundle,
+    logger,
+  });
   const source = new PolicySource({
     bus,
     check,
@@ -111,6 +118,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     revisionOf: ({ containerId }) => agent.containers.byId(containerId)?.model?.revision ?? 0n,
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),
     onModel: (model) => agent.applyModel(model),
+    onUnanalysed: (container) => analyst.request(container),
     onFiles: (files) => agent.applyBadFiles(compileBadFiles(files, systemClock.now())),
   });
   stack.defer(() => end(agent, audits, observations));

@@ -10,6 +10,10 @@ const local = (port: number) => `https://127.0.0.1:${port}`;
 
 /** Settings of the node agent. */
 export const AGENT_SETTINGS = {
+  "agent.cluster": {
+    type: z.string().max(253).default(""),
+    description: "name of the node's Kubernetes cluster: models of two clusters are two",
+  },
   "node.id": {
     type: z
       .string()

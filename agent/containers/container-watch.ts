@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { kubernetesPod } from "#core/workload/kubernetes.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { HashCache } from "../content/hash-cache.ts";
 import type { CgroupFrame, ContainerFrame } from "../wire/frames.ts";
@@ -13,6 +14,7 @@ import { type ControlGroup, WatchedContainer } from "./watched-container.ts";
 
 export interface ContainerWatchOptions {
   readonly nodeId: string;
+  readonly cluster: string;
   /** Watched part of the control group tree. */
   readonly scope: string;
   readonly cgroupMount: string;
@@ -104,7 +106,8 @@ export class ContainerWatch {
     const known = new Set(this.all().map((container) => container.cgroup.path));
     for (const runc of listRuncContainers([...this.#roots])) {
       const path = this.#groupOf(runc);
-      if (path === undefined || known.has(path) || !this.#isInScope(path) || this.#isOurs(path)) continue;
+      if (path === undefined || known.has(path) || !this.#isInScope(path) || this.#isOurs(path) || isPause(runc))
+        continue;
       const id = this.#idOf(path);
       if (id === undefined || this.#pending.has(id)) continue;
       await this.#appear(runc, { id, path }, { isHeld: false, isPartlySeen: true });
@@ -147,7 +150,7 @@ export class ContainerWatch {
     // What is made below a group that is not known yet belongs to it, and is bound with it.
     if (this.#pending.has(frame.parentId) || this.#containers.has(frame.parentId)) return;
     const runc = containerMadeBy(frame.creatorPid);
-    if (!runc || !this.#isOwn(runc, frame.path) || this.#isOurs(frame.path)) {
+    if (!runc || !this.#isOwn(runc, frame.path) || this.#isOurs(frame.path) || isPause(runc)) {
       await this.#letGo(cgroup, frame.isHeld);
       return;
     }
@@ -184,14 +187,14 @@ export class ContainerWatch {
     cgroup: ControlGroup,
     { isHeld, isPartlySeen }: { isHeld: boolean; isPartlySeen: boolean },
   ): Promise<void> {
-    const { nodeId, cache, holdMs, logger, onAppear } = this.#options;
+    const { nodeId, cluster, cache, holdMs, logger, onAppear } = this.#options;
     this.#roots.add(runc.root);
     if (isHeld) this.#held.set(cgroup.id, cgroup);
     const pending: Pending = { frames: [], lost: new Map(), isEnded: false };
     this.#pending.set(cgroup.id, pending);
     try {
       const signal = AbortSignal.timeout(isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS);
-      const context = { nodeId, cgroupPath: cgroup.path, isPartlySeen, cache, signal };
+      const context = { nodeId, cluster, cgroupPath: cgroup.path, isPartlySeen, cache, signal };
       const identified = await identifyContainer(runc, context);
       const flags = this.#flagsOf(identified.bundle) | (isHeld ? 0 : CgroupFlag.RUNNING);
       const container = new WatchedContainer(identified, cgroup, flags);
@@ -242,5 +245,14 @@ export class ContainerWatch {
     container.isGone = true;
     this.#containers.delete(container.cgroup.id);
     this.#options.onGone(container);
+  }
+}
+
+/** The container that only holds a pod's namespaces: Kubernetes' own, and nothing to watch. */
+function isPause({ bundle }: RuncContainer): boolean {
+  try {
+    return kubernetesPod(readBundle(bundle).annotations)?.isPause === true;
+  } catch {
+    return false;
   }
 }

@@ -3,6 +3,7 @@ import { statSync } from "node:fs";
 import { create } from "@bufbuild/protobuf";
 import { timestampNow } from "@bufbuild/protobuf/wkt";
 import { modelKey } from "#core/model/key.ts";
+import { kubernetesPod, workloadOfPod } from "#core/workload/kubernetes.ts";
 import {
   type Container,
   ContainerSchema,
@@ -29,7 +30,7 @@ export interface IdentifiedContainer {
 /** Annotations in which tools leave the image, in the order of trust. */
 const IMAGE_NAME = ["org.opencontainers.image.ref.name", "io.kubernetes.cri.image-name", "io.containers.image.name"];
 const IMAGE_DIGEST = ["org.opencontainers.image.digest", "io.kubernetes.cri.image-digest"];
-const CONTAINER_NAME = ["io.kubernetes.cri.container-name", "org.gabion.container.name"];
+const CONTAINER_NAME = ["org.gabion.container.name"];
 const LABELS_MAX = 128;
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 
@@ -50,19 +51,32 @@ export function contentDigest(bundle: OciBundle, manifest: Manifest): string {
 /** Finds out what a container is, from its bundle and root file system. Throws where the bundle cannot be read. */
 export async function identifyContainer(
   runc: RuncContainer,
-  context: { nodeId: string; cgroupPath: string; isPartlySeen: boolean; cache: HashCache; signal: AbortSignal },
+  context: {
+    nodeId: string;
+    /** Cluster of the node; empty outside Kubernetes. */
+    cluster: string;
+    cgroupPath: string;
+    isPartlySeen: boolean;
+    cache: HashCache;
+    signal: AbortSignal;
+  },
 ): Promise<IdentifiedContainer> {
   const bundle = readBundle(runc.bundle);
   const manifest = await readManifest(bundle.rootfs, context.cache, context.signal);
-  const given = annotation(bundle, IMAGE_DIGEST);
+  const name = annotation(bundle, IMAGE_NAME);
+  const given = annotation(bundle, IMAGE_DIGEST) || name.slice(name.indexOf("@") + 1);
   const isGiven = DIGEST.test(given);
   const digest = isGiven ? given : contentDigest(bundle, manifest);
-  const scope = create(ModelScopeSchema, { imageDigest: digest });
+  const pod = kubernetesPod(bundle.annotations);
+  const scope = create(ModelScopeSchema, {
+    imageDigest: digest,
+    ...(pod ? { cluster: context.cluster, namespace: pod.namespace, workload: workloadOfPod(pod.pod) } : {}),
+  });
   const message = create(ContainerSchema, {
     containerId: runc.id,
-    name: (annotation(bundle, CONTAINER_NAME) || runc.id).slice(0, 256),
+    name: (pod?.container || annotation(bundle, CONTAINER_NAME) || runc.id).slice(0, 256),
     image: create(ImageSchema, {
-      name: annotation(bundle, IMAGE_NAME).slice(0, 512),
+      name: name.slice(0, 512),
       digest,
       digestSource: isGiven ? DigestSource.RUNTIME : DigestSource.CONTENT,
     }),

@@ -28,7 +28,11 @@ export interface OciBundle {
     readonly cwd: string;
     readonly uid: number;
     readonly gid: number;
+    /** As `NAME=value`; it may hold secrets, and is only looked at on this node. */
+    readonly env: readonly string[];
   };
+  /** EXPOSE of the image, as `80/tcp`. */
+  readonly exposedPorts: readonly string[];
   readonly annotations: Readonly<Record<string, string>>;
   /** True if the pid namespace is made for this container and not joined. */
   readonly ownsPidNamespace: boolean;
@@ -49,6 +53,9 @@ function apiServer(env: readonly string[]): string {
   return isIP(address) === 0 ? "" : address;
 }
 
+/** Where the image's EXPOSE goes in a bundle (OCI image specification, "Annotation Fields" of its conversion). */
+const EXPOSED_PORTS = "org.opencontainers.image.exposedPorts";
+
 /** Larger configurations than this are not read. */
 const CONFIG_MAX_BYTES = 4 * 1024 * 1024;
 
@@ -63,7 +70,8 @@ export function readBundle(directory: string): OciBundle {
   return {
     directory,
     rootfs: isAbsolute(root) ? root : resolve(directory, root),
-    process: { args, cwd, uid: user.uid, gid: user.gid },
+    process: { args, cwd, uid: user.uid, gid: user.gid, env },
+    exposedPorts: (config.annotations[EXPOSED_PORTS] ?? "").split(",").filter((port) => port !== ""),
     annotations: config.annotations,
     ownsPidNamespace: pid !== undefined && !pid.path,
     joinedPidNamespace: pid?.path || undefined,

@@ -45,6 +45,8 @@ export interface PolicySourceOptions {
   readonly revisionOf: (container: Container) => bigint;
   readonly onRuleset: (ruleset: Ruleset) => Promise<void>;
   readonly onModel: (model: ModelPolicy) => Promise<void>;
+  /** Nobody has analysed the image of a container yet. */
+  readonly onUnanalysed: (container: Container) => void;
   readonly onFiles: (files: FileSet) => Promise<void>;
 }
 
@@ -128,9 +130,10 @@ export class PolicySource implements AsyncDisposable {
   }
 
   async #fetchModel(container: Container, head?: BodyHead, signal?: AbortSignal): Promise<ModelPolicy> {
-    const { models, sectionsOf, cache, applied } = this.#options;
+    const { models, sectionsOf, cache, applied, onUnanalysed } = this.#options;
     const request = { container, sections: [...sectionsOf(container)] };
-    const { modelPolicy: body } = await models.ensureModel(request, signal ? { signal } : {});
+    const { modelPolicy: body, needsStaticAnalysis } = await models.ensureModel(request, signal ? { signal } : {});
+    if (needsStaticAnalysis) onUnanalysed(container);
     const model = fromBinary(ModelPolicySchema, body);
     const key = modelKeyOnBus(container.modelKey);
     if (model.modelKey !== container.modelKey) throw new EnvelopeError(`the model is \`${model.modelKey}\``);
