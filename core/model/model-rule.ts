@@ -28,6 +28,11 @@ function domainPattern({ name, isPattern }: Value<"domain">): string {
   return `*.${labels.slice(labels.findLastIndex((label) => label.includes("*")) + 1).join(".")}`;
 }
 
+/** A script by its path, a program that is run under another name than its own by that name: a path would allow all its names. */
+function processEntry({ path, name }: Value<"process">): string {
+  return name.includes("/") || !path.endsWith(`/${name}`) ? name : path;
+}
+
 /**
  * A model's allowed items as the allowed lists of a rule, for the image in its namespace. A rule is wider than the model:
  * it knows programs by path and not by content, folders without who writes in them, and ports without their transport.
@@ -37,7 +42,7 @@ export function ruleOfModel(model: Model, facts: readonly Fact[], name: string, 
   const ports = (numbers: readonly number[]) => [...new Set(numbers)].sort((a, b) => a - b).map(range);
   const outbound = valuesOf(facts, "outbound");
   const files = valuesOf(facts, "file");
-  const programs = valuesOf(facts, "process").map((fact) => (fact.name.includes("/") ? fact.name : fact.path));
+  const programs = valuesOf(facts, "process").map(processEntry);
   return create(RuleSchema, {
     name,
     description: `copied from model ${model.modelKey}`,
