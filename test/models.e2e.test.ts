@@ -49,7 +49,7 @@ endToEnd(
     expect(await shown()).toMatch(/listens on tcp\/8080 +allowed +static/);
 
     await scene.observer.modelInState(modelKey, LearningState.DRY_RUN);
-    expect(await shown()).toContain("/srv/req-* by /bin/busybox");
+    expect(await shown()).toContain("/srv/req-? by /bin/busybox");
     await web.exec("/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/");
     await scene.observer.modelInState(modelKey, LearningState.EXTENDED_LEARNING);
     await scene.observer.modelInState(modelKey, LearningState.ACTIVE);
@@ -99,7 +99,7 @@ endToEnd(
     const order = [
       "learning began",
       "/bin/busybox as /init.sh` added: configuration: exec of a script",
-      "items became `/srv/req-* by /bin/busybox`",
+      "items became `/srv/req-? by /bin/busybox`",
       "learning → dry-run",
       "`/bin/wget` added",
       "dry-run → extended-learning: a deviation was seen in the dry run",

@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { factId } from "./fact.ts";
-import { type Fold, findFold } from "./generalise.ts";
+import { type Fold, familyFault, findFold } from "./generalise.ts";
 import { compileFamilies, memberText } from "./item-pattern.ts";
 import { shapeOf } from "./shape.ts";
 
@@ -38,13 +38,13 @@ const texts = (facts: readonly Fact[]) => [...learn(facts).items.values()].map(m
 const many = (count: number, text: (i: number) => string) => Array.from({ length: count }, (_, i) => text(i));
 
 test.each([
-  ["req-1234", "req-*", "a number"],
-  ["tmp.aB3dE9xQ", "tmp.*", "random characters"],
-  ["2026-11-25", "*", "a date"],
-  ["backup-20261125T1230.tar", "backup-*.tar", "a date"],
-  ["1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed", "*", "a UUID"],
-  ["sess_9f86d081884c7d65", "sess_*", "a hash"],
-  ["v1.22.3", "v*.*.*", "a number"],
+  ["req-1234", "req-?", "a number"],
+  ["tmp.aB3dE9xQ", "tmp.?", "random characters"],
+  ["2026-11-25", "?", "a date"],
+  ["backup-20261125T1230.tar", "backup-?.tar", "a date"],
+  ["1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed", "?", "a UUID"],
+  ["sess_9f86d081884c7d65", "sess_?", "a hash"],
+  ["v1.22.3", "v?.?.?", "a number"],
 ])("%s has the shape %s", (text, pattern, what) => {
   expect(shapeOf(text)).toMatchObject({ pattern, what });
 });
@@ -57,12 +57,12 @@ test("two hexadecimal digits are a folder of a content-addressed store, and weak
   expect(shapeOf("a7")?.isFanOut).toBe(true);
   const folders = (count: number) => many(count, (i) => `/srv/objects/${(16 + i).toString(16)}`).map((p) => file(p));
   expect(texts(folders(15))).toHaveLength(15);
-  expect(texts(folders(16))).toEqual(["/srv/objects/*"]);
+  expect(texts(folders(16))).toEqual(["/srv/objects/??"]);
 });
 
 test("three folders of one shape become a family that keeps what they have in common", () => {
   const { items, folds } = learn(many(40, (i) => `/srv/work/req-${i}/out`).map((p) => file(p)));
-  expect([...items.values()].map(memberText)).toEqual(["/srv/work/req-*/out"]);
+  expect([...items.values()].map(memberText)).toEqual(["/srv/work/req-?/out"]);
   expect(folds[0]?.reason).toBe("3 folders that `/usr/bin/app` writes in that differ in a number only");
   expect(folds[0]?.members).toHaveLength(3);
 });
@@ -103,6 +103,45 @@ test("executables are never folded, and each program has families of its own", (
   expect(texts(mixed)).toHaveLength(6);
 });
 
+test("what varies by its making covers what is made alike, and nothing else", () => {
+  const { of } = compileFamilies([...learn(["/data/1", "/data/2", "/data/3"].map((p) => file(p))).items.values()]);
+  expect(of(file("/data/4711"))).toBeDefined();
+  expect(of(file("/data/evil"))).toBeUndefined();
+  expect(of(file("/data/.ssh"))).toBeUndefined();
+});
+
+test("no family covers a place where nothing folds, and no member comes from one", () => {
+  const names = many(50, (i) => `/app/${"abcdefghij"[Math.floor(i / 10)]}x${"klmnopqrst"[i % 10]}y`);
+  const { items } = learn([...names, "/app/.ssh"].map((p) => file(p)));
+  const { of } = compileFamilies([...items.values()]);
+  expect(of(file("/app/new"))).toBeDefined();
+  expect(of(file("/app/.aws"))).toBeUndefined();
+  expect([...items.values()].map(memberText)).toContain("/app/.ssh");
+});
+
+test("names that are none, or end where somebody else's begins, are never folded", () => {
+  expect(texts(many(12, (i) => `api.aq?${"abcdefghijkl"[i]}.github.io`).map((n) => domain(n)))).toHaveLength(12);
+  expect(texts(many(12, (i) => `api.${"abcdefghijkl"[i]}owner.github.io`).map((n) => domain(n)))).toHaveLength(12);
+});
+
+test("addresses of the Internet stand for themselves, whatever lies beside them", () => {
+  expect(texts(many(30, (i) => `203.0.113.${i}`).map((a) => outbound(443, a)))).toHaveLength(30);
+});
+
+test.each([
+  [file("/etc/x"), { path: "/etc/*" }],
+  [file("/srv/x"), { path: "/*/x" }],
+  [domain("a.example.com"), { name: "*.com" }],
+  [domain("a.example.com"), { name: "*" }],
+  [outbound(443, "0.0.0.0/0"), {}],
+])("a family that somebody gives keeps to the same places", (fact, change) => {
+  const { kind } = fact;
+  const given = create(FactSchema, {
+    kind: { case: kind.case, value: { ...kind.value, ...change, isPattern: true } } as never,
+  });
+  expect(familyFault(given)).toBeDefined();
+});
+
 test("a star that is part of a name is no pattern", () => {
   const facts = ["/srv/x/*", ...many(2, (i) => `/srv/x/n-${i}`)].map((p) => file(p));
   expect(texts(facts)).toHaveLength(3);
@@ -111,8 +150,8 @@ test("a star that is part of a name is no pattern", () => {
 
 test("names fold below the registrable name only", () => {
   const shards = (below: string) => many(12, (i) => `shard-${i}.${below}`).map((n) => domain(n));
-  expect(texts(shards("db.example.com"))).toEqual(["shard-*.db.example.com"]);
-  expect(texts(shards("example.com"))).toEqual(["shard-*.example.com"]);
+  expect(texts(shards("db.example.com"))).toEqual(["shard-?.db.example.com"]);
+  expect(texts(shards("example.com"))).toEqual(["shard-?.example.com"]);
   // Each of these is somebody else's: the Public Suffix List's private part.
   expect(texts(shards("s3.amazonaws.com"))).toHaveLength(12);
   expect(texts(shards("github.io"))).toHaveLength(12);

@@ -1,8 +1,9 @@
 import { create } from "@bufbuild/protobuf";
 import { getDomain } from "tldts";
 import { type Fact, FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
-import { mappedAddress, parsePrefix } from "../matching/address.ts";
-import { compileFamily, EPHEMERAL_FIRST, EPHEMERAL_LAST, familyFact, isFamily } from "./item-pattern.ts";
+import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { compileFamily, EPHEMERAL_FIRST, EPHEMERAL_LAST, familyFact, hasWildcard, isFamily } from "./item-pattern.ts";
+import { isNeverFolded, pathClass } from "./path-class.ts";
 import { shapeOf } from "./shape.ts";
 
 /** A family that has shown itself: one fact that takes the place of several. */
@@ -28,54 +29,6 @@ const FAN_OUT_MIN = 16;
 const LABELS_MIN = 10;
 const PORTS_MIN = 10;
 const ADDRESSES_MIN = 10;
-
-/**
- * How many folders without a common shape make a family, by where they lie; the first that fits counts. The defaults of
- * Kubescape are 50 everywhere and 100 below `/etc`, which lets 101 files of `/etc` open all of it: where a new folder is a
- * matter of security there is no number at all.
- */
-const PATH_CLASSES: readonly { readonly under: readonly string[]; readonly min: number }[] = [
-  { under: ["/dev/shm", "/tmp", "/var/tmp"], min: 10 },
-  {
-    under: [
-      "/etc",
-      "/root",
-      "/home",
-      "/proc",
-      "/sys",
-      "/dev",
-      "/boot",
-      "/run/secrets",
-      "/var/run/secrets",
-      "/bin",
-      "/sbin",
-      "/lib",
-      "/lib32",
-      "/lib64",
-      "/usr",
-    ],
-    min: Number.POSITIVE_INFINITY,
-  },
-  { under: ["/run", "/var/run"], min: 20 },
-  { under: ["/var/cache", "/var/lib", "/var/log", "/var/spool", "/srv", "/data", "/mnt"], min: 30 },
-  { under: ["/"], min: 50 },
-];
-/** Folders of secrets, wherever they lie. */
-const SECRET = /\/(\.ssh|\.gnupg|\.aws|\.kube|\.docker|\.config|secrets?)(\/|$)/;
-
-function isUnder(path: string, folder: string): boolean {
-  return folder === "/" || path === folder || path.startsWith(`${folder}/`);
-}
-
-/** The class that a path is of: how many plain siblings fold, and how many of its first segments never vary. */
-function classOf(path: string): { readonly min: number; readonly fixed: number } {
-  if (SECRET.test(path)) return { min: Number.POSITIVE_INFINITY, fixed: 0 };
-  for (const { under, min } of PATH_CLASSES) {
-    const folder = under.find((each) => isUnder(path, each));
-    if (folder !== undefined) return { min, fixed: folder === "/" ? 2 : folder.split("/").length };
-  }
-  return { min: Number.POSITIVE_INFINITY, fixed: 0 };
-}
 
 interface Family {
   /** What the varying part becomes. */
@@ -136,21 +89,22 @@ function foldParts(
   return undefined;
 }
 
-/** A star that is a character of a name and no pattern: such a name is left alone. */
+/** A wildcard that is a character of a name and no pattern: such a name is left alone. */
 function isLiteralStar(text: string, isPattern: boolean): boolean {
-  return text.includes("*") && !isPattern;
+  return hasWildcard(text) && !isPattern;
 }
 
 function foldPath(own: Foldable, items: readonly Foldable[]): Fold | undefined {
   if (own.fact.kind.case !== "file") return undefined;
   const { path, processPath, isExecutable, isPattern } = own.fact.kind.value;
-  const { min, fixed } = classOf(path);
+  const { min, fixed } = pathClass(path);
   if (isExecutable || min === Number.POSITIVE_INFINITY || isLiteralStar(path, isPattern)) return undefined;
   const parts = path.split("/");
   const siblings = items.flatMap(({ id, fact: { kind } }) =>
     kind.case === "file" &&
     kind.value.processPath === processPath &&
     !kind.value.isExecutable &&
+    !isNeverFolded(kind.value.path) &&
     !isLiteralStar(kind.value.path, kind.value.isPattern)
       ? [{ id, parts: kind.value.path.split("/") }]
       : [],
@@ -160,6 +114,13 @@ function foldPath(own: Foldable, items: readonly Foldable[]): Fold | undefined {
   return foldParts(own, parts, siblings, { separator: "/", places: places.reverse(), plainMin: min, what });
 }
 
+/** The name that somebody registered; undefined for public suffixes, and for what is no plain name. */
+export function registrableName(name: string): string | undefined {
+  const plain = name.replaceAll(/[*?]+/g, "x");
+  if (!/^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/.test(plain)) return undefined;
+  return getDomain(plain, { allowPrivateDomains: true, validateHostname: false, extractHostname: false }) ?? undefined;
+}
+
 /**
  * Labels are folded only below the registrable name (Public Suffix List with its private part): whoever registered that
  * gives out all names below it. `a.s3.amazonaws.com` and `b.s3.amazonaws.com` belong to two, and never become one.
@@ -167,13 +128,14 @@ function foldPath(own: Foldable, items: readonly Foldable[]): Fold | undefined {
 function foldDomain(own: Foldable, items: readonly Foldable[]): Fold | undefined {
   if (own.fact.kind.case !== "domain") return undefined;
   const { name, recordType, isPattern } = own.fact.kind.value;
-  const registrable = getDomain(name.replaceAll("*", "x"), { allowPrivateDomains: true, validateHostname: false });
+  const registrable = registrableName(name);
   if (!registrable || isLiteralStar(name, isPattern)) return undefined;
   const parts = name.split(".");
   const open = parts.length - registrable.split(".").length;
   const siblings = items.flatMap(({ id, fact: { kind } }) =>
     kind.case === "domain" &&
     kind.value.recordType === recordType &&
+    registrableName(kind.value.name) === registrable &&
     !isLiteralStar(kind.value.name, kind.value.isPattern)
       ? [{ id, parts: kind.value.name.split(".") }]
       : [],
@@ -182,14 +144,27 @@ function foldDomain(own: Foldable, items: readonly Foldable[]): Fold | undefined
   return foldParts(own, parts, siblings, { separator: ".", places, plainMin: LABELS_MIN, what: "names" });
 }
 
+/** True for an address or prefix within. */
+export function isInternal(text: string): boolean {
+  const parsed = parsePrefix(text);
+  return (
+    parsed !== undefined && INTERNAL.some((range) => range.length <= parsed.length && isWithin(range, parsed.bytes))
+  );
+}
+
 function hex(bytes: Uint8Array, length: number): string {
   return Buffer.from(bytes.subarray(0, length)).toString("hex");
 }
 
-/** The /24 of an IPv4 address, the /64 of an IPv6 one. */
+/** Networks within, whose addresses come and go with pods; an address of the Internet says who is behind it. */
+const INTERNAL = ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"].flatMap(
+  (text) => parsePrefix(text) ?? [],
+);
+
+/** The /24 of an internal IPv4 address, the /64 of an IPv6 one. */
 function networkOf(address: string): string | undefined {
   const bytes = parsePrefix(address)?.bytes;
-  if (address.includes("/") || bytes === undefined) return undefined;
+  if (address.includes("/") || bytes === undefined || !isInternal(address)) return undefined;
   if (address.includes("."))
     return `${address
       .slice(address.lastIndexOf(":") + 1)
@@ -236,6 +211,37 @@ export function findFold(own: Foldable, items: readonly Foldable[]): Fold | unde
       return foldDomain(own, items);
     case "outbound":
       return foldOutbound(own, items);
+    default:
+      return undefined;
+  }
+}
+
+function pathFault(path: string, isExecutable: boolean): string | undefined {
+  if (isExecutable) return "executables are never a family";
+  if (isNeverFolded(path)) return "nothing is a family in this place";
+  const isEarly = path.split("/").slice(0, pathClass(path).fixed).some(hasWildcard);
+  return isEarly ? "a wildcard stands too early in the path" : undefined;
+}
+
+function nameFault(name: string): string | undefined {
+  const registrable = registrableName(name);
+  const fixed = name.split(".").slice(-(registrable?.split(".").length ?? 0));
+  return registrable === undefined || fixed.some(hasWildcard)
+    ? "names are families below a registrable name only"
+    : undefined;
+}
+
+/** Why a family that somebody gives may not be one; undefined where it may. The same places as for those that are learned. */
+export function familyFault({ kind }: Fact): string | undefined {
+  switch (kind.case) {
+    case "file":
+      return kind.value.isPattern ? pathFault(kind.value.path, kind.value.isExecutable) : undefined;
+    case "domain":
+      return kind.value.isPattern ? nameFault(kind.value.name) : undefined;
+    case "outbound":
+      return kind.value.address.includes("/") && !isInternal(kind.value.address)
+        ? "addresses are families within only"
+        : undefined;
     default:
       return undefined;
   }

@@ -2,6 +2,8 @@ import { create } from "@bufbuild/protobuf";
 import { type Fact, FactSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { isWithin, parsePrefix } from "../matching/address.ts";
 import { compilePattern } from "../matching/pattern.ts";
+import { isNeverFolded } from "./path-class.ts";
+import { shapeOf } from "./shape.ts";
 
 /** Ports that clients are given (Linux, `ip_local_port_range`): learned as one, port 0. */
 export const EPHEMERAL_FIRST = 32_768;
@@ -9,14 +11,31 @@ export const EPHEMERAL_LAST = 60_999;
 
 type Separator = "/" | ".";
 
-/** A pattern of parts: `*` stands for characters within one part, so both have as many parts. */
+/**
+ * A part of a family: `*` stands for any characters, `?` for characters of the same making, so that `job-?` is `job-17` and
+ * not `job-evil`. Names that hold one of the two by themselves are never part of a family.
+ */
+function compilePart(part: string): (text: string) => boolean {
+  if (part.includes("?")) return (text) => shapeOf(text)?.pattern === part;
+  return compilePattern(part).matches;
+}
+
+/** Both have as many parts, and each part covers the other's. */
 function compileParts(pattern: string, separator: Separator): (text: string) => boolean {
-  const parts = pattern.split(separator).map((part) => compilePattern(part));
+  const parts = pattern.split(separator).map(compilePart);
   return (text) => {
     const texts = text.split(separator);
-    return texts.length === parts.length && parts.every(({ matches }, i) => matches(texts[i] as string));
+    return texts.length === parts.length && parts.every((covers, i) => covers(texts[i] as string));
   };
 }
+
+/** True if a text has a character that stands for others in families. */
+export function hasWildcard(text: string): boolean {
+  return /[*?]/.test(text);
+}
+
+/** Labels as host names have them: what else a query may hold could be taken for another name's end. */
+const PLAIN_NAME = /^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/;
 
 /** True if a fact stands for a family of facts. */
 export function isFamily(fact: Fact): boolean {
@@ -48,12 +67,17 @@ export function compileFamily({ kind: family }: Fact): (fact: Fact) => boolean {
         kind.case === "file" &&
         !kind.value.isExecutable &&
         kind.value.processPath === processPath &&
+        !isNeverFolded(kind.value.path) &&
         covers(kind.value.path);
     }
     case "domain": {
       const { name, recordType } = family.value;
       const covers = compileParts(name, ".");
-      return ({ kind }) => kind.case === "domain" && kind.value.recordType === recordType && covers(kind.value.name);
+      return ({ kind }) =>
+        kind.case === "domain" &&
+        kind.value.recordType === recordType &&
+        PLAIN_NAME.test(kind.value.name) &&
+        covers(kind.value.name);
     }
     case "outbound": {
       const { transport, port, address } = family.value;
@@ -114,14 +138,14 @@ export function memberFact(family: Fact, text: string): Fact {
       return create(FactSchema, {
         kind: {
           case: "file",
-          value: { path: text, processPath: kind.value.processPath, isPattern: text.includes("*") },
+          value: { path: text, processPath: kind.value.processPath, isPattern: hasWildcard(text) },
         },
       });
     case "domain":
       return create(FactSchema, {
         kind: {
           case: "domain",
-          value: { name: text, recordType: kind.value.recordType, isPattern: text.includes("*") },
+          value: { name: text, recordType: kind.value.recordType, isPattern: hasWildcard(text) },
         },
       });
     case "outbound": {

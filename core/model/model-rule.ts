@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import type { Fact, Model } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { PortRangeSchema, type Rule, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "./item-pattern.ts";
+import { EPHEMERAL_FIRST, EPHEMERAL_LAST, hasWildcard } from "./item-pattern.ts";
 
 type Case = NonNullable<Fact["kind"]["case"]>;
 type Value<C extends Case> = Extract<Fact["kind"], { case: C }>["value"];
@@ -25,7 +25,7 @@ function unique(texts: readonly string[]): string[] {
 function domainPattern({ name, isPattern }: Value<"domain">): string {
   if (!isPattern) return name;
   const labels = name.split(".");
-  return `*.${labels.slice(labels.findLastIndex((label) => label.includes("*")) + 1).join(".")}`;
+  return `*.${labels.slice(labels.findLastIndex((label) => hasWildcard(label)) + 1).join(".")}`;
 }
 
 /** A script by its path, a program that is run under another name than its own by that name: a path would allow all its names. */
@@ -64,7 +64,11 @@ export function ruleOfModel(model: Model, facts: readonly Fact[], name: string, 
     dns: { effect, allowed: unique(valuesOf(facts, "domain").map(domainPattern)) },
     filesystem: {
       effect,
-      allowed: unique(files.map(({ path, isExecutable }) => (isExecutable ? path : `${path === "/" ? "" : path}/*`))),
+      allowed: unique(
+        files.map(({ path, isExecutable }) =>
+          isExecutable ? path : `${path === "/" ? "" : path.replaceAll("?", "*")}/*`,
+        ),
+      ),
     },
     syscall: { effect: Effect.ALERT, allowed: unique(valuesOf(facts, "syscall").map((fact) => fact.name)) },
   });

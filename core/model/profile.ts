@@ -65,8 +65,10 @@ export function networkPolicy(
   const name = resourceName(scope.workload.split("/").at(-1) ?? "");
   const outbound = valuesOf(facts, "outbound");
   const internet = outbound.filter(({ address }) => address === "").flatMap((fact) => port(fact.transport, fact.port));
+  // A rule without ports would mean all of them.
+  const portless = outbound.filter((fact) => port(fact.transport, fact.port).length === 0);
   const within = outbound
-    .filter(({ address }) => address !== "")
+    .filter((fact) => fact.address !== "" && !portless.includes(fact))
     .map((fact) => ({ to: [{ ipBlock: { cidr: cidr(fact.address) } }], ports: port(fact.transport, fact.port) }));
   const anywhere = [
     { ipBlock: { cidr: "0.0.0.0/0", except: PRIVATE_V4 } },
@@ -100,6 +102,7 @@ export function networkPolicy(
     "who may connect: the model learns which ports are listened on, not from where",
     ...count(domains.length, "domains: a NetworkPolicy knows addresses only; look-ups are allowed to any resolver"),
     ...(internet.length > 0 ? ["which hosts of the Internet: the model learns their ports"] : []),
+    ...count(portless.length, "destinations of other protocols than TCP and UDP"),
     "programs, files and system calls",
   ];
   return { document: stringify(policy), unexpressed };
@@ -107,7 +110,7 @@ export function networkPolicy(
 
 /** A path as AppArmor writes it: what stands for more than itself there is escaped. */
 function apparmorPath(path: string, isPattern: boolean): string {
-  const escaped = path.replaceAll(/[\\?[\]{}^"]/g, (char) => `\\${char}`);
+  const escaped = (isPattern ? path.replaceAll("?", "*") : path).replaceAll(/[\\?[\]{}^"]/g, (char) => `\\${char}`);
   const starred = isPattern ? escaped : escaped.replaceAll("*", "\\*");
   return /\s/.test(starred) ? `"${starred}"` : starred;
 }

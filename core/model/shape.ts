@@ -3,7 +3,7 @@
  * one shape were made by the same rule. Literal parts are kept, so that `req-1` and `job-1` are not one family.
  */
 export interface Shape {
-  /** The name with `*` for each part that varies. */
+  /** The name with `?` for each part that varies; `??` for two hexadecimal digits alone. */
   readonly pattern: string;
   /** What varies, for a person: `a number`, `a hash` … */
   readonly what: string;
@@ -56,7 +56,7 @@ const PARTS: readonly { readonly what: string; readonly replace: (text: string) 
 
 /** The shape of one segment of a path or label of a name; undefined where nothing of it varies by its making. */
 export function shapeOf(text: string): Shape | undefined {
-  if (FAN_OUT.test(text)) return { pattern: "*", what: "two hexadecimal digits", isFanOut: true };
+  if (FAN_OUT.test(text)) return { pattern: "??", what: "two hexadecimal digits", isFanOut: true };
   let rest = text;
   const found: string[] = [];
   for (const { what, replace } of PARTS) {
@@ -65,5 +65,5 @@ export function shapeOf(text: string): Shape | undefined {
     rest = next;
   }
   if (found.length === 0) return undefined;
-  return { pattern: rest.replaceAll(/\0+/g, "*"), what: found.join(" and "), isFanOut: false };
+  return { pattern: rest.replaceAll(/\0+/g, "?"), what: found.join(" and "), isFanOut: false };
 }

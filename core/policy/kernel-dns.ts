@@ -3,6 +3,7 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
 import { parsePrefix } from "../matching/address.ts";
 import type { DomainPattern } from "../matching/domain.ts";
+import { hasWildcard } from "../model/item-pattern.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
 
@@ -33,7 +34,7 @@ function encryptedDnsNames(policy: CompiledDnsPolicy): KernelEntry[] {
 /** Of a family's name the labels behind the last one with a star. */
 function fixedEnd(name: string): string {
   const labels = name.split(".");
-  return labels.slice(labels.findLastIndex((label) => label.includes("*")) + 1).join(".");
+  return labels.slice(labels.findLastIndex((label) => hasWildcard(label)) + 1).join(".");
 }
 
 /** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */

@@ -25,9 +25,9 @@ function express(path: string): Expressed | undefined {
   return isDirectory ? { kind: "file_directory", text: directory } : undefined;
 }
 
-/** What a pattern with stars lies under: everything there is asked about. */
+/** What a pattern lies under: everything there is asked about. */
 function around(path: string): Expressed {
-  const before = path.slice(0, path.indexOf("*"));
+  const before = path.slice(0, path.search(/[*?]/));
   return { kind: "file_directory", text: before.slice(0, before.lastIndexOf("/") + 1) || "/" };
 }
 
@@ -72,10 +72,12 @@ export function toFileSlot(policy: CompiledFilePolicy): {
       return { kind: "file_item", directory, process: processPath, action: "allow" };
     });
   const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
-  // What a family covers the kernel cannot tell from what it does not.
-  const hasFamilies = policy.items.some(({ isPattern }) => isPattern);
-  const file = policy.effect === Effect.BLOCK && isAllowedWhole && !hasFamilies ? "block" : "ask";
-  const named = strongestOf([...denied, ...protectedEntries(policy), ...allowed]);
+  const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";
+  // What a family covers the kernel cannot tell from what it does not: it asks about everything below the part that is fixed.
+  const families = policy.items
+    .filter(({ isPattern }) => isPattern)
+    .map(({ path }) => ({ ...around(path), action: "ask" }) as const);
+  const named = strongestOf([...denied, ...protectedEntries(policy), ...allowed, ...families]);
   return { entries: [...named, ...items], defaults: { file, executable } };
 }
 

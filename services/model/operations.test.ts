@@ -91,7 +91,7 @@ const itemsOf = (model: ModelRecord, section: Section) =>
   model.sections.find((s) => s.section === section)?.items ?? {};
 const idOf = (path: string) =>
   factId(
-    create(FactSchema, { kind: { case: "file", value: { path, processPath: "/app", isPattern: path.includes("*") } } }),
+    create(FactSchema, { kind: { case: "file", value: { path, processPath: "/app", isPattern: path.includes("?") } } }),
   );
 const active = (model: ModelRecord) => ({
   ...model,
@@ -100,7 +100,7 @@ const active = (model: ModelRecord) => ({
 
 test("a family takes the place of its members, shows them and why, and takes in what comes later", () => {
   const model = learn(record(), folders(3));
-  expect(Object.keys(itemsOf(model, Section.FILESYSTEM))).toEqual([idOf("/srv/req-*")]);
+  expect(Object.keys(itemsOf(model, Section.FILESYSTEM))).toEqual([idOf("/srv/req-?")]);
   const [item] = Object.values(itemsOf(model, Section.FILESYSTEM));
   expect(item).toMatchObject({ folded: ["/srv/req-0", "/srv/req-1", "/srv/req-2"], foldedCount: 3 });
   expect(item?.reason).toContain("differ in a number only");
@@ -108,7 +108,7 @@ test("a family takes the place of its members, shows them and why, and takes in 
 });
 
 test("a family that is taken apart stays away, and what was removed keeps a family from forming", () => {
-  const apart = unfold(learn(record(), folders(3)), idOf("/srv/req-*"), 9);
+  const apart = unfold(learn(record(), folders(3)), idOf("/srv/req-?"), 9);
   const allowed = (model: ModelRecord) =>
     Object.values(itemsOf(model, Section.FILESYSTEM)).filter(({ status }) => status === ItemStatus.ALLOWED);
   expect(allowed(apart)).toHaveLength(3);
@@ -122,7 +122,7 @@ test("a family that is taken apart stays away, and what was removed keeps a fami
 });
 
 test("a confirmed family is no part of a wider one; only families in force can be confirmed or taken apart", () => {
-  const model = pin(learn(record(), folders(3)), idOf("/srv/req-*"));
+  const model = pin(learn(record(), folders(3)), idOf("/srv/req-?"));
   expect(Object.values(itemsOf(model, Section.FILESYSTEM))[0]?.isPinned).toBe(true);
   expect(() => pin(learn(record(), folders(1)), idOf("/srv/req-0"))).toThrow("is no family that is in force");
   expect(() => unfold(record(), "nothing", 0)).toThrow("there is no item `nothing`");

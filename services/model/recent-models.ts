@@ -3,8 +3,8 @@ import type { ModelRecord } from "./record.ts";
 
 /** Bytes of models kept, by a rough measure. */
 const MAX_BYTES = 64 * 1024 * 1024;
-/** A record is some six times as large in memory as the policy in it. */
-const WEIGHT = 6;
+/** A record of 300 items takes about 1 MB, and the policy in it 20 KB: `tools/bench/models.ts` had 1.8 GB with too low a number. */
+const WEIGHT = 48;
 const EMPTY_BYTES = 4_096;
 
 function weightOf({ value }: Stored<ModelRecord>): number {
