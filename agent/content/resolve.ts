@@ -62,11 +62,19 @@ export function resolveInRootSync(root: string, escapedPath: string): Buffer | u
   let step = way.next();
   while (!step.done) {
     const place = step.value;
-    const status = lstatSync(place, { throwIfNoEntry: false });
-    const link = status?.isSymbolicLink() ? readlinkSync(place, { encoding: "buffer" }) : undefined;
-    step = way.next(status && { link });
+    step = way.next(lookAt(place));
   }
   return step.value;
+}
+
+function lookAt(place: Buffer): Found {
+  try {
+    const isLink = lstatSync(place).isSymbolicLink();
+    return { link: isLink ? readlinkSync(place, { encoding: "buffer" }) : undefined };
+  } catch {
+    // Also a name that is too long for any file: there is nothing.
+    return undefined;
+  }
 }
 
 /** Joins a root with path components. */

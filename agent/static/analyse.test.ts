@@ -136,6 +136,34 @@ test("what is no shell is told with its line, and the rest is followed", () => {
   expect(found.unresolved.join()).toContain("is not understood");
 });
 
+test.each([
+  ["local", "CMD=good; f() { local CMD=evil; }; f; $CMD", ["good"]],
+  ["unset", "CMD=evil; unset CMD; $CMD; good", ["good"]],
+  ["return of a sourced file", ". /lib.sh; good", ["good"]],
+  ["a value that is given where there is none", ": ${CMD:=good}; $CMD", ["good"]],
+  ["exit in a function", "die() { exit 1; }; good; die; evil", ["good"]],
+  ["exec in a function", 'main() { exec "$@"; }; main good; evil', ["good"]],
+  ["rounds of a loop", "CMD=good; for i in 1 2; do $CMD; CMD=other; done", ["good", "other"]],
+  ["a condition that is known", 'if [ "$A" = x ]; then good; else evil; fi', ["good"]],
+  ["an exec that may happen", "if check; then exec good; fi; exec other", ["check", "good", "other"]],
+])("%s is followed as a shell does it", (_, script, expected) => {
+  const names = ["good", "evil", "other", "check"];
+  const found = analyse({
+    args: ["/a"],
+    env: ["A=x", "PATH=/bin"],
+    programs: ["/bin/sh", ...names.map((name) => `/bin/${name}`)],
+    files: { "/a": `#!/bin/sh\n${script}\n`, "/lib.sh": "return 0\n" },
+  });
+  const run = programsOf(found).flatMap((text) => names.find((name) => text.endsWith(` as ${name}`)) ?? []);
+  expect(run.sort()).toEqual([...expected].sort());
+});
+
+test("a text that grows, a name that is too long, and patterns made to explode end soon", () => {
+  const grow = `X=aaaaaaaa\n${"X=$X$X\n".repeat(40)}$X\n${"y".repeat(300)}\nY=$\{X%%*a*a*a*b}\ngood\n`;
+  const found = analyse({ args: ["/a"], programs: ["/bin/sh", "/bin/good"], files: { "/a": `#!/bin/sh\n${grow}` } });
+  expect(programsOf(found)).toContain("/bin/good as good");
+});
+
 test("the loader and libraries of a real program are found", () => {
   const image = new ImageFiles("/");
   const read = image.readerOf(process.execPath);

@@ -1,8 +1,11 @@
+import { create } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
+import { type StaticAnalysis, StaticAnalysisSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import type { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { OciBundle } from "../containers/oci-bundle.ts";
+import type { ImageConfig } from "./analyse.ts";
 import { runStaticAnalysis } from "./static-analysis.ts";
 
 export interface StaticAnalystOptions {
@@ -48,14 +51,25 @@ export class StaticAnalyst {
     const bundle = this.#options.bundleOf(container);
     if (!bundle) return;
     const { rootfs, exposedPorts, process } = bundle;
-    const analysis = await runStaticAnalysis({
+    const { modelKey, containerId } = container;
+    const analysis = await this.#run({
       rootfs,
       exposedPorts,
       args: process.args,
       cwd: process.cwd,
       env: process.env,
     });
-    const { modelKey, containerId } = container;
     await this.#options.models.submitStaticAnalysis({ modelKey, containerId, analysis });
+  }
+
+  /** An analysis that fails is told as one that found nothing, so that it is not tried for ever. */
+  #run(config: ImageConfig): Promise<StaticAnalysis> {
+    return runStaticAnalysis(config).catch((error: unknown) => {
+      this.#options.logger.warn({ err: error }, "image not analysed");
+      const message = error instanceof Error ? error.message : String(error);
+      return create(StaticAnalysisSchema, {
+        unresolved: [`the image could not be analysed: ${message}`.slice(0, 1_000)],
+      });
+    });
   }
 }

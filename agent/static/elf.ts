@@ -21,6 +21,8 @@ const DT_STRTAB = 5;
 const DT_RPATH = 15;
 const DT_RUNPATH = 29;
 const SEGMENTS_MAX = 64;
+const NAMES_MAX = 256;
+const FOLDERS_MAX = 16;
 
 interface Segment {
   readonly type: number;
@@ -91,7 +93,8 @@ export function parseElf(read: ReadAt): ElfProgram | undefined {
       entries.filter(([tag]) => tag === wanted).map(([, value]) => textAt(read, strings + value));
     const runpath = texts(DT_RUNPATH);
     const searched = (runpath.length > 0 ? runpath : texts(DT_RPATH)).flatMap((text) => text.split(":"));
-    return { interpreter, needed: texts(DT_NEEDED).filter((name) => name !== ""), searched };
+    const needed = texts(DT_NEEDED).filter((name) => name !== "");
+    return { interpreter, needed: needed.slice(0, NAMES_MAX), searched: searched.slice(0, FOLDERS_MAX) };
   } catch {
     return undefined;
   }

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, constants, fstatSync, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readdirSync, readlinkSync, readSync, realpathSync } from "node:fs";
 import { compilePattern, isPattern } from "#core/matching/pattern.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { join, resolveInRootSync } from "../content/resolve.ts";
@@ -22,10 +22,14 @@ const CHUNK_BYTES = 1024 * 1024;
 /** Reads an image's root file system, never leaving it. For a thread that may wait. */
 export class ImageFiles {
   readonly #root: string;
+  /** Where the root really lies, without a slash at its end. */
+  readonly #real: string;
   readonly #hashes = new Map<string, string>();
 
   constructor(root: string) {
     this.#root = root;
+    const real = realpathSync(root);
+    this.#real = real === "/" ? "" : real;
   }
 
   /** Real path of what lies at a path; undefined for nothing. */
@@ -109,6 +113,9 @@ export class ImageFiles {
       return undefined;
     }
     try {
+      // A folder on the way may have become a link since it was looked at.
+      const opened = readlinkSync(`/proc/self/fd/${descriptor}`, { encoding: "buffer" });
+      if (!opened.equals(Buffer.concat([Buffer.from(this.#real), real]))) return undefined;
       const status = fstatSync(descriptor);
       return status.isFile() ? use(descriptor, status.size, status.mode) : undefined;
     } catch {

@@ -35,6 +35,7 @@ export interface FoundLibrary {
 const PROGRAMS_MAX = 1_500;
 const NOTES_MAX = 200;
 const LIBRARIES_MAX = 500;
+const PORTS_MAX = 200;
 const NOTE_MAX = 1_000;
 const DEPTH_MAX = 32;
 
@@ -77,7 +78,6 @@ const WRAPPERS: Readonly<Record<string, Wrapper>> = {
   time: {},
   xargs: { withValue: ["-I", "-n", "-P", "-L", "-d", "-a", "-E", "-s"] },
   sudo: { withValue: ["-u", "-g"], isVariable: true },
-  chroot: { positional: 1 },
   catchsegv: {},
 };
 
@@ -116,7 +116,7 @@ export class Programs {
 
   addPort(transport: "tcp" | "udp", port: number, reason: string): void {
     const key = `${transport}/${port}`;
-    if (port > 0 && port < 65_536 && !this.ports.has(key))
+    if (port > 0 && port < 65_536 && this.ports.size < PORTS_MAX && !this.ports.has(key))
       this.ports.set(key, { transport, port, reason: reason.slice(0, NOTE_MAX) });
   }
 

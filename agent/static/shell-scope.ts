@@ -10,10 +10,13 @@ export type Arguments = readonly Words[];
 /** Possibilities that are followed side by side; more are given up as unknown. */
 export const POSSIBLE_MAX = 8;
 
-/** Values without repetition; unknown where there are too many. */
+/** Longer texts are given up as unknown: a script can double one a hundred times. */
+const TEXT_MAX = 4_096;
+
+/** Values without repetition; unknown where there are too many, or one is too long. */
 export function oneOf(texts: readonly string[]): Value {
   const unique = [...new Set(texts)];
-  return unique.length > POSSIBLE_MAX ? undefined : unique;
+  return unique.length > POSSIBLE_MAX || unique.some((text) => text.length > TEXT_MAX) ? undefined : unique;
 }
 
 /** Each text of one with each of the other. */
@@ -41,8 +44,8 @@ export class Scope {
   readonly vars: Map<string, Value>;
   readonly functions: Map<string, ShellFunction>;
   args: Arguments;
-  /** Set where the script does not go on: behind `exec` and `exit`. */
-  isOver = false;
+  /** Set where nothing goes on: behind `exec` and `exit` the script, behind `return` the function or sourced file. */
+  ending: "exit" | "return" | undefined;
 
   constructor(vars: ReadonlyMap<string, Value>, args: Arguments, functions: ReadonlyMap<string, ShellFunction>) {
     this.vars = new Map(vars);
@@ -50,8 +53,17 @@ export class Scope {
     this.functions = new Map(functions);
   }
 
+  get isOver(): boolean {
+    return this.ending !== undefined;
+  }
+
   fork(): Scope {
     return new Scope(this.vars, this.args, this.functions);
+  }
+
+  /** What a function or sourced file ends with `return`, goes on behind it. */
+  resume(): void {
+    if (this.ending === "return") this.ending = undefined;
   }
 
   get(name: string): Value {
@@ -63,7 +75,7 @@ export class Scope {
     const open = ways.filter(({ isOver }) => !isOver);
     const [first, ...others] = open;
     if (!first) {
-      this.isOver = true;
+      this.ending = ways.some(({ ending }) => ending === "return") ? "return" : "exit";
       return;
     }
     for (const name of new Set(open.flatMap(({ vars }) => [...vars.keys()]))) {

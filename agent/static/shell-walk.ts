@@ -30,6 +30,8 @@ export interface ShellHost {
 
 /** Bounds of one analysis. */
 const NODES_MAX = 50_000;
+/** Trees stay in memory until the end: functions point into them. */
+const PARSED_MAX_BYTES = 1024 * 1024;
 const DEPTH_MAX = 24;
 /** How often a loop's body is followed: once with what was before, once with what it makes. */
 const ROUNDS = 2;
@@ -47,6 +49,9 @@ export class ShellWalk {
   #nodes = 0;
   #depth = 0;
   readonly #sourced: string[] = [];
+  /** What variables were before the functions that are being followed made them their own. */
+  readonly #locals: Map<string, Value>[] = [];
+  #parsedBytes = 0;
 
   constructor(host: ShellHost) {
     this.#host = host;
@@ -56,6 +61,11 @@ export class ShellWalk {
   script(text: string, file: string, scope: Scope): void {
     if (text.length > SCRIPT_MAX_BYTES) {
       this.#host.unresolved({ file, line: 1 }, `is larger than ${SCRIPT_MAX_BYTES / 1024} KiB and was not read`);
+      return;
+    }
+    this.#parsedBytes += text.length;
+    if (this.#parsedBytes > PARSED_MAX_BYTES) {
+      this.#host.unresolved({ file, line: 1 }, "the scripts together are longer than is followed");
       return;
     }
     const root = this.#host.parser.parse(text);
@@ -103,7 +113,7 @@ export class ShellWalk {
     comment: () => {},
     heredoc_redirect: () => {},
     file_redirect: () => {},
-    unset_command: () => {},
+    unset_command: (node, _, scope) => this.#unset(node, scope),
   };
 
   #follow(node: Node, file: string, scope: Scope): void {
@@ -113,8 +123,16 @@ export class ShellWalk {
   }
 
   #declare(node: Node, file: string, scope: Scope): void {
-    for (const { node: child } of childrenOf(node))
+    const frame = /^(local|declare|typeset)\b/.test(node.text) ? this.#locals.at(-1) : undefined;
+    for (const { node: child } of childrenOf(node)) {
+      const name = child.type === "variable_assignment" ? inField(child, "name")[0]?.text : child.text;
+      if (frame && name !== undefined && !frame.has(name)) frame.set(name, scope.get(name));
       if (child.type === "variable_assignment") this.#assign(child, file, scope);
+    }
+  }
+
+  #unset(node: Node, scope: Scope): void {
+    for (const { node: child } of childrenOf(node)) scope.vars.set(child.text, [""]);
   }
 
   #define(node: Node, file: string, scope: Scope): void {
@@ -185,10 +203,10 @@ export class ShellWalk {
     {
       exec: (args, scope, place, environment) => this.#exec(args, scope, place, environment),
       exit: (_, scope) => {
-        scope.isOver = true;
+        scope.ending = "exit";
       },
       return: (_, scope) => {
-        scope.isOver = true;
+        scope.ending = "return";
       },
       command: (args, scope, place, environment) => this.#builtin(args, scope, place, environment),
       builtin: (args, scope, place, environment) => this.#builtin(args, scope, place, environment),
@@ -217,10 +235,11 @@ export class ShellWalk {
   #callFunction({ body, file }: { body: Node; file: string }, args: Words, scope: Scope): void {
     const before = scope.args;
     scope.args = [args];
+    this.#locals.push(new Map());
     this.#statement(body, file, scope);
-    // `return` ends the function, `exit` the script: without telling them apart the script is taken to go on.
-    scope.isOver = false;
+    scope.resume();
     scope.args = before;
+    for (const [name, value] of this.#locals.pop() ?? []) scope.vars.set(name, value);
   }
 
   #exec(args: Words, scope: Scope, place: Place, environment: Scope): void {
@@ -231,7 +250,7 @@ export class ShellWalk {
     if (rest.length === 0) return;
     if (rest[0] === undefined) this.#host.unresolved(place, "exec of a program whose name cannot be told");
     else this.#host.run(rest, environment, place, true);
-    scope.isOver = true;
+    scope.ending = "exit";
   }
 
   #source([path]: Words, scope: Scope, place: Place): void {
@@ -251,6 +270,7 @@ export class ShellWalk {
     this.#host.readFile(file.path);
     this.#sourced.push(file.path);
     this.script(file.bytes.toString("utf8"), file.path, scope);
+    scope.resume();
     this.#sourced.pop();
   }
 
@@ -388,15 +408,14 @@ export class ShellWalk {
     if (name === undefined || !body) return;
     const words = lists.flat();
     const values = words.every((word) => word !== undefined) ? ([...new Set(words)] as string[]) : undefined;
-    const ways = [scope.fork()];
-    // Each value by itself: what one round runs is not what another does.
+    const before = scope.fork();
+    const way = scope.fork();
+    // Each value by itself, one round behind the other: what one round runs is not what another does.
     for (const value of values ?? [undefined]) {
-      const way = scope.fork();
       way.vars.set(name, value === undefined ? undefined : [value]);
       this.#statement(body, file, way);
-      ways.push(way);
     }
-    scope.join(ways);
+    scope.join([before, way]);
   }
 
   #loop(node: Node, file: string, scope: Scope): void {

@@ -42,22 +42,27 @@ function isSet(name: string, scope: Scope): boolean {
   return /^\d+$/.test(name) || scope.vars.has(name);
 }
 
-/** A pattern of `${name#pattern}`, with stars only. */
+/** A pattern of `${name#pattern}` with at most one star, at its begin or end; others are not told. */
 function trimmer(operator: string, pattern: string): ((text: string) => string) | undefined {
-  if (/[?[\]]/.test(pattern)) return undefined;
-  const source = pattern
-    .split("*")
-    .map((part) => part.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&"))
-    .join(operator.length === 1 ? ".*?" : ".*");
-  const anchored = operator.startsWith("#") ? new RegExp(`^${source}`, "s") : undefined;
-  if (anchored) return (text) => text.replace(anchored, "");
-  return (text) => {
-    const ends = Array.from({ length: text.length + 1 }, (_, i) => i).filter((i) =>
-      new RegExp(`^${source}$`, "s").test(text.slice(i)),
-    );
-    const at = operator.length === 1 ? ends.at(-1) : ends[0];
-    return at === undefined ? text : text.slice(0, at);
-  };
+  const isFront = operator.startsWith("#");
+  const isLong = operator.length === 2;
+  if (/[?[\]]/.test(pattern) || pattern.indexOf("*") !== pattern.lastIndexOf("*")) return undefined;
+  if (!pattern.includes("*")) {
+    if (isFront) return (text) => (text.startsWith(pattern) ? text.slice(pattern.length) : text);
+    return (text) => (text.endsWith(pattern) ? text.slice(0, text.length - pattern.length) : text);
+  }
+  const fixed = pattern.replace("*", "");
+  if (isFront && pattern.startsWith("*"))
+    return (text) => {
+      const at = isLong ? text.lastIndexOf(fixed) : text.indexOf(fixed);
+      return at < 0 ? text : text.slice(at + fixed.length);
+    };
+  if (!isFront && pattern.endsWith("*"))
+    return (text) => {
+      const at = isLong ? text.indexOf(fixed) : text.lastIndexOf(fixed);
+      return at < 0 ? text : text.slice(0, at);
+    };
+  return undefined;
 }
 
 /** What takes a value's place where it is empty (`:-`) or not set (`-`). */
@@ -82,7 +87,11 @@ function expansion(node: Node, context: WordContext): Value {
   if (operator === undefined) return value;
   const word = rest.map((part) => wordValue(part, context)).reduce(concatenated, [""]);
   const has = isSet(name, context.scope);
-  if (/^:?[-=]$/.test(operator)) return withDefault(value, word, operator.startsWith(":"), has);
+  if (/^:?[-=]$/.test(operator)) {
+    const given = withDefault(value, word, operator.startsWith(":"), has);
+    if (operator.endsWith("=")) context.scope.vars.set(name, given);
+    return given;
+  }
   if (/^:?\+$/.test(operator)) return withAlternative(value, word, operator.startsWith(":"), has);
   if (!/^(##?|%%?)$/.test(operator)) return undefined;
   const [pattern] = rest;

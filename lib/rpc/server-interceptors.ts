@@ -90,7 +90,7 @@ function check(validator: Validator, schema: DescMessage, message: Message): voi
 }
 
 /** Path of a violation as people write it: `rule.process.denied[2].process`. */
-function pathText(path: readonly { kind: string }[]): string {
+export function pathText(path: readonly { kind: string }[]): string {
   let text = "";
   for (const part of path as readonly ({ kind: string } & Record<string, unknown>)[]) {
     if (part.kind === "list_sub") text += `[${part["index"]}]`;

@@ -30,10 +30,13 @@ export class Lease {
   /** Takes the lease, or keeps it; renewed when half of it is over. False while somebody else has it. */
   async hold(ms: number): Promise<boolean> {
     const now = this.#clock.now();
-    if (this.#untilMs - now > ms / 2) return true;
+    const left = this.#untilMs - now;
+    if (left > ms / 2 && left <= ms) return true;
     const value = { holder: this.#holder, untilMs: now + ms };
     const stored = await this.#collection.get(this.#name);
-    if (stored && stored.value.holder !== this.#holder && stored.value.untilMs > now) return false;
+    // One that lasts longer than any is given for was written by a clock that was ahead.
+    const isHeld = stored !== undefined && stored.value.untilMs > now && stored.value.untilMs <= now + 2 * ms;
+    if (isHeld && stored.value.holder !== this.#holder) return false;
     try {
       if (stored) await this.#collection.replace(this.#name, value, stored.revision);
       else if ((await this.#collection.insertMissing([{ id: this.#name, value }])) === 0) return false;

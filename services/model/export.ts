@@ -1,10 +1,14 @@
 import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { createValidator, type Validator } from "@bufbuild/protovalidate";
 import { z } from "zod";
+import { parsePrefix } from "#core/matching/address.ts";
 import { factId, sectionOfFact } from "#core/model/fact.ts";
+import { familyFault } from "#core/model/generalise.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema, ItemSource, ItemStatus } from "#gen/gabion/model/v1/model_pb.ts";
 import { type FieldFault, invalidRequest } from "#lib/rpc/errors.ts";
+import { pathText } from "#lib/rpc/server-interceptors.ts";
 import { givenItem } from "./items.ts";
 import type { GivenFact } from "./operations.ts";
 import { ITEMS_MAX, type ModelRecord } from "./record.ts";
@@ -65,7 +69,7 @@ function parseJson(document: string): unknown {
   }
 }
 
-function pathText(path: readonly PropertyKey[]): string {
+function placeText(path: readonly PropertyKey[]): string {
   return path.reduce<string>(
     (text, part) => text + (typeof part === "number" ? `[${part}]` : `.${String(part)}`),
     "document",
@@ -84,15 +88,21 @@ function checkVersion(value: unknown): void {
   }
 }
 
-function checkFact(fact: Fact, field: string, faults: FieldFault[]): void {
+function checkFact(fact: Fact, field: string, validator: Validator, faults: FieldFault[]): void {
   const { kind } = fact;
   if (kind.case === undefined)
     faults.push({ field, message: "must have one of process, listen, outbound, domain, file, syscall" });
-  const isFamily = (kind.case === "file" || kind.case === "domain") && kind.value.isPattern;
-  if (isFamily && kind.case === "file" && kind.value.isExecutable)
-    faults.push({ field, message: "executables are never a family" });
+  const { violations = [] } = validator.validate(FactSchema, fact);
+  for (const violation of violations)
+    faults.push({ field: `${field}.${pathText(violation.field)}`, message: violation.message });
+  const family = familyFault(fact);
+  if (family !== undefined) faults.push({ field, message: family });
   if (kind.case === "process" && !kind.value.path.startsWith("/"))
     faults.push({ field: `${field}.process.path`, message: "must be an absolute path" });
+  if (kind.case === "file" && !(kind.value.path.startsWith("/") && kind.value.processPath.startsWith("/")))
+    faults.push({ field: `${field}.file`, message: "must have absolute paths" });
+  if (kind.case === "outbound" && kind.value.address !== "" && parsePrefix(kind.value.address) === undefined)
+    faults.push({ field: `${field}.outbound.address`, message: "must be an address or a prefix" });
   if (kind.case === "syscall" && kind.value.name === "")
     faults.push({ field: `${field}.syscall.name`, message: "must not be empty" });
 }
@@ -103,9 +113,10 @@ export function parseExport(document: string, nowMs: number): GivenFact[] {
   checkVersion(value);
   const parsed = DOCUMENT.safeParse(value);
   if (!parsed.success) {
-    return refuse(...parsed.error.issues.map(({ path, message }) => ({ field: pathText(path), message })));
+    return refuse(...parsed.error.issues.map(({ path, message }) => ({ field: placeText(path), message })));
   }
   const faults: FieldFault[] = [];
+  const validator = createValidator();
   const facts = parsed.data.sections.flatMap(({ section, items }, s) =>
     items.flatMap(({ fact: json, reason }, i) => {
       const field = `document.sections[${s}].items[${i}].fact`;
@@ -116,7 +127,7 @@ export function parseExport(document: string, nowMs: number): GivenFact[] {
         faults.push({ field, message: (error as Error).message });
         return [];
       }
-      checkFact(fact, field, faults);
+      checkFact(fact, field, validator, faults);
       if (fact.kind.case !== undefined && sectionName(sectionOfFact(fact)) !== section)
         faults.push({ field, message: `does not belong to section \`${section}\`` });
       return [{ fact, reason }];

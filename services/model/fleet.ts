@@ -16,7 +16,8 @@ export const CONTAINERS: CollectionSpec<Container> = {
 
 const TRIES_MAX = 5;
 const SLICE = 500;
-const TOUCH_MS = 30_000;
+/** How often a node that is connected is said to be heard of. */
+export const TOUCH_MS = 30_000;
 
 /** Identity of a container in the fleet: containers of two nodes may share an id. */
 export function fleetId(nodeId: string, containerId: string): string {
@@ -28,7 +29,6 @@ export class Fleet {
   readonly nodes: Collection<Node>;
   readonly containers: Collection<Container>;
   readonly #clock: Clock;
-  readonly #touched = new Map<string, number>();
 
   constructor(nodes: Collection<Node>, containers: Collection<Container>, clock: Clock) {
     this.nodes = nodes;
@@ -56,11 +56,8 @@ export class Fleet {
     });
   }
 
-  /** A node is heard of. Written rarely: what it is for is measured in minutes. */
+  /** A node is heard of. */
   async touch(nodeId: string): Promise<void> {
-    const now = this.#clock.now();
-    if (now - (this.#touched.get(nodeId) ?? 0) < TOUCH_MS) return;
-    this.#touched.set(nodeId, now);
     await this.#change(nodeId, (node) => node);
   }
 
@@ -72,12 +69,17 @@ export class Fleet {
       const slice = await this.nodes.find({ limit: SLICE, ...(after ? { after } : {}) });
       for (const { id, value } of slice) {
         const heardMs = value.lastSeenTime ? timestampMs(value.lastSeenTime) : 0;
-        if (heardMs < before) await this.#forgetAll(id, forget);
+        if (heardMs < before && (await this.#isStillLost(id, before))) await this.#forgetAll(id, forget);
       }
       const last = slice.at(-1);
       if (!last || slice.length < SLICE) return;
       after = { value: last.id, id: last.id };
     }
+  }
+
+  async #isStillLost(nodeId: string, beforeMs: number): Promise<boolean> {
+    const time = (await this.nodes.get(nodeId))?.value.lastSeenTime;
+    return time === undefined || timestampMs(time) < beforeMs;
   }
 
   /** Tells whether a node's agent is connected. */

@@ -15,18 +15,23 @@ import {
 } from "./record.ts";
 
 interface LoggedEntry extends HistoryRecord {
-  readonly modelKey: string;
+  /** Model and when it was made: one that is made anew after its removal has a history of its own. */
+  readonly generation: string;
 }
 
 /** The log of all models' histories, in their order. */
 export const HISTORY: CollectionSpec<LoggedEntry> = {
   name: "model_history",
-  codec: jsonCodec(({ modelKey, sequence }) => ({ modelKey, sequence })),
-  fields: { modelKey: { orderedBy: "sequence" }, sequence: {} },
+  codec: jsonCodec(({ generation, sequence }) => ({ generation, sequence })),
+  fields: { generation: { orderedBy: "sequence" }, sequence: {} },
 };
 
 /** Entries that one model keeps; the oldest go first. */
 export const HISTORY_MAX = 20_000;
+const SWEEP_EVERY = 100;
+const SLICE = 1_000;
+/** Paths of containers may be long; their history need not repeat them whole. */
+const TEXT_MAX = 400;
 
 type Entry = Omit<HistoryRecord, "sequence" | "timeMs">;
 
@@ -116,13 +121,24 @@ export function withHistory(before: ModelRecord | undefined, after: ModelRecord,
   const entries = entriesOf(before, after);
   if (entries.length === 0) return after;
   const last = after.historySequence ?? 0;
-  const fresh = entries.map((entry, i): HistoryRecord => ({ ...entry, sequence: last + i + 1, timeMs: nowMs }));
+  const fresh = entries.map(
+    (entry, i): HistoryRecord => ({
+      ...entry,
+      text: entry.text.slice(0, TEXT_MAX),
+      sequence: last + i + 1,
+      timeMs: nowMs,
+    }),
+  );
   const history = [...(after.history ?? []), ...fresh].slice(-HISTORY_PENDING_MAX);
   return { ...after, history, historySequence: last + entries.length };
 }
 
-function entryId(modelKey: string, sequence: number): string {
-  return `${modelKey}/${String(sequence).padStart(12, "0")}`;
+function generationOf(modelKey: string, { createMs }: ModelRecord): string {
+  return `${modelKey}@${createMs}`;
+}
+
+function entryId(generation: string, sequence: number): string {
+  return `${generation}/${String(sequence).padStart(12, "0")}`;
 }
 
 /**
@@ -131,7 +147,7 @@ function entryId(modelKey: string, sequence: number): string {
  */
 export class HistoryLog {
   readonly #collection: Collection<LoggedEntry>;
-  /** Highest sequence known to be in the log, by model. */
+  /** Highest sequence known to be in the log, by generation of a model. */
   readonly #logged = new Map<string, number>();
 
   constructor(collection: Collection<LoggedEntry>) {
@@ -140,49 +156,50 @@ export class HistoryLog {
 
   /** The record without what is in the log already. */
   trimmed(modelKey: string, record: ModelRecord): ModelRecord {
-    const logged = this.#logged.get(modelKey) ?? 0;
+    const logged = this.#logged.get(generationOf(modelKey, record)) ?? 0;
     const { history = [] } = record;
     if (history.length === 0 || (history[0] as HistoryRecord).sequence > logged) return record;
     return { ...record, history: history.filter(({ sequence }) => sequence > logged) };
   }
 
   /** Writes what a record still carries. */
-  async carry(modelKey: string, { history = [] }: ModelRecord): Promise<void> {
+  async carry(modelKey: string, record: ModelRecord): Promise<void> {
+    const { history = [] } = record;
+    const generation = generationOf(modelKey, record);
     const last = history.at(-1)?.sequence ?? 0;
-    const logged = this.#logged.get(modelKey) ?? 0;
+    const logged = this.#logged.get(generation) ?? 0;
     if (last <= logged) return;
     const missing = history.filter(({ sequence }) => sequence > logged);
-    const documents = missing.map((entry) => ({
-      id: entryId(modelKey, entry.sequence),
-      value: { ...entry, modelKey },
-    }));
-    await this.#collection.insertMissing(documents);
-    this.#logged.set(modelKey, Math.max(last, this.#logged.get(modelKey) ?? 0));
+    await this.#collection.insertMissing(
+      missing.map((entry) => ({ id: entryId(generation, entry.sequence), value: { ...entry, generation } })),
+    );
+    this.#logged.set(generation, Math.max(last, this.#logged.get(generation) ?? 0));
     const oldest = last - HISTORY_MAX;
-    if (oldest > 0 && oldest % 100 < missing.length) await this.#sweep(modelKey, oldest);
+    if (oldest > 0 && oldest % SWEEP_EVERY < missing.length) await this.#sweep(generation, oldest);
   }
 
   /** Entries after a sequence, oldest first. */
-  async read(modelKey: string, after: number, limit: number): Promise<HistoryRecord[]> {
+  async read(modelKey: string, record: ModelRecord, after: number, limit: number): Promise<HistoryRecord[]> {
+    const generation = generationOf(modelKey, record);
     const where = [
-      { field: "modelKey", is: "eq", value: modelKey } as const,
+      { field: "generation", is: "eq", value: generation } as const,
       { field: "sequence", is: "gt", value: after } as const,
     ];
     const found = await this.#collection.find({ where, orderBy: "sequence", limit });
     return found.map(({ value }) => value);
   }
 
-  async remove(modelKey: string): Promise<void> {
-    this.#logged.delete(modelKey);
-    const where = [{ field: "modelKey", is: "eq", value: modelKey } as const];
-    while ((await this.#collection.deleteWhere(where, 1_000)) > 0);
+  async remove(modelKey: string, record: ModelRecord): Promise<void> {
+    const generation = generationOf(modelKey, record);
+    this.#logged.delete(generation);
+    await this.#sweep(generation, Number.MAX_SAFE_INTEGER);
   }
 
-  async #sweep(modelKey: string, upTo: number): Promise<void> {
+  async #sweep(generation: string, upTo: number): Promise<void> {
     const where = [
-      { field: "modelKey", is: "eq", value: modelKey } as const,
+      { field: "generation", is: "eq", value: generation } as const,
       { field: "sequence", is: "lte", value: upTo } as const,
     ];
-    await this.#collection.deleteWhere(where, 1_000);
+    while ((await this.#collection.deleteWhere(where, SLICE)) === SLICE);
   }
 }

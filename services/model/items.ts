@@ -21,13 +21,19 @@ export function factOf({ fact: stored }: ItemRecord): Fact {
 
 const sizes = new WeakMap<object, number>();
 
-function sizeOf(fact: JsonValue): number {
+function textSize(fact: JsonValue): number {
   if (typeof fact !== "object" || fact === null) return 0;
   const known = sizes.get(fact);
   if (known !== undefined) return known;
   const size = JSON.stringify(fact).length;
   sizes.set(fact, size);
   return size;
+}
+
+/** What an item takes in a document, by its texts: they are what a container can make long. */
+function sizeOf({ fact, reason, parentPaths, folded = [] }: ItemRecord): number {
+  const texts = [reason, ...parentPaths, ...folded];
+  return textSize(fact) + texts.reduce((sum, text) => sum + text.length, 0);
 }
 
 /** Texts of all items of a section together, so that a model always fits into one message. */
@@ -44,7 +50,7 @@ export class ItemsDraft {
     this.#items = items;
     const all = Object.values(items);
     this.#count = all.length;
-    this.#bytes = all.reduce((sum, { fact }) => sum + sizeOf(fact), 0);
+    this.#bytes = all.reduce((sum, item) => sum + sizeOf(item), 0);
   }
 
   get items(): Items {
@@ -61,7 +67,7 @@ export class ItemsDraft {
     this.#isOwn = true;
     const before = this.#items[id];
     if (before === undefined) this.#count += 1;
-    this.#bytes += sizeOf(item.fact) - (before === undefined ? 0 : sizeOf(before.fact));
+    this.#bytes += sizeOf(item) - (before === undefined ? 0 : sizeOf(before));
     this.#items[id] = item;
   }
 
@@ -72,7 +78,7 @@ export class ItemsDraft {
     if (folded === this.#items) return;
     this.#items = folded;
     this.#count = Object.keys(folded).length;
-    this.#bytes = Object.values(folded).reduce((sum, { fact }) => sum + sizeOf(fact), 0);
+    this.#bytes = Object.values(folded).reduce((sum, item) => sum + sizeOf(item), 0);
   }
 }
 
@@ -91,9 +97,13 @@ export function givenItem(fact: Fact, nowMs: number, given: Pick<ItemRecord, "so
   };
 }
 
+/** A longer path of a parent is not kept: 16 of them for each item would fill a model. */
+const PARENT_MAX = 1_024;
+
 /** An item that has another parent, as far as there is room. */
 export function withParent(item: ItemRecord, parent: string): ItemRecord {
-  const isNew = parent !== "" && !item.parentPaths.includes(parent) && item.parentPaths.length < PARENTS_MAX;
+  const isLong = parent.length > PARENT_MAX;
+  const isNew = parent !== "" && !isLong && !item.parentPaths.includes(parent) && item.parentPaths.length < PARENTS_MAX;
   return isNew ? { ...item, parentPaths: [...item.parentPaths, parent] } : item;
 }
 
@@ -117,6 +127,9 @@ export function familyOf(items: Items, fact: Fact): string | undefined {
   return found?.[0];
 }
 
+/** Longer members are counted and not kept. */
+const MEMBER_MAX = 512;
+
 function mergeMembers(fold: Fold, items: Items): ItemRecord {
   const members = fold.members.flatMap((id) => items[id] ?? []);
   const first = members.toSorted((a, b) => a.firstSeenMs - b.firstSeenMs)[0] as ItemRecord;
@@ -134,9 +147,16 @@ function mergeMembers(fold: Fold, items: Items): ItemRecord {
     reason: fold.reason,
     parentPaths: [],
     seenIn: [...new Set(members.flatMap((item) => item.seenIn ?? []))].slice(0, SEEN_IN_MAX),
-    folded: texts.slice(0, FOLDED_MAX),
+    folded: texts.filter((text) => text.length <= MEMBER_MAX).slice(0, FOLDED_MAX),
     foldedCount: sum((item) => item.foldedCount ?? 1),
   };
+}
+
+/** True if a family would let in what was removed, or what waits for a person. */
+export function coversRefused(items: Items, family: Fact): boolean {
+  if (!isFamily(family)) return false;
+  const covers = compileFamily(family);
+  return Object.values(items).some((item) => item.status !== ItemStatus.ALLOWED && covers(factOf(item)));
 }
 
 /** The family that a new item completes, with its members gone, or the items as they are. What a person removed stays out. */
@@ -151,9 +171,7 @@ export function foldItems(items: Items, id: string): Items {
   );
   const fold = findFold({ id, fact }, foldable);
   if (!fold || items[factId(fold.family)] !== undefined) return items;
-  const covers = compileFamily(fold.family);
-  const isRefused = sameKind.some(([, item]) => item.status !== ItemStatus.ALLOWED && covers(factOf(item)));
-  if (isRefused) return items;
+  if (coversRefused(items, fold.family)) return items;
   const gone = new Set(fold.members);
   const rest = Object.entries(items).filter(([each]) => !gone.has(each));
   return { ...Object.fromEntries(rest), [factId(fold.family)]: mergeMembers(fold, items) };

@@ -1,6 +1,7 @@
 import { toJson } from "@bufbuild/protobuf";
 import { durationMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { factId, sectionOfFact } from "#core/model/fact.ts";
+import { isFamily } from "#core/model/item-pattern.ts";
 import { isLearning, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import {
   type ContainerPresence,
@@ -57,6 +58,8 @@ function newItem(observed: ObservedFact, nowMs: number): ItemRecord {
 /** What one fact does to the items of a section that learns. */
 function learnFact(draft: ItemsDraft, fact: Fact, observed: ObservedFact, nowMs: number): "known" | "new" | "full" {
   const { containerId, isHeld } = observed;
+  // Families are made here and by people; what a node says was seen is one thing.
+  if (isFamily(fact)) return "known";
   const id = factId(fact);
   const known = draft.items[id];
   // Who started it in an attack is not who may start it.

@@ -19,7 +19,7 @@ import { HISTORY, HistoryLog } from "./history.ts";
 import { dueMs } from "./life.ts";
 import { Models, publishedBody } from "./models.ts";
 import { Observer } from "./observe.ts";
-import { type ModelRecord, modelCollection } from "./record.ts";
+import { allModels, type ModelRecord, modelCollection } from "./record.ts";
 import { type ModelChange, registerFleetService, registerModelService } from "./service.ts";
 
 const duration = (fallback: number, description: string) => ({ type: durationMs.default(fallback), description });
@@ -53,7 +53,6 @@ const TICK_MS = 250;
 const CLOCK_LEASE_MS = 5_000;
 const SWEEP_MS = 30_000;
 const WATCH_CAPACITY = 1_000;
-const PAGE = 500;
 
 function durationsOf(config: ConfigOf<typeof MODEL_SETTINGS>): LifecycleDurations {
   return {
@@ -69,14 +68,7 @@ function durationsOf(config: ConfigOf<typeof MODEL_SETTINGS>): LifecycleDuration
 }
 
 async function* allBodies(collection: Collection<ModelRecord>): AsyncIterable<PublishedBody> {
-  let after: { value: string; id: string } | undefined;
-  for (;;) {
-    const page = await collection.find({ limit: PAGE, ...(after ? { after } : {}) });
-    for (const { id, value } of page) yield publishedBody(id, value);
-    const last = page.at(-1);
-    if (!last || page.length < PAGE) return;
-    after = { value: last.id, id: last.id };
-  }
+  for await (const { id, value } of allModels(collection)) yield publishedBody(id, value);
 }
 
 /** Starts model-service; the stack closes it. */
@@ -107,7 +99,8 @@ export async function startModelService(
   const observer = new Observer({ models, fleet, streams: new AgentStreams(), clock, durations });
   const lease = new Lease(await store.collection(LEASES), "model-clock", clock);
   void publisher.reconcile();
-  let nextSweepMs = 0;
+  // Not before every node had the time to say that it is there.
+  let nextSweepMs = clock.now() + config["model.nodeLease"];
   stack.defer(() => lease.release());
   stack.use(
     clock.every(TICK_MS, async () => {

@@ -11,13 +11,16 @@ import { fleetId } from "./fleet.ts";
 import { type HistoryLog, withHistory } from "./history.ts";
 import { isPolicyChange, withContainer } from "./learn.ts";
 import { archiveOrReturn, countTime, newSection } from "./life.ts";
-import { inheritItems } from "./operations.ts";
+import { inheritItems, withAnalysis } from "./operations.ts";
 import { withNewPolicy } from "./policy-body.ts";
 import { RecentModels } from "./recent-models.ts";
 import { lineageOf, type ModelRecord } from "./record.ts";
 
 /** Tries of a change when another replica changes the same model. */
 const TRIES_MAX = 20;
+/** Models that are moved on at a time, and how often at one tick. */
+const DUE_SLICE = 32;
+const DUE_ROUNDS_MAX = 32;
 
 export interface ModelsOptions {
   readonly collection: Collection<ModelRecord>;
@@ -72,10 +75,13 @@ export class Models {
         const id = fleetId(container.nodeId, container.containerId);
         if (missing.length === 0 && record.containers[id] !== undefined && record.archivedMs === null) return record;
         const added = [...record.sections, ...missing.map((section) => newSection(section, now))];
+        const begun = withAnalysis({ ...record, sections: added }, missing, now);
         const imageName = container.image?.name || record.imageName;
-        const running = withContainer({ ...record, sections: added, imageName }, id, container.nodeId);
+        const running = withContainer({ ...begun, imageName }, id, container.nodeId);
         return archiveOrReturn(running, this.#options.durations, now);
       };
+      // Read anew: another replica may have ended the container's node meanwhile.
+      this.#recent.forget(container.modelKey);
       const changed = await this.#change(container.modelKey, use, "");
       return changed ?? this.#create(container, use);
     });
@@ -83,13 +89,23 @@ export class Models {
 
   /** Moves every model on for which the clock has something to do: a change that changes nothing counts the time. */
   async tick(): Promise<void> {
-    const { collection, clock } = this.#options;
-    const now = clock.now();
-    const where = [{ field: "dueMs", is: "lte", value: now } as const];
-    for (const { id, revision, value } of await collection.find({ where, orderBy: "dueMs", limit: 1_000 })) {
-      if (value.archivedMs !== null) await this.#remove(id, revision);
-      else await this.change(id, (record) => ({ ...record }));
+    const { collection, clock, logger } = this.#options;
+    for (let round = 0; round < DUE_ROUNDS_MAX; round += 1) {
+      const where = [{ field: "dueMs", is: "lte", value: clock.now() } as const];
+      const due = await collection.find({ where, orderBy: "dueMs", limit: DUE_SLICE });
+      for (const { id, revision, value } of due) {
+        // One that cannot be moved on must not keep the others from it.
+        await this.#moveOn(id, revision, value).catch((err: unknown) =>
+          logger.error({ err, modelKey: id }, "model not moved on"),
+        );
+      }
+      if (due.length < DUE_SLICE) return;
     }
+  }
+
+  async #moveOn(modelKey: string, revision: number, record: ModelRecord): Promise<void> {
+    if (record.archivedMs !== null) await this.#remove(modelKey, revision, record);
+    else await this.change(modelKey, (now) => ({ ...now }));
   }
 
   async #create(container: Container, use: Change): Promise<Stored<ModelRecord>> {
@@ -183,7 +199,7 @@ export class Models {
     return stored;
   }
 
-  async #remove(modelKey: string, revision: number): Promise<void> {
+  async #remove(modelKey: string, revision: number, record: ModelRecord): Promise<void> {
     try {
       await this.#options.collection.delete(modelKey, revision);
     } catch (error) {
@@ -191,7 +207,7 @@ export class Models {
       throw error;
     }
     this.#recent.forget(modelKey);
-    await this.#options.history.remove(modelKey);
+    await this.#options.history.remove(modelKey, record);
     this.#options.unpublish(modelKeyOnBus(modelKey));
     this.#options.onChange(modelKey, undefined);
   }

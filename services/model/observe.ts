@@ -12,7 +12,7 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
 import { type AgentStreams, requireHello, serviceHello, WINDOW_ITEMS } from "#lib/service/agent-streams.ts";
-import { type Fleet, fleetId } from "./fleet.ts";
+import { type Fleet, fleetId, TOUCH_MS } from "./fleet.ts";
 import { applyBatch, type ModelBatch } from "./learn.ts";
 import { archiveOrReturn } from "./life.ts";
 import type { Models } from "./models.ts";
@@ -67,6 +67,9 @@ export class Observer {
           stack.use(streams.admit(presented, context.values.get(peerKey)));
           hello = presented;
           await fleet.hello(hello, (container) => this.forget(container));
+          // While its stream lives it is heard of, also where it has nothing to tell.
+          const { nodeId } = hello;
+          stack.use(clock.every(TOUCH_MS, () => fleet.touch(nodeId).catch(() => {})));
           yield create(ObserveResponseSchema, {
             hello: serviceHello(hello, 0n, clock.now()),
             windowItems: WINDOW_ITEMS,
@@ -74,7 +77,6 @@ export class Observer {
           continue;
         }
         await this.#take(request, hello);
-        await fleet.touch(hello.nodeId);
         yield create(ObserveResponseSchema, { acknowledgedSequence: request.sequence, windowItems: WINDOW_ITEMS });
       }
     } finally {

@@ -119,7 +119,7 @@ export function operationHandlers(deps: ModelServiceDependencies): Operations {
       const after = pageToken === "" ? 0 : Number(pageToken);
       if (!Number.isInteger(after))
         throw invalidRequest([{ field: "page_token", message: "is not one of this service" }]);
-      const logged = await history.read(modelKey, after, limit + 1);
+      const logged = await history.read(modelKey, value, after, limit + 1);
       const last = logged.at(-1)?.sequence ?? after;
       const pending = logged.length > limit ? [] : (value.history ?? []).filter(({ sequence }) => sequence > last);
       const all = [...logged, ...pending];

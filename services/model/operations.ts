@@ -1,8 +1,17 @@
+import { fromJson, toJson } from "@bufbuild/protobuf";
 import { factId, sectionOfFact } from "#core/model/fact.ts";
-import type { LifecycleDurations } from "#core/model/lifecycle.ts";
-import { type Fact, ItemSource, ItemStatus, type StaticAnalysis } from "#gen/gabion/model/v1/model_pb.ts";
+import { isLearning, type LifecycleDurations } from "#core/model/lifecycle.ts";
+import { ContentState, type Section } from "#gen/gabion/event/v1/event_pb.ts";
+import {
+  type Fact,
+  FactSchema,
+  ItemSource,
+  ItemStatus,
+  LearningState,
+  type StaticAnalysis,
+} from "#gen/gabion/model/v1/model_pb.ts";
 import { invalidRequest } from "#lib/rpc/errors.ts";
-import { factOf, givenItem, ItemsDraft, unfoldItems } from "./items.ts";
+import { coversRefused, factOf, givenItem, ItemsDraft, unfoldItems } from "./items.ts";
 import { archiveOrReturn, newSection } from "./life.ts";
 import type { ItemRecord, ModelRecord, SectionRecord } from "./record.ts";
 
@@ -18,6 +27,7 @@ function addTo(section: SectionRecord, given: readonly GivenFact[], acceptsHeld:
     const id = factId(fact);
     const known = draft.items[id];
     if (known && !(acceptsHeld && known.status === ItemStatus.HELD)) continue;
+    if (!known && coversRefused(draft.items, fact)) continue;
     if (draft.isFull) return { ...section, items: draft.items, isFull: true };
     draft.put(id, item);
   }
@@ -46,17 +56,40 @@ export function addedCount(before: ModelRecord, after: ModelRecord): number {
   return after.sections.flatMap(({ items }) => Object.keys(items)).filter((id) => !known.has(id)).length;
 }
 
+/** What static analysis may say: which unchanged programs run, and which ports are listened on. */
+function isStaticFact({ kind }: Fact): boolean {
+  return kind.case === "listen" || (kind.case === "process" && kind.value.contentState === ContentState.UNCHANGED);
+}
+
+/**
+ * Adds what the analysis found to the given sections. Where a section is in force already it waits for a person: by then
+ * the container may have changed what was looked at.
+ */
+export function withAnalysis(record: ModelRecord, sections: readonly Section[], nowMs: number): ModelRecord {
+  const given = (record.analysis?.items ?? []).flatMap(({ fact: json, reason, contentSha256 }): GivenFact[] => {
+    const fact = fromJson(FactSchema, json, { ignoreUnknownFields: true });
+    const section = record.sections.find((each) => each.section === sectionOfFact(fact));
+    if (!section || !sections.includes(section.section)) return [];
+    const isOpen = isLearning(section.life.state) || section.life.state === LearningState.DRY_RUN;
+    const status = isOpen ? ItemStatus.ALLOWED : ItemStatus.HELD;
+    const item = { ...givenItem(fact, nowMs, { source: ItemSource.STATIC, reason }), status };
+    return [{ fact, item: contentSha256 === "" ? item : { ...item, contentSha256 } }];
+  });
+  return given.length === 0 ? record : addFacts(record, given, nowMs, false);
+}
+
 /** Takes in what was found out about the image without running it. The first analysis of a digest stays. */
 export function applyAnalysis(record: ModelRecord, analysis: StaticAnalysis, nowMs: number): ModelRecord {
   if (record.analysis) return record;
-  const given = analysis.items.flatMap(({ fact, reason, contentSha256 }): GivenFact[] => {
-    if (!fact) return [];
-    const item = givenItem(fact, nowMs, { source: ItemSource.STATIC, reason });
-    return [{ fact, item: contentSha256 === "" ? item : { ...item, contentSha256 } }];
-  });
-  const { unresolved, files } = analysis;
-  const found = { analyzeMs: nowMs, itemCount: given.length, unresolved, files };
-  return { ...addFacts(record, given, nowMs, false), analysis: found };
+  const items = analysis.items.flatMap(({ fact, reason, contentSha256 }) =>
+    fact && isStaticFact(fact) ? [{ fact: toJson(FactSchema, fact), reason, contentSha256 }] : [],
+  );
+  const found = { analyzeMs: nowMs, items, unresolved: analysis.unresolved, files: analysis.files };
+  return withAnalysis(
+    { ...record, analysis: found },
+    record.sections.map(({ section }) => section),
+    nowMs,
+  );
 }
 
 /** Takes in a person's items. */

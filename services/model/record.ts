@@ -3,7 +3,7 @@ import type { SectionLife } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ItemSource, ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
 import type { DigestSource } from "#gen/gabion/workload/v1/workload_pb.ts";
-import type { CollectionSpec } from "#lib/store/port.ts";
+import type { Collection, CollectionSpec, Stored } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 
 /** One learned item as stored. */
@@ -51,7 +51,8 @@ export interface TransitionRecord {
 /** What static analysis found besides items. */
 export interface AnalysisRecord {
   readonly analyzeMs: number;
-  readonly itemCount: number;
+  /** Items as found, by JSON form: a section that comes into use later begins with its own. */
+  readonly items: readonly { readonly fact: JsonValue; readonly reason: string; readonly contentSha256: string }[];
   readonly unresolved: readonly string[];
   readonly files: readonly string[];
 }
@@ -108,8 +109,8 @@ export const RUNS_MAX = 1_000;
 export const SEEN_IN_MAX = 16;
 export const FOLDED_MAX = 64;
 export const CONTAINERS_MAX = 1_000;
-/** Entries of the history that wait for the log; it is written at once, so that more stand there only without a store. */
-export const HISTORY_PENDING_MAX = 1_000;
+/** Entries of the history that wait for the log: what one change can bring at most, an import that fills every section. */
+export const HISTORY_PENDING_MAX = 30_000;
 
 /** The repository of an image name: without tag and digest. */
 export function repositoryOf(imageName: string): string {
@@ -142,4 +143,19 @@ export function modelCollection(dueOf: DueOf): CollectionSpec<ModelRecord> {
       lineage: { orderedBy: "updateMs" },
     },
   };
+}
+
+/** Models that are read at once where all are wanted: one may be a megabyte. */
+const SLICE = 32;
+
+/** All models by key, a few at a time. */
+export async function* allModels(collection: Collection<ModelRecord>): AsyncIterable<Stored<ModelRecord>> {
+  let after: { value: string; id: string } | undefined;
+  for (;;) {
+    const slice = await collection.find({ limit: SLICE, ...(after ? { after } : {}) });
+    yield* slice;
+    const last = slice.at(-1);
+    if (!last || slice.length < SLICE) return;
+    after = { value: last.id, id: last.id };
+  }
 }

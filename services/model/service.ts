@@ -33,7 +33,7 @@ import type { Models } from "./models.ts";
 import type { Observer } from "./observe.ts";
 import { operationHandlers } from "./operation-handlers.ts";
 import { changeItems } from "./operations.ts";
-import type { ItemRecord, ModelRecord } from "./record.ts";
+import { allModels, type ItemRecord, type ModelRecord } from "./record.ts";
 
 export interface ModelChange {
   readonly modelKey: string;
@@ -50,9 +50,6 @@ export interface ModelServiceDependencies {
   readonly clock: Clock;
   readonly history: HistoryLog;
 }
-
-/** Models that one watcher gets at the beginning. */
-const SNAPSHOT_MAX = 10_000;
 
 /** What the store is asked for a page of models, and what is left to look at one by one. */
 function modelQuery(request: ListModelsRequest): PageQuery<ModelRecord> {
@@ -143,6 +140,11 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
   });
 }
 
+async function* oneModel(collection: Collection<ModelRecord>, key: string): AsyncIterable<Stored<ModelRecord>> {
+  const stored = await collection.get(key);
+  if (stored) yield stored;
+}
+
 async function* watch(
   { collection, durations }: ModelServiceDependencies,
   changes: FanOut<ModelChange>,
@@ -150,9 +152,8 @@ async function* watch(
   signal: AbortSignal,
 ): AsyncIterable<WatchModelsResponse> {
   const live = changes.watch(signal);
-  for (const document of await collection.find({ limit: SNAPSHOT_MAX })) {
-    if (key === "" || key === document.id)
-      yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
+  for await (const document of key === "" ? allModels(collection) : oneModel(collection, key)) {
+    yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
   }
   for await (const { items, skippedCount } of live) {
     for (const { modelKey: changed, model } of items) {
