@@ -146,3 +146,43 @@ test("counts are no policy change, items and states are", () => {
   expect(isPolicyChange(before, apply(before, { facts: [observed("/a")] }))).toBe(true);
   expect(isPolicyChange(before, apply(before, { spans: spans(HOUR) }))).toBe(true);
 });
+
+test("a container that starts a thousand times a minute changes neither state nor the time that is left", () => {
+  const presence = (id: number, isRunning: boolean) =>
+    create(ContainerPresenceSchema, { isRunning, container: { containerId: `c${id}`, nodeId: "n1" } });
+  let model: ModelRecord = { ...record(LearningState.DRY_RUN), containers: {} };
+  for (let i = 0; i < 1_000; i += 1) {
+    const now = i * 60;
+    model = apply(countTime(model, DEFAULT_DURATIONS, now), { containers: [presence(i, true)] }, now);
+    model = apply(countTime(model, DEFAULT_DURATIONS, now + 30), { containers: [presence(i, false)] }, now + 30);
+  }
+  const [section] = model.sections;
+  expect(section?.life.state).toBe(LearningState.DRY_RUN);
+  // It ran for half of each 60 ms.
+  expect(section?.life.elapsedMs).toBe(1_000 * 30);
+  expect(model.containerTotal).toBe(1_000);
+  expect(model.lastContainers?.length).toBeLessThanOrEqual(64);
+});
+
+test("a clock that steps back counts no time twice, and one that steps forward no more than what is left", () => {
+  const dry = record(LearningState.DRY_RUN);
+  const later = countTime(dry, DEFAULT_DURATIONS, 10 * HOUR);
+  const back = countTime(later, DEFAULT_DURATIONS, 2 * HOUR);
+  expect(countTime(back, DEFAULT_DURATIONS, 10 * HOUR).sections[0]?.life.elapsedMs).toBe(10 * HOUR);
+  const far = countTime(back, DEFAULT_DURATIONS, 1_000 * HOUR);
+  expect(far.sections[0]?.life).toMatchObject({ state: LearningState.ACTIVE, elapsedMs: 0 });
+});
+
+test("learning goes on while a section is plainly unfinished, where a setting asks for it, and not for ever", () => {
+  const durations = { ...DEFAULT_DURATIONS, extension: { maxNewPerDay: 1, maxMs: 3 * HOUR } };
+  const from = (n: number) => ({ nodeId: "n1", runId: "x", sequence: n });
+  let model = record();
+  let state: LearningState | undefined;
+  for (let hour = 1; hour <= 3; hour += 1) {
+    model = applyBatch(model, batch({ spans: spans(HOUR) }), from(hour), durations, 0);
+    state = model.sections[0]?.life.state;
+    if (hour === 1) expect(state).toBe(LearningState.LEARNING);
+  }
+  model = applyBatch(model, batch({ spans: spans(1) }), from(9), durations, 0);
+  expect(model.sections[0]?.life.state).toBe(LearningState.DRY_RUN);
+});
