@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { LifecycleDurations } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -18,6 +19,7 @@ import { lineageOf, type ModelRecord } from "./record.ts";
 
 /** Tries of a change when another replica changes the same model. */
 const TRIES_MAX = 20;
+const MAX_WAIT_MS = 50;
 /** Models that are moved on at a time, and how often at one tick. */
 const DUE_SLICE = 32;
 const DUE_ROUNDS_MAX = 32;
@@ -171,6 +173,8 @@ export class Models {
       } catch (error) {
         if (!(error instanceof StaleRevisionError) || attempt >= TRIES_MAX) throw error;
         this.#recent.forget(modelKey);
+        // Another replica writes the same model: whoever lost waits a little, so that it is not always the same one.
+        await sleep(Math.random() * Math.min(MAX_WAIT_MS, 2 ** attempt));
       }
     }
   }
