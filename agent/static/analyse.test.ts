@@ -9,6 +9,7 @@ import { analyseImage } from "./analyse.ts";
 import { parseElf } from "./elf.ts";
 import { ImageFiles } from "./image-files.ts";
 import { ShellParser } from "./shell-tree.ts";
+import { runStaticAnalysis } from "./static-analysis.ts";
 
 interface Fixture {
   readonly description: string;
@@ -162,6 +163,15 @@ test("a text that grows, a name that is too long, and patterns made to explode e
   const grow = `X=aaaaaaaa\n${"X=$X$X\n".repeat(40)}$X\n${"y".repeat(300)}\nY=$\{X%%*a*a*a*b}\ngood\n`;
   const found = analyse({ args: ["/a"], programs: ["/bin/sh", "/bin/good"], files: { "/a": `#!/bin/sh\n${grow}` } });
   expect(programsOf(found)).toContain("/bin/good as good");
+});
+
+test("a process of its own finds the same, and one that cannot says why", async () => {
+  const rootfs = makeRoot({ programs: ["/bin/web"] });
+  const config = { rootfs, args: ["/bin/web"], cwd: "/", env: [], exposedPorts: ["80/tcp"] };
+  const found = await runStaticAnalysis(config);
+  expect(programsOf(found)).toEqual(["/bin/web as web"]);
+  expect(portsOf(found)).toEqual(["tcp/80"]);
+  await expect(runStaticAnalysis({ ...config, rootfs: "/nowhere" })).rejects.toThrow("it ended with status 1");
 });
 
 test("the loader and libraries of a real program are found", () => {

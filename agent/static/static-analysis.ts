@@ -1,4 +1,5 @@
-import { Worker } from "node:worker_threads";
+import { spawn } from "node:child_process";
+import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { type StaticAnalysis, StaticAnalysisSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import type { ImageConfig } from "./analyse.ts";
@@ -6,25 +7,34 @@ import type { ImageConfig } from "./analyse.ts";
 /** An image that takes longer is given up. */
 const TIMEOUT_MS = 20_000;
 const HEAP_MIB = 256;
+/** More than any answer within the limits of its message. */
+const ANSWER_MAX_BYTES = 16 * 1024 * 1024;
 
-/** Analyses an image in a thread of its own, with an end and a limit. */
+/** Analyses an image in a process of its own, with an end and a limit. */
 export async function runStaticAnalysis(config: ImageConfig): Promise<StaticAnalysis> {
-  const worker = new Worker(new URL("./worker.ts", import.meta.url), {
-    workerData: config,
-    resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB },
+  const args = [`--max-old-space-size=${HEAP_MIB}`, join(import.meta.dirname, "worker.ts")];
+  const child = spawn(process.execPath, args, {
+    stdio: ["pipe", "pipe", "ignore"],
+    // The image's environment goes by the pipe; the agent's is none of its business.
+    env: {},
+    timeout: TIMEOUT_MS,
+    killSignal: "SIGKILL",
   });
-  const done = Promise.withResolvers<Uint8Array>();
-  worker.once("message", done.resolve);
-  worker.once("error", done.reject);
-  worker.once("exit", (code) => done.reject(new Error(`the analysis ended with ${code}`)));
-  const timer = setTimeout(
-    () => done.reject(new Error(`the analysis took longer than ${TIMEOUT_MS / 1_000} s`)),
-    TIMEOUT_MS,
-  );
-  try {
-    return fromBinary(StaticAnalysisSchema, await done.promise);
-  } finally {
-    clearTimeout(timer);
-    await worker.terminate();
-  }
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  child.stdout.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > ANSWER_MAX_BYTES) child.kill("SIGKILL");
+    else chunks.push(chunk);
+  });
+  const ended = new Promise<string>((resolve) => {
+    child.once("error", (error) => resolve(error.message));
+    child.once("close", (code, signal) => resolve(code === 0 ? "" : `it ended with ${signal ?? `status ${code}`}`));
+  });
+  // Where it ends before it has read everything, its end tells why.
+  child.stdin.on("error", () => {});
+  child.stdin.end(JSON.stringify(config));
+  const fault = await ended;
+  if (fault !== "") throw new Error(fault);
+  return fromBinary(StaticAnalysisSchema, Buffer.concat(chunks));
 }
