@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools/dev/setup.sh
 export PATH="$PWD/node_modules/.bin:$PATH"
-# mix compares with bpftrace and auditd where they are installed (Debian packages bpftrace and auditd).
-for name in exec calls mix rates acts product; do node "tools/bench/$name.ts"; done
+# programs and mix compare with bpftrace and auditd where they are installed (Debian packages bpftrace and auditd).
+for name in exec calls programs mix rates acts product learning models replicas; do node "tools/bench/$name.ts"; done
