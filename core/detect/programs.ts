@@ -20,6 +20,9 @@ export const SHELLS: ReadonlySet<string> = new Set(
   ]),
 );
 
+/** Programs that are many, told apart by the name that they are called by. */
+export const MULTI_CALL: ReadonlySet<string> = new Set(["busybox", "toybox"]);
+
 /**
  * Tools for looking around in networks, moving between machines and taking over containers. No service's own work needs
  * them; where one does, the detector takes an exception. Sources: Falco's `network_tool_binaries` and

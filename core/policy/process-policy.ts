@@ -2,7 +2,7 @@ import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import type { LearningState, ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, SHELLS } from "../detect/programs.ts";
+import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, MULTI_CALL, SHELLS } from "../detect/programs.ts";
 import { type BadFiles, badFileText } from "../intel/bad-files.ts";
 import { contentIdentity, PARENTS_MAX } from "../model/fact.ts";
 import { isLearning } from "../model/lifecycle.ts";
@@ -120,8 +120,11 @@ function driftMessage(event: ProcessEvent): string | undefined {
   return event.contentState === ContentState.FOREIGN ? `${shown(event)} is not in the image` : undefined;
 }
 
+/** A program with many names is what it was called by: the server of a busybox is no shell. */
 function namesOf(event: ProcessEvent): string[] {
-  return [baseName(event.path), event.name, baseName(event.invokedPath)].map((name) => name.toLowerCase());
+  const isCalled = event.name !== "" && MULTI_CALL.has(baseName(event.path));
+  const names = isCalled ? [event.name] : [baseName(event.path), event.name, baseName(event.invokedPath)];
+  return names.map((name) => name.toLowerCase());
 }
 
 function reverseShellMessage(event: ProcessEvent): string | undefined {
