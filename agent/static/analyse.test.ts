@@ -159,6 +159,20 @@ test.each([
   expect(run.sort()).toEqual([...expected].sort());
 });
 
+test("relative paths begin at the working directory, and where `cd` leads", () => {
+  const files = {
+    "/app/run.sh": "#!/bin/sh\n. ./lib.sh\ncd bin\n./tool\ncd $UNKNOWN_DIR/x$(date)\n./lost\n",
+    "/app/lib.sh": "helper\n",
+  };
+  const rootfs = makeRoot({ programs: ["/bin/sh", "/bin/date", "/bin/helper", "/app/bin/tool", "/lost"], files });
+  const config = { rootfs, args: ["./run.sh"], cwd: "/app", env: ["PATH=/bin"], exposedPorts: [] };
+  const found = analyseImage(config, parser, 0);
+  const expected = ["/bin/sh as /app/run.sh", "/bin/helper as helper", "/app/bin/tool as tool"];
+  expect(programsOf(found)).toEqual(expect.arrayContaining(expected));
+  expect(programsOf(found)).not.toContain("/lost as lost");
+  expect(found.unresolved.join()).toContain("`./lost`");
+});
+
 test("a text that grows, a name that is too long, and patterns made to explode end soon", () => {
   const grow = `X=aaaaaaaa\n${"X=$X$X\n".repeat(40)}$X\n${"y".repeat(300)}\nY=$\{X%%*a*a*a*b}\ngood\n`;
   const found = analyse({ args: ["/a"], programs: ["/bin/sh", "/bin/good"], files: { "/a": `#!/bin/sh\n${grow}` } });

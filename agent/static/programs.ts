@@ -5,7 +5,7 @@ import type { ImageFiles } from "./image-files.ts";
 import { SERVERS } from "./server-ports.ts";
 import { Scope, type Words } from "./shell-scope.ts";
 import { SCRIPT_MAX_BYTES, type ShellParser } from "./shell-tree.ts";
-import { findProgram, type Place, ShellWalk } from "./shell-walk.ts";
+import { absolutePath, findProgram, type Place, ShellWalk } from "./shell-walk.ts";
 import { SUPERVISORS } from "./supervisors.ts";
 
 /** A program that the image will run. */
@@ -249,7 +249,8 @@ export class Programs {
   }
 
   #scriptOf(shell: string, script: string, args: Words, scope: Scope, place: Place): void {
-    const file = this.image.read(script, SCRIPT_MAX_BYTES + 1);
+    const full = absolutePath(script, scope);
+    const file = full === undefined ? undefined : this.image.read(full, SCRIPT_MAX_BYTES + 1);
     if (file) this.#script(shell, file.path, file.bytes, args, scope);
     else this.note(place, `a shell runs \`${script}\`, which is not in the image`);
   }

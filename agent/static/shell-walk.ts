@@ -1,3 +1,4 @@
+import { posix } from "node:path";
 import { compilePattern } from "#core/matching/pattern.ts";
 import type { ImageFiles } from "./image-files.ts";
 import { oneOf, type Scope, type Value, type Words } from "./shell-scope.ts";
@@ -38,7 +39,7 @@ const ROUNDS = 2;
 
 /** Commands of the shell itself that run nothing else. */
 const BUILTINS = new Set(
-  `: [ alias bg break cd continue declare echo export false fc fg getopts hash help history jobs kill let local logout mapfile
+  `: [ alias bg break continue declare echo export false fc fg getopts hash help history jobs kill let local logout mapfile
    popd printf pushd pwd read readarray readonly return set shift shopt suspend test times true type typeset ulimit umask unalias
    unset wait dirs disown enable caller compgen complete`.split(/\s+/),
 );
@@ -218,6 +219,10 @@ export class ShellWalk {
         if (action !== undefined && args.length > 1 && action !== "-" && action !== "")
           this.script(action, `${place.file} (trap)`, scope.fork());
       },
+      cd: ([path], scope) => {
+        const full = path === undefined || path === "-" ? undefined : absolutePath(path, scope);
+        scope.vars.set("PWD", full === undefined ? undefined : [full]);
+      },
       set: (args, scope) => this.#set(args, scope),
       shift: ([count], scope) => {
         scope.args = scope.args.map((list) => list.slice(Number(count ?? 1) || 1));
@@ -258,7 +263,8 @@ export class ShellWalk {
       this.#host.unresolved(place, "sources a file whose name cannot be told");
       return;
     }
-    const file = this.#host.image.read(path.includes("/") ? path : `/${path}`, SCRIPT_MAX_BYTES + 1);
+    const full = absolutePath(path, scope);
+    const file = full === undefined ? undefined : this.#host.image.read(full, SCRIPT_MAX_BYTES + 1);
     if (!file) {
       this.#host.unresolved(place, `sources \`${path}\`, which is not in the image`);
       return;
@@ -488,10 +494,20 @@ function combine(operator: string, a: boolean | undefined, b: boolean | undefine
   return a === undefined || b === undefined ? undefined : !decisive;
 }
 
+/** A path from the working directory on, with `.` and `..` taken out; undefined where nobody can tell where that is. */
+export function absolutePath(path: string, scope: Scope): string | undefined {
+  const [directory, ...others] = path.startsWith("/") ? [""] : (scope.get("PWD") ?? []);
+  if (directory === undefined || others.length > 0) return undefined;
+  return posix.normalize(`${directory}/${path}`);
+}
+
 /** The path of a program, looked for as a shell does it; undefined where the image has none, or the PATH is not known. */
 export function findProgram(image: ImageFiles, name: string, scope: Scope): string | undefined {
   const isProgram = (path: string) => image.read(path, 0)?.isExecutable === true;
-  if (name.includes("/")) return isProgram(name) ? name : undefined;
+  if (name.includes("/")) {
+    const path = absolutePath(name, scope);
+    return path !== undefined && isProgram(path) ? path : undefined;
+  }
   const [path, ...others] = scope.get("PATH") ?? [];
   if (path === undefined || others.length > 0) return undefined;
   return path

@@ -12,6 +12,7 @@ import {
   ModelSectionSchema,
   ModelTransitionSchema,
   StaticAnalysisSchema,
+  StaticLibrarySchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { ModelScopeSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Stored } from "#lib/store/port.ts";
@@ -85,11 +86,12 @@ function toSection(
   });
 }
 
-function toAnalysis({ analyzeMs, unresolved, files }: AnalysisRecord) {
+function toAnalysis({ analyzeMs, unresolved, files, libraries }: AnalysisRecord) {
   return create(StaticAnalysisSchema, {
     analyzeTime: timestampFromMs(analyzeMs),
     unresolved: [...unresolved],
     files: [...files],
+    libraries: libraries.map((library) => create(StaticLibrarySchema, library)),
   });
 }
 

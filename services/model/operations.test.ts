@@ -156,6 +156,7 @@ test("static items are in the model at once, once for each digest, and bring bac
   const analysis = create(StaticAnalysisSchema, {
     items: [{ fact: process("/bin/web"), reason: "ENTRYPOINT", contentSha256: "b".repeat(64) }],
     unresolved: ["/entry.sh:3: `$TOOL` has no known value"],
+    libraries: [{ path: "/lib/libc.so.6", sha256: "c".repeat(64), neededBy: "/bin/web" }],
   });
   const model = applyAnalysis(record(), analysis, 5);
   expect(Object.values(itemsOf(model, Section.PROCESS))[0]).toMatchObject({
@@ -163,6 +164,8 @@ test("static items are in the model at once, once for each digest, and bring bac
     reason: "ENTRYPOINT",
     contentSha256: "b".repeat(64),
   });
+  const shown = toModel({ id: key, revision: 1, value: model }, DEFAULT_DURATIONS).staticAnalysis;
+  expect(shown).toMatchObject({ unresolved: analysis.unresolved, libraries: [{ path: "/lib/libc.so.6" }] });
   expect(applyAnalysis(model, create(StaticAnalysisSchema, { items: [{ fact: process("/bin/evil") }] }), 6)).toBe(
     model,
   );

@@ -84,7 +84,8 @@ export function applyAnalysis(record: ModelRecord, analysis: StaticAnalysis, now
   const items = analysis.items.flatMap(({ fact, reason, contentSha256 }) =>
     fact && isStaticFact(fact) ? [{ fact: toJson(FactSchema, fact), reason, contentSha256 }] : [],
   );
-  const found = { analyzeMs: nowMs, items, unresolved: analysis.unresolved, files: analysis.files };
+  const libraries = analysis.libraries.map(({ path, sha256, neededBy }) => ({ path, sha256, neededBy }));
+  const found = { analyzeMs: nowMs, items, unresolved: analysis.unresolved, files: analysis.files, libraries };
   return withAnalysis(
     { ...record, analysis: found },
     record.sections.map(({ section }) => section),

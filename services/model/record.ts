@@ -55,6 +55,7 @@ export interface AnalysisRecord {
   readonly items: readonly { readonly fact: JsonValue; readonly reason: string; readonly contentSha256: string }[];
   readonly unresolved: readonly string[];
   readonly files: readonly string[];
+  readonly libraries: readonly { readonly path: string; readonly sha256: string; readonly neededBy: string }[];
 }
 
 /** An entry of the history. */

@@ -87,9 +87,11 @@ function familyText({ itemId, fact, reason, folded, foldedCount }: ModelItem): s
 
 function analysisText({ staticAnalysis }: Model): string[] {
   if (!staticAnalysis) return ["static analysis: not done"];
-  const { files, unresolved, analyzeTime } = staticAnalysis;
+  const { files, unresolved, analyzeTime, libraries } = staticAnalysis;
   const head = `static analysis: ${timeText(analyzeTime)}, read ${files.length === 0 ? "the configuration" : files.map(printable).join(", ")}`;
-  return [head, ...unresolved.map((text) => `  not resolved: ${printable(text)}`)];
+  const loaded =
+    libraries.length === 0 ? [] : [`  loaded with it: ${libraries.map(({ path }) => printable(path)).join(", ")}`];
+  return [head, ...loaded, ...unresolved.map((text) => `  not resolved: ${printable(text)}`)];
 }
 
 function modelText(model: Model): string {

@@ -161,7 +161,8 @@ export type DomainFact = Message<"gabion.model.v1.DomainFact"> & {
   recordType: number;
 
   /**
-   * True for a family: each `*` in `name` stands for characters within one label.
+   * True for a family: each `*` in `name` stands for characters within one label, each `?` for
+   * characters of the same making, such as a number.
    *
    * @generated from field: bool is_pattern = 3;
    */
@@ -203,7 +204,8 @@ export type FileFact = Message<"gabion.model.v1.FileFact"> & {
   isExecutable: boolean;
 
   /**
-   * True for a family: each `*` in `path` stands for characters within one segment. Never with `is_executable`.
+   * True for a family: each `*` in `path` stands for characters within one segment, each `?` for
+   * characters of the same making, such as a number. Never with `is_executable`.
    *
    * @generated from field: bool is_pattern = 4;
    */
