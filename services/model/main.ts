@@ -101,7 +101,8 @@ export async function startModelService(
   void publisher.reconcile();
   // Not before every node had the time to say that it is there.
   let nextSweepMs = clock.now() + config["model.nodeLease"];
-  stack.defer(() => lease.release());
+  // At the end there may be nobody to give it back to; it ends by itself.
+  stack.defer(() => lease.release().catch(() => {}));
   stack.use(
     clock.every(TICK_MS, async () => {
       try {
