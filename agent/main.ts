@@ -175,8 +175,9 @@ if (import.meta.main) {
     const config = readProcessConfig(AGENT_SETTINGS);
     const { nodeId, sensorFault } = await startAgent(config, stack);
     const what = sensorFault === "" ? `watches ${config["agent.scope"]}` : `has no sensor: ${sensorFault}`;
+    const signalled = untilSignal();
     process.stderr.write(`agent of node ${nodeId} ${what}\n`);
-    await untilSignal();
+    await signalled;
   } catch (error) {
     if (!(error instanceof ConfigError) && !(error instanceof MissingCredentialsError)) throw error;
     process.stderr.write(`agent: ${error.message}\n`);

@@ -250,7 +250,7 @@ endToEnd("each service runs as a process of its own", async () => {
       said.includes(`${name}-service listens on https://`) ? true : undefined,
     );
     child.kill("SIGTERM");
-    expect(await ended).toBe(0);
+    expect(await ended, said).toBe(0);
   }
 });
 

@@ -16,7 +16,7 @@ function isForPeople(error: unknown): error is Error {
   return known || (error as NodeJS.ErrnoException | undefined)?.code === "EADDRINUSE";
 }
 
-/** Waits for SIGTERM or SIGINT. */
+/** Waits for SIGTERM or SIGINT. Called before a process says that it is there: whoever reads that may end it in the same moment. */
 export async function untilSignal(): Promise<NodeJS.Signals> {
   const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
   // Kept after the first: a terminal and a parent may both send one, and the second must not cut the closing short.
@@ -45,15 +45,19 @@ export async function runService<S extends Settings>(
   stack.use(await startTelemetry(name, process.env));
   try {
     const server = await start(readProcessConfig(settings), stack);
+    const signalled = untilSignal();
     process.stderr.write(`${name} listens on ${server.url}\n`);
-    await untilSignal();
+    await signalled;
     process.exitCode = 0;
   } catch (error) {
     if (!isForPeople(error)) throw error;
     process.stderr.write(`${name}: ${error.message}\n`);
     process.exitCode = EXIT_USAGE;
   }
-  const timer = setTimeout(() => process.exit(1), CLOSE_MS);
+  const timer = setTimeout(() => {
+    process.stderr.write(`${name} did not close within ${CLOSE_MS / 1_000} s\n`);
+    process.exit(1);
+  }, CLOSE_MS);
   await stack.disposeAsync();
   clearTimeout(timer);
 }

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { constants } from "node:os";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { AGENT_RUNTIME } from "#lib/service/agent-runtime.ts";
@@ -9,6 +10,8 @@ import type { Shared } from "./shared.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const PLAIN_RUNTIME: { readonly flags: readonly string[]; readonly env: NodeJS.ProcessEnv } = { flags: [], env: {} };
+/** What a shell adds to the number of the signal that ended a program. */
+const SIGNALLED = 128;
 const SERVICES = ["model", "rule", "intel", "audit"];
 
 /** Runs a program of the project in the foreground; its exit status becomes the command's. */
@@ -18,7 +21,9 @@ async function runForeground(program: string, flags: readonly string[], runtime 
   // A terminal sends SIGINT to the whole group by itself.
   process.on("SIGINT", () => {});
   process.on("SIGTERM", (signal) => void child.kill(signal));
-  process.exitCode = await new Promise<number>((done) => child.once("exit", (code) => done(code ?? 1)));
+  process.exitCode = await new Promise<number>((done) =>
+    child.once("exit", (code, signal) => done(code ?? SIGNALLED + (signal ? constants.signals[signal] : 0))),
+  );
 }
 
 function collect(value: string, before: string[]): string[] {

@@ -128,8 +128,9 @@ async function trace(container: string, { runcRoot, kind, match, output }: Trace
   const flags = wanted.reduce((sum, [group, flag]) => ((hello.groups & group) === 0 ? sum : sum | flag), 0);
   await sensor.sense(hello.groups & (Group.TCP | Group.SYSCALL));
   await sensor.bind({ id: status.ino, path }, SLOT, { flags: flags | CgroupFlag.RUNNING, device: 0 });
+  const signalled = untilSignal();
   process.stderr.write(`tracing ${path}; end with Ctrl-C\n`);
-  await untilSignal();
+  await signalled;
 }
 
 const COLUMNS = [
