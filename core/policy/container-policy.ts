@@ -3,6 +3,7 @@ import type { Fact, ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type BadFiles, NO_BAD_FILES } from "../intel/bad-files.ts";
+import { type CompiledCustomRules, compileCustomRules } from "./custom-rules.ts";
 import { type CompiledDnsPolicy, compileDnsPolicy } from "./dns-policy.ts";
 import { type CompiledFilePolicy, compileFilePolicy } from "./file-policy.ts";
 import type { SectionPolicy } from "./finding.ts";
@@ -18,6 +19,8 @@ export interface CompiledContainerPolicy {
   readonly dns: CompiledDnsPolicy;
   readonly filesystem: CompiledFilePolicy;
   readonly syscall: CompiledSyscallPolicy;
+  /** They come before everything else of their sections. */
+  readonly custom: CompiledCustomRules;
 }
 
 /** Sections in the order in which they are shown. */
@@ -61,6 +64,7 @@ export function compileContainerPolicy(
   });
   const processes = values(model, Section.PROCESS, "process");
   return {
+    custom: compileCustomRules(rule),
     process: compileProcessPolicy({
       ...base(Section.PROCESS),
       section: rule?.process,

@@ -2,8 +2,9 @@ import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
 import { parsePrefix } from "../matching/address.ts";
-import type { DomainPattern } from "../matching/domain.ts";
+import { type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
+import type { KernelObject } from "./custom-rules.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
 
@@ -38,12 +39,20 @@ function fixedEnd(name: string): string {
 }
 
 /** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */
-export function toDnsSlot(policy: CompiledDnsPolicy): {
+export function toDnsSlot(
+  policy: CompiledDnsPolicy,
+  objects: readonly KernelObject[] = [],
+): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "domain">;
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE) return { entries: [], defaults: { domain: "allow" } };
-  const denied = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
+  const byCustomRules = objects.flatMap(({ text, effect }): KernelEntry[] => {
+    const pattern = parseDomainPattern(text);
+    return pattern ? [entryOf(pattern, actionOf(effect))] : [];
+  });
+  const byList = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
+  const denied = strongestOf([...byCustomRules, ...byList]);
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
   const allowed = policy.allowed.map((pattern) => entryOf(pattern, "allow"));

@@ -1,6 +1,7 @@
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { isPattern } from "../matching/pattern.ts";
+import type { KernelObject } from "./custom-rules.ts";
 import { type CompiledFilePolicy, PROTECTED_FILES, type ProtectingDetector } from "./file-policy.ts";
 import {
   actionOf,
@@ -45,16 +46,20 @@ function protectedEntries(policy: CompiledFilePolicy): KernelEntry[] {
 }
 
 /** The filesystem part of a kernel slot. */
-export function toFileSlot(policy: CompiledFilePolicy): {
+export function toFileSlot(
+  policy: CompiledFilePolicy,
+  objects: readonly KernelObject[] = [],
+): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "file" | "executable">;
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE) {
     return { entries: [], defaults: { file: "allow", executable: "allow" } };
   }
-  const denied = policy.denied.map(({ source }): KernelEntry => {
-    const expressed = express(source);
-    return expressed ? { ...expressed, action: afterwards(policy.effect) } : { ...around(source), action: "ask" };
+  const named = [...objects, ...policy.denied.map(({ source }) => ({ text: source, effect: policy.effect }))];
+  const denied = named.map(({ text, effect }): KernelEntry => {
+    const expressed = express(text);
+    return expressed ? { ...expressed, action: afterwards(effect) } : { ...around(text), action: "ask" };
   });
   if (policy.state !== LearningState.ACTIVE) {
     const entries = strongestOf([...denied, ...protectedEntries(policy)]);
@@ -77,8 +82,8 @@ export function toFileSlot(policy: CompiledFilePolicy): {
   const families = policy.items
     .filter(({ isPattern }) => isPattern)
     .map(({ path }) => ({ ...around(path), action: "ask" }) as const);
-  const named = strongestOf([...denied, ...protectedEntries(policy), ...allowed, ...families]);
-  return { entries: [...named, ...items], defaults: { file, executable } };
+  const listed = strongestOf([...denied, ...protectedEntries(policy), ...allowed, ...families]);
+  return { entries: [...listed, ...items], defaults: { file, executable } };
 }
 
 function refused(path: string): RefusedPath[] {
@@ -96,8 +101,9 @@ function isStrong(effect: Effect): boolean {
  * What opening for writing is refused: what the rule denies by a path or a whole folder, and protected files once the
  * model is active. A detector with exceptions is left out: the watch does not know who asks.
  */
-export function refusedFiles(policy: CompiledFilePolicy): RefusedPath[] {
-  if (!policy.hasRule) return [];
+export function refusedFiles(policy: CompiledFilePolicy, objects: readonly KernelObject[] = []): RefusedPath[] {
+  if (!policy.hasRule || policy.effect === Effect.DISABLE) return [];
+  const byCustomRules = objects.flatMap(({ text, effect }) => (isStrong(effect) ? refused(text) : []));
   const denied = isStrong(policy.effect) ? policy.denied.flatMap(({ source }) => refused(source)) : [];
   const byDetectors = GROUPS.filter(
     ([name]) =>
@@ -105,5 +111,5 @@ export function refusedFiles(policy: CompiledFilePolicy): RefusedPath[] {
       isStrong(policy.detectors[name].effect) &&
       (policy.section?.detectors[name]?.exceptions.length ?? 0) === 0,
   ).flatMap(([, { paths }]) => paths.flatMap(refused));
-  return [...denied, ...byDetectors];
+  return [...byCustomRules, ...denied, ...byDetectors];
 }

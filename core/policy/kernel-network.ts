@@ -1,10 +1,12 @@
+import { create } from "@bufbuild/protobuf";
 import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type PortRange, PortRangeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
-import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry } from "./kernel-entry.ts";
+import type { KernelObject } from "./custom-rules.ts";
+import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
 import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES } from "./network-policy.ts";
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
@@ -73,18 +75,31 @@ function covers(prefix: AddressPrefix, text: string): boolean {
   return address !== undefined && isWithin(prefix, address.bytes);
 }
 
-function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
+function objectEntries(objects: readonly KernelObject[]): KernelEntry[] {
+  return objects.flatMap(({ kind, text, effect }) => {
+    const action = actionOf(effect);
+    if (kind === "address") return addressEntries("address_denied", action, [text]);
+    const port = Number(text);
+    return port <= 65_535
+      ? ranges("listen_denied", action, [create(PortRangeSchema, { first: port, last: port })])
+      : [];
+  });
+}
+
+function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelObject[]): KernelEntry[] {
   const action = actionOf(policy.effect);
   const { listening, outbound, addresses } = policy.denied;
   // Of two prefixes for the same address the longer decides: what a rule denies is not to be hidden by a detector's.
-  const isDenied = (text: string) => addresses.some((prefix) => covers(prefix, text));
+  const byCustomRules = objects.flatMap(({ kind, text }) => (kind === "address" ? (parsePrefix(text) ?? []) : []));
+  const isDenied = (text: string) => [...addresses, ...byCustomRules].some((prefix) => covers(prefix, text));
   const isOn = policy.detectors.metadata_service.effect !== Effect.DISABLE;
   const metadata = isOn ? METADATA_ADDRESSES.filter((text) => !isDenied(text)) : [];
   const isKubernetes = policy.detectors.kubernetes_api.effect !== Effect.DISABLE;
   const kubernetes = detectorAction(policy, "kubernetes_api");
   const server = policy.kubernetesApi ?? "";
   const api = isKubernetes && server !== "" && !isDenied(server) ? [server] : [];
-  return [
+  return strongestOf([
+    ...objectEntries(objects),
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...addressEntries("address_denied", kubernetes, api),
     ...(isKubernetes ? KUBELET_PORTS : []).map((port) =>
@@ -97,7 +112,7 @@ function deniedEntries(policy: CompiledNetworkPolicy): KernelEntry[] {
       action,
       addresses.map(({ text }) => text),
     ),
-  ];
+  ]);
 }
 
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
@@ -123,7 +138,10 @@ export function internalEntries(ranges: readonly string[]): KernelEntry[] {
 }
 
 /** The network part of a kernel slot. */
-export function toNetworkSlot(policy: CompiledNetworkPolicy): {
+export function toNetworkSlot(
+  policy: CompiledNetworkPolicy,
+  objects: readonly KernelObject[] = [],
+): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "listen" | "connect" | "internal" | "direct" | "raw" | "rawIcmp">;
 } {
@@ -131,7 +149,7 @@ export function toNetworkSlot(policy: CompiledNetworkPolicy): {
     const off = { listen: "allow", connect: "allow", internal: "allow", direct: "allow" } as const;
     return { entries: [], defaults: { ...off, raw: "allow", rawIcmp: "allow" } };
   }
-  const denied = deniedEntries(policy);
+  const denied = deniedEntries(policy, objects);
   const raw = rawActions(policy);
   if (policy.state !== LearningState.ACTIVE) {
     const asking = { listen: "ask", connect: "ask", internal: "ask", direct: "ask" } as const;

@@ -1,9 +1,12 @@
+import { create } from "@bufbuild/protobuf";
 import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { ProcessEntrySchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ATTACK_TOOLS, MINERS } from "../detect/programs.ts";
 import { isPattern } from "../matching/pattern.ts";
 import { isLearning } from "../model/lifecycle.ts";
+import type { KernelObject } from "./custom-rules.ts";
 import type { CompiledDetector } from "./finding.ts";
 import {
   actionOf,
@@ -15,7 +18,7 @@ import {
   STRENGTH,
 } from "./kernel-entry.ts";
 import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
-import type { CompiledEntry } from "./process-list.ts";
+import { type CompiledEntry, compileProcessList } from "./process-list.ts";
 import { type CompiledProcessPolicy, knownParents, PROCESS_DETECTORS } from "./process-policy.ts";
 
 /** Directories of one path that the kernel looks up: DIRECTORIES_MAX in exec_hash.bpf.h. */
@@ -24,8 +27,11 @@ const DIRECTORIES_MAX = 16;
 type Expressed = { readonly kind: "path" | "name" | "directory"; readonly text: string };
 
 /** How the kernel can match an entry, or undefined where it cannot: stars other than a whole directory's. */
-function express(entry: CompiledEntry): Expressed | undefined {
-  const text = entry.entry.process;
+function express({
+  entry: { process: text },
+}: {
+  readonly entry: { readonly process: string };
+}): Expressed | undefined {
   if (!isPattern(text)) return { kind: text.includes("/") ? "path" : "name", text };
   const directory = text.slice(0, -1);
   const depth = directory.split("/").length - 1;
@@ -91,11 +97,35 @@ function addAllowed(builder: SlotBuilder, policy: CompiledProcessPolicy, isDenie
   return isWhole;
 }
 
-function addItems(builder: SlotBuilder, policy: CompiledProcessPolicy, denial: KernelAction): void {
+/** Objects of custom rules; true where the kernel can match them all by itself. */
+function addObjects(builder: SlotBuilder, objects: readonly KernelObject[]): boolean {
+  let isWhole = true;
+  for (const { text, effect } of objects) {
+    const expressed = express({ entry: { process: text } });
+    if (expressed) builder.add({ ...expressed, action: actionOf(effect) });
+    else isWhole = false;
+  }
+  return isWhole;
+}
+
+function addItems(
+  builder: SlotBuilder,
+  policy: CompiledProcessPolicy,
+  denial: KernelAction,
+  objects: readonly KernelObject[],
+): void {
+  const inexpressible = compileProcessList(
+    objects
+      .filter(({ text }) => express({ entry: { process: text } }) === undefined)
+      .map(({ text: process }) => create(ProcessEntrySchema, { process })),
+  );
+  const maybeNamed = (item: ProcessFact) =>
+    inexpressible.entries.some((entry) => dependsOnLink(entry) || entry.matchesObject(eventOf(item)));
   for (const item of policy.items) {
     const { path, name } = item;
     const content = item.contentState === ContentState.UNCHANGED ? "image" : item.sha256;
-    const action = itemAction(policy, item, denial);
+    const own = itemAction(policy, item, denial);
+    const action = own === "allow" && maybeNamed(item) ? "ask" : own;
     builder.add({ kind: "item", path, name, action: STRENGTH[action] > STRENGTH.ask ? action : "ask" });
     if (content !== "") builder.add({ kind: "item_content", path, name, content, action });
   }
@@ -134,7 +164,7 @@ function onOff({ effect }: CompiledDetector): KernelAction {
  * itself where nothing in the rule could say otherwise: an allowed entry that the kernel cannot express turns the
  * default into a question.
  */
-export function toProcessSlot(policy: CompiledProcessPolicy): ProcessSlot {
+export function toProcessSlot(policy: CompiledProcessPolicy, objects: readonly KernelObject[] = []): ProcessSlot {
   const builder = new SlotBuilder();
   const isActive = policy.state === LearningState.ACTIVE;
   if (!policy.hasRule || policy.effect === Effect.DISABLE) {
@@ -143,10 +173,10 @@ export function toProcessSlot(policy: CompiledProcessPolicy): ProcessSlot {
   }
   const denial = actionOf(policy.effect);
   const detectors = { stream: onOff(policy.detectors.reverse_shell), setuid: onOff(policy.detectors.setuid) };
-  const isDeniedWhole = addDenied(builder, policy, denial);
+  const isDeniedWhole = [addDenied(builder, policy, denial), addObjects(builder, objects)].every(Boolean);
   if (!isActive) return { entries: builder.entries(), defaults: { ...detectors, image: "ask", foreign: "ask" } };
   addTools(builder, policy);
-  addItems(builder, policy, denial);
+  addItems(builder, policy, denial, objects);
   const isAllowedWhole = addAllowed(builder, policy, isDeniedWhole);
   const fallback = policy.effect === Effect.ALERT || !isAllowedWhole ? "ask" : denial;
   const foreign = fallback === "ask" ? "ask" : foreignAction(policy, fallback);
@@ -161,9 +191,23 @@ function refusedProgram(path: string, isDirectory: boolean): RefusedPath {
  * Programs whose running is refused before anything of the caller is gone. Names given in argv[0] are not known at that
  * moment, so only entries by path count here; everything else is killed at its first instruction.
  */
-export function refusedPrograms(policy: CompiledProcessPolicy): RefusedPath[] {
-  const isStrong = policy.effect === Effect.PREVENT || policy.effect === Effect.BLOCK;
-  if (!policy.hasRule || !isStrong) return [];
+export function refusedPrograms(policy: CompiledProcessPolicy, objects: readonly KernelObject[] = []): RefusedPath[] {
+  if (!policy.hasRule || policy.effect === Effect.DISABLE) return [];
+  const byCustomRules = objects.flatMap(({ text, effect }) => {
+    const expressed = isStrongEffect(effect) ? express({ entry: { process: text } }) : undefined;
+    return expressed && expressed.kind !== "name"
+      ? [refusedProgram(expressed.text, expressed.kind === "directory")]
+      : [];
+  });
+  return [...byCustomRules, ...refusedByLists(policy)];
+}
+
+function isStrongEffect(effect: Effect): boolean {
+  return effect === Effect.PREVENT || effect === Effect.BLOCK;
+}
+
+function refusedByLists(policy: CompiledProcessPolicy): RefusedPath[] {
+  if (!isStrongEffect(policy.effect)) return [];
   const denied = policy.denied.entries.flatMap((entry) => {
     const expressed = entry.hasConditions ? undefined : express(entry);
     return expressed && expressed.kind !== "name"

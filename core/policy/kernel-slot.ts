@@ -1,6 +1,17 @@
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { CompiledContainerPolicy } from "./container-policy.ts";
+import { asksAbout, type CompiledCustomRules, type KernelObject, kernelShare } from "./custom-rules.ts";
+import type { SectionPolicy } from "./finding.ts";
 import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
-import { type KernelDefaults, type KernelEntry, type RefusedPath, withoutHiding } from "./kernel-entry.ts";
+import {
+  type KernelAction,
+  type KernelDefaults,
+  type KernelEntry,
+  type RefusedPath,
+  withoutHiding,
+} from "./kernel-entry.ts";
 import { refusedFiles, toFileSlot } from "./kernel-file.ts";
 import { internalEntries, toNetworkSlot } from "./kernel-network.ts";
 import { refusedPrograms, toProcessSlot } from "./kernel-process.ts";
@@ -19,13 +30,48 @@ export interface KernelSlot {
   readonly refused: readonly RefusedPath[];
 }
 
+/** Where a custom rule may do less than a detector with an effect of its own, the kernel leaves detectors to the agent. */
+const WITH_ACTING_DETECTORS: readonly Section[] = [Section.NETWORK, Section.FILESYSTEM];
+
+/** A section as the kernel sees it beside custom rules, which come first. */
+function shared<Policy extends SectionPolicy>(
+  policy: Policy,
+  section: Section,
+  custom: CompiledCustomRules,
+): { readonly policy: Policy; readonly objects: readonly KernelObject[] } {
+  const { isWeaker, isOpaque, objects } = kernelShare(custom, section, policy.effect);
+  const effect = isWeaker && policy.effect !== Effect.DISABLE ? Effect.ALERT : policy.effect;
+  const isAsking = isOpaque || (isWeaker && WITH_ACTING_DETECTORS.includes(section));
+  return { policy: { ...policy, effect, state: isAsking ? LearningState.LEARNING : policy.state }, objects };
+}
+
+/** Raw sockets are told where a custom rule asks about them, though their detector may be off. */
+function toldRaw(policy: SectionPolicy, custom: CompiledCustomRules, defaults: KernelDefaults): KernelDefaults {
+  const isAsked = policy.hasRule && policy.effect !== Effect.DISABLE && asksAbout(custom, "rawSocket");
+  const told = (action: KernelAction) => (action === "allow" ? "ask" : action);
+  return isAsked ? { ...defaults, raw: told(defaults.raw), rawIcmp: told(defaults.rawIcmp) } : defaults;
+}
+
 /** Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. */
 export function toKernelSlot(policy: CompiledContainerPolicy, internal: readonly string[] = []): KernelSlot {
-  const process = toProcessSlot(policy.process);
-  const network = toNetworkSlot(policy.network);
-  const dns = toDnsSlot(policy.dns);
-  const file = toFileSlot(policy.filesystem);
-  const syscall = toSyscallSlot(policy.syscall);
+  const { custom } = policy;
+  const ofProcess = shared(policy.process, Section.PROCESS, custom);
+  const ofNetwork = shared(policy.network, Section.NETWORK, custom);
+  const ofDns = shared(policy.dns, Section.DNS, custom);
+  const ofFile = shared(policy.filesystem, Section.FILESYSTEM, custom);
+  const ofSyscall = shared(policy.syscall, Section.SYSCALL, custom);
+  const process = toProcessSlot(ofProcess.policy, ofProcess.objects);
+  const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects);
+  const dns = toDnsSlot(ofDns.policy, ofDns.objects);
+  const file = toFileSlot(ofFile.policy, ofFile.objects);
+  const syscall = toSyscallSlot(ofSyscall.policy, ofSyscall.objects);
+  const defaults = {
+    ...process.defaults,
+    ...network.defaults,
+    ...dns.defaults,
+    ...file.defaults,
+    ...syscall.defaults,
+  };
   return {
     entries: withoutHiding([
       ...process.entries,
@@ -35,9 +81,9 @@ export function toKernelSlot(policy: CompiledContainerPolicy, internal: readonly
       ...dns.entries,
       ...file.entries,
     ]),
-    defaults: { ...process.defaults, ...network.defaults, ...dns.defaults, ...file.defaults, ...syscall.defaults },
+    defaults: toldRaw(policy.network, custom, defaults),
     syscallsAllowed: syscall.allowed,
     syscallsDenied: syscall.denied,
-    refused: [...refusedPrograms(policy.process), ...refusedFiles(policy.filesystem)],
+    refused: [...refusedPrograms(ofProcess.policy, ofProcess.objects), ...refusedFiles(ofFile.policy, ofFile.objects)],
   };
 }

@@ -1,6 +1,7 @@
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { syscallNumber } from "../syscall/names.ts";
+import type { KernelObject } from "./custom-rules.ts";
 import { actionOf, type KernelDefaults } from "./kernel-entry.ts";
 import type { CompiledSyscallPolicy } from "./syscall-policy.ts";
 
@@ -18,7 +19,10 @@ function numbersOf(names: Iterable<string>): number[] {
 }
 
 /** The system call part of a kernel slot. */
-export function toSyscallSlot(policy: CompiledSyscallPolicy): {
+export function toSyscallSlot(
+  policy: CompiledSyscallPolicy,
+  objects: readonly KernelObject[] = [],
+): {
   readonly defaults: Pick<KernelDefaults, "syscall" | "syscallDenied">;
   readonly allowed: readonly number[];
   readonly denied: readonly number[];
@@ -26,7 +30,7 @@ export function toSyscallSlot(policy: CompiledSyscallPolicy): {
   if (!policy.hasRule || policy.effect === Effect.DISABLE) {
     return { defaults: { syscall: "allow", syscallDenied: "allow" }, allowed: [], denied: [] };
   }
-  const denied = numbersOf(policy.denied);
+  const denied = numbersOf([...policy.denied, ...objects.map(({ text }) => text)]);
   const syscallDenied = actionOf(policy.effect);
   if (policy.state !== LearningState.ACTIVE)
     return { defaults: { syscall: "ask", syscallDenied }, allowed: [], denied };

@@ -406,7 +406,8 @@ export const SyscallSectionSchema: GenMessage<SyscallSection> = /*@__PURE__*/
   messageDesc(file_gabion_rule_v1_rule, 9);
 
 /**
- * An expression over an event, tried in order.
+ * An expression over an event. Custom rules are tried in their order before the lists of a section; the first that is
+ * true decides, and none of a section that is off is tried.
  *
  * @generated from message gabion.rule.v1.CustomRule
  */
@@ -419,14 +420,15 @@ export type CustomRule = Message<"gabion.rule.v1.CustomRule"> & {
   name: string;
 
   /**
-   * CEL over `gabion.event.v1.Event`.
+   * CEL over `event` (`gabion.event.v1.Event`) and `container` (`gabion.workload.v1.Container`), true or false. It is
+   * asked about the kinds of events that it names, for example `event.exec`, or about all where it names none.
    *
    * @generated from field: string expression = 2;
    */
   expression: string;
 
   /**
-   * Effect where it is true; ignored for `is_allow`.
+   * Effect where it is true: alert, prevent or block; unspecified for `is_allow`.
    *
    * @generated from field: gabion.policy.v1.Effect effect = 3;
    */

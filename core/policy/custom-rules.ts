@@ -1,0 +1,157 @@
+import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { CustomRule, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { type Expression, ExpressionLanguage } from "../expression/expression.ts";
+import type { ListedObject } from "../expression/listed-objects.ts";
+import { eventText } from "../text/event-text.ts";
+import { type EventKind, sectionOfEvent, sectionOfKind } from "./event-section.ts";
+import { type Finding, type SectionPolicy, toDecision } from "./finding.ts";
+
+/** A custom rule, ready to be asked. */
+export interface CompiledCustomRule {
+  readonly rule: CustomRule;
+  readonly expression: Expression;
+}
+
+/** The custom rules of a rule, in their order. */
+export interface CompiledCustomRules {
+  readonly rules: readonly CompiledCustomRule[];
+  /** Sections that some of them look at. */
+  readonly sections: ReadonlySet<Section>;
+}
+
+/** What the first custom rule that is true says, and what was tried before it. */
+export interface CustomAnswer {
+  readonly matched: CustomRule | undefined;
+  readonly passedOver: readonly string[];
+}
+
+export const NO_CUSTOM_RULES: CompiledCustomRules = { rules: [], sections: new Set() };
+
+let language: ExpressionLanguage | undefined;
+
+/** The language of custom rules; made when it is first needed, because most nodes never need it. */
+export function expressionLanguage(): ExpressionLanguage {
+  language ??= new ExpressionLanguage();
+  return language;
+}
+
+/** Compiles custom rules. One that cannot be compiled was refused when it was saved, and is left out. */
+export function compileCustomRules(rule: Rule | undefined): CompiledCustomRules {
+  if (!rule || rule.customRules.length === 0) return NO_CUSTOM_RULES;
+  const rules = rule.customRules.flatMap((each): CompiledCustomRule[] => {
+    const { expression } = expressionLanguage().compile(each.expression) as { expression?: Expression };
+    return expression ? [{ rule: each, expression }] : [];
+  });
+  const sections = rules.flatMap(({ expression }) => [...expression.kinds].map(sectionOfKind));
+  return { rules, sections: new Set(sections) };
+}
+
+/** Tries custom rules in their order; the first that is true ends it. One that cannot be told is not true. */
+export function askCustomRules({ rules }: CompiledCustomRules, event: Event, container: Container): CustomAnswer {
+  const kind = event.kind.case as EventKind;
+  const passedOver: string[] = [];
+  for (const { rule, expression } of rules) {
+    if (!expression.kinds.has(kind)) continue;
+    const truth = expression.isTrue(event, container);
+    if (truth === true) return { matched: rule, passedOver };
+    passedOver.push(
+      truth === false
+        ? `custom rule \`${rule.name}\`: not true`
+        : `custom rule \`${rule.name}\`: could not be told, which is not true: ${truth.error}`,
+    );
+  }
+  return { matched: undefined, passedOver };
+}
+
+/** What a custom rule that is true comes to: a person said so, as with an entry of a list. */
+function customFinding(rule: CustomRule, event: Event, section: Effect): Finding {
+  const matched = rule.name;
+  const reason = Reason.CUSTOM_RULE;
+  if (rule.isAllow) {
+    const message = `custom rule \`${rule.name}\` allows ${eventText(event)}`;
+    return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: section, reason, matched, message };
+  }
+  const message = `custom rule \`${rule.name}\` is true of ${eventText(event)}`;
+  return { outcome: Outcome.DENIAL, eventClass: "denial", effect: rule.effect, reason, matched, message };
+}
+
+/**
+ * The decision on an event: custom rules come before everything else of their section, and a section that is off has
+ * none. `decide` says what the section's lists, detectors and model come to.
+ */
+export function withCustomRules(
+  custom: CompiledCustomRules,
+  policy: SectionPolicy,
+  { event, container }: { readonly event: Event; readonly container: Container },
+  decide: () => Decision,
+): Decision {
+  const isOff = !policy.hasRule || policy.effect === Effect.DISABLE;
+  if (isOff || !custom.sections.has(sectionOfEvent(event))) return decide();
+  const { matched, passedOver } = askCustomRules(custom, event, container);
+  if (matched) {
+    const decision = toDecision(policy, { finding: customFinding(matched, event, policy.effect), passedOver });
+    decision.isIncident = matched.isIncident && decision.isAudited;
+    return decision;
+  }
+  const decision = decide();
+  decision.explanation?.passedOver.unshift(...passedOver);
+  return decision;
+}
+
+/** Strength of what a custom rule comes to; allowing is the weakest. */
+function strengthOf({ isAllow, effect }: CustomRule): number {
+  return isAllow ? 0 : effect;
+}
+
+/** An object that the kernel refuses as if the section's denied list named it, with an effect of its own. */
+export interface KernelObject {
+  readonly text: string;
+  readonly kind: ListedObject["kind"];
+  readonly effect: Effect;
+}
+
+/** What custom rules leave the kernel to decide in a section. */
+export interface KernelShare {
+  /** True where one of them may do less than the section would: the kernel then refuses nothing of the section's. */
+  readonly isWeaker: boolean;
+  /** True where one of them asks for what the kernel does not know: it then asks about everything. */
+  readonly isOpaque: boolean;
+  readonly objects: readonly KernelObject[];
+}
+
+const WHOLE: KernelShare = { isWeaker: false, isOpaque: false, objects: [] };
+
+/**
+ * Divides a section between the kernel and what must be asked of the agent. Of entries for one object the kernel takes
+ * the strongest, of custom rules the first that is true decides: where a weaker one comes first, the later ones are asked.
+ */
+export function kernelShare(custom: CompiledCustomRules, section: Section, effect: Effect): KernelShare {
+  if (!custom.sections.has(section)) return WHOLE;
+  const own = custom.rules.filter(({ expression }) =>
+    [...expression.kinds].some((kind) => sectionOfKind(kind) === section),
+  );
+  const isKnown = ({ rule, expression }: CompiledCustomRule, index: number) =>
+    rule.isAllow ||
+    (expression.objects !== undefined &&
+      own.slice(0, index).every((before) => strengthOf(before.rule) >= strengthOf(rule)) &&
+      // All denied system calls share one action.
+      (section !== Section.SYSCALL || rule.effect === effect));
+  return {
+    isWeaker: own.some(({ rule }) => strengthOf(rule) < effect),
+    isOpaque: !own.every(isKnown),
+    objects: own
+      .filter((each, index) => !each.rule.isAllow && isKnown(each, index))
+      .flatMap(({ rule, expression }) =>
+        (expression.objects ?? [])
+          .filter((object) => object.section === section)
+          .map(({ kind, text }) => ({ kind, text, effect: rule.effect })),
+      ),
+  };
+}
+
+/** True if a custom rule asks about events of a kind: then they are to be told, whatever the section says. */
+export function asksAbout({ rules }: CompiledCustomRules, kind: EventKind): boolean {
+  return rules.some(({ expression }) => expression.kinds.has(kind));
+}

@@ -1,0 +1,77 @@
+import { create } from "@bufbuild/protobuf";
+import { ContentState, type Event, type Process, type StreamRedirect } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Decision, DecisionSchema, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { type CompiledContainerPolicy, sectionPolicy } from "./container-policy.ts";
+import { withCustomRules } from "./custom-rules.ts";
+import { evaluateDnsQuery } from "./dns-policy.ts";
+import { sectionOfEvent } from "./event-section.ts";
+import { evaluateFile } from "./file-policy.ts";
+import { evaluateConnect, evaluateListen, evaluatePortScan, evaluateRawSocket } from "./network-policy.ts";
+import { NOTHING_SPECIAL, type ProcessEvent, toProcessEvent } from "./process-event.ts";
+import { evaluateProcess, evaluateRedirect } from "./process-policy.ts";
+import { evaluateSyscall } from "./syscall-policy.ts";
+
+function isLoopback(address: Uint8Array): boolean {
+  const mapped = mappedAddress(address);
+  return ["127.0.0.0/8", "::1"].some((text) => {
+    const prefix = parsePrefix(text);
+    return prefix !== undefined && isWithin(prefix, mapped);
+  });
+}
+
+/** A program that runs already, one of whose standard streams became a connection. */
+export function redirectedProcess(actor: Process | undefined, { descriptor }: StreamRedirect): ProcessEvent {
+  const path = actor?.path ?? "";
+  return {
+    path,
+    name: actor?.name ?? "",
+    invokedPath: path,
+    contentState: ContentState.UNKNOWN,
+    sha256: "",
+    parents: [],
+    isScript: false,
+    ...NOTHING_SPECIAL,
+    stream: `its standard ${["input", "output", "error"][descriptor] ?? "stream"} became one`,
+  };
+}
+
+/** What lists, detectors and model of a section say of an event. */
+function decideSection(policy: CompiledContainerPolicy, { kind, actor }: Event): Decision {
+  switch (kind.case) {
+    case "exec":
+      return evaluateProcess(policy.process, toProcessEvent(kind.value));
+    case "streamRedirect":
+      return evaluateRedirect(policy.process, redirectedProcess(actor, kind.value));
+    case "connect":
+      return evaluateConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
+    case "listen":
+      return evaluateListen(policy.network, kind.value);
+    case "rawSocket": {
+      const who = { processPath: actor?.path ?? "", processName: actor?.name ?? "" };
+      return evaluateRawSocket(policy.network, { ...kind.value, ...who });
+    }
+    case "portScan": {
+      const { isHorizontal, portCount, addressCount, samples } = kind.value;
+      const message = isHorizontal ? `${addressCount} hosts were tried` : `${portCount} ports of one host were tried`;
+      const [first] = samples;
+      const exception = isHorizontal ? String(first?.port ?? "") : addressText(first?.address ?? new Uint8Array());
+      return evaluatePortScan(policy.network, message, exception);
+    }
+    case "dnsQuery":
+      return evaluateDnsQuery(policy.dns, kind.value);
+    case "fileChange":
+      return evaluateFile(policy.filesystem, { ...kind.value, processPath: actor?.path ?? "" });
+    case "syscallUse":
+      return evaluateSyscall(policy.syscall, kind.value);
+    default:
+      return create(DecisionSchema, { outcome: Outcome.ALLOW });
+  }
+}
+
+/** What a container's policy says of an event: the same answer as on its node, for explaining and simulating. */
+export function decideEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Decision {
+  const section = sectionPolicy(policy, sectionOfEvent(event));
+  return withCustomRules(policy.custom, section, { event, container }, () => decideSection(policy, event));
+}
