@@ -1,4 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
+import { sectionPolicy } from "#core/policy/container-policy.ts";
+import { withCustomRules } from "#core/policy/custom-rules.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
@@ -41,7 +43,9 @@ export class EventPipeline {
   async handle(container: WatchedContainer, frame: OtherFrame): Promise<void> {
     const use = this.#deps.slots.of(frame.slot) ?? container.use;
     if (!use) return;
-    const repeat = this.#repeats.find(container, frame);
+    // A custom rule may look at anything of an event: none of those that it asks about is taken for a repeat.
+    const mayRepeat = !use.policy.custom.sections.has(sectionOfFrame(frame.kind));
+    const repeat = mayRepeat ? this.#repeats.find(container, frame) : undefined;
     if (repeat) {
       this.#deps.conclusion.countAgain(container, repeat);
       return;
@@ -49,7 +53,7 @@ export class EventPipeline {
     const all = await this.#judge(container, frame, use);
     for (const judged of all) await this.#conclude(container, frame, judged, use);
     const [only] = all;
-    const isQuiet = all.length === 1 && only && !only.decision.isAudited && !only.decision.isHeld;
+    const isQuiet = mayRepeat && all.length === 1 && only && !only.decision.isAudited && !only.decision.isHeld;
     if (!isQuiet) return;
     const factIds = only.decision.isLearned
       ? only.facts.map((fact) => this.#deps.conclusion.idOf(container, fact))
@@ -68,7 +72,11 @@ export class EventPipeline {
 
   async #conclude(container: WatchedContainer, frame: EventHead, judged: Judged, use: SlotUse): Promise<void> {
     const { conclusion } = this.#deps;
-    const { section, event, decision, facts, object, act } = judged;
+    const { section, event, facts, object, act } = judged;
+    const of = { event, container: container.message };
+    const decision = judged.isCompanion
+      ? judged.decision
+      : withCustomRules(use.policy.custom, sectionPolicy(use.policy, section), of, () => judged.decision);
     conclusion.learn(container, facts, decision, use, section);
     const outcome = judged.isCompanion ? Outcome.ASKED : frame.outcome;
     if (!decision.isAudited && !isActedInKernel(outcome)) return;

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
+import { withCustomRules } from "#core/policy/custom-rules.ts";
 import { toProcessEvent } from "#core/policy/process-event.ts";
 import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
@@ -64,7 +65,12 @@ export class ExecPipeline {
     if (exec.process) this.#deps.processes.add(exec.process, frame.startNs, frame.parentPid);
     const use = this.#deps.slots.of(frame.slot) ?? container.use;
     if (!use) return;
-    const decision = evaluateProcess(use.policy.process, toProcessEvent(exec));
+    const decision = withCustomRules(
+      use.policy.custom,
+      use.policy.process,
+      { event, container: container.message },
+      () => evaluateProcess(use.policy.process, toProcessEvent(exec)),
+    );
     if (exec.stream === "") this.#lookAgain(container, frame, event, use);
     this.#deps.conclusion.learn(container, [toFact(exec)], decision, use, Section.PROCESS);
     this.#remember(container, frame, exec, decision);

@@ -1,4 +1,5 @@
 import { create } from "@bufbuild/protobuf";
+import { redirectedProcess } from "#core/policy/decide.ts";
 import { evaluateFile, fileFacts, heldFileFact, isLibrary } from "#core/policy/file-policy.ts";
 import { baseName, NOTHING_SPECIAL } from "#core/policy/process-event.ts";
 import { evaluateProcess, evaluateRedirect } from "#core/policy/process-policy.ts";
@@ -67,24 +68,14 @@ export function judgeRedirect(
 ): Judged {
   const { descriptor } = frame;
   const event = maker.eventOf(container, frame, { case: "streamRedirect", value: { descriptor } });
-  const { path = "", name = "" } = event.actor ?? {};
-  const decision = evaluateRedirect(use.policy.process, {
-    path,
-    name,
-    invokedPath: path,
-    contentState: ContentState.UNKNOWN,
-    sha256: "",
-    parents: [],
-    isScript: false,
-    ...NOTHING_SPECIAL,
-    stream: `its standard ${["input", "output", "error"][descriptor] ?? "stream"} became one`,
-  });
+  const process = redirectedProcess(event.actor, descriptor);
+  const decision = evaluateRedirect(use.policy.process, process);
   return {
     section: Section.PROCESS,
     event,
     decision,
     facts: [],
-    object: ["redirect", path],
+    object: ["redirect", process.path],
     act: { ...NOTHING, happened: "the stream had been redirected", target: frame.actor },
   };
 }

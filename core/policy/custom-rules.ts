@@ -101,7 +101,7 @@ export function withCustomRules(
 }
 
 /** Strength of what a custom rule comes to; allowing is the weakest. */
-function strengthOf({ isAllow, effect }: CustomRule): number {
+export function strengthOf({ isAllow, effect }: CustomRule): number {
   return isAllow ? 0 : effect;
 }
 
@@ -123,31 +123,44 @@ export interface KernelShare {
 
 const WHOLE: KernelShare = { isWeaker: false, isOpaque: false, objects: [] };
 
+function concerns({ expression }: CompiledCustomRule, section: Section): boolean {
+  return [...expression.kinds].some((kind) => sectionOfKind(kind) === section);
+}
+
 /**
- * Divides a section between the kernel and what must be asked of the agent. Of entries for one object the kernel takes
- * the strongest, of custom rules the first that is true decides: where a weaker one comes first, the later ones are asked.
+ * True if the kernel can decide a custom rule of a section by itself. Of entries for one object the kernel takes the
+ * strongest, of custom rules the first that is true decides: where a weaker one comes first, the later ones are asked.
  */
+export function isKnownToKernel(
+  { rules }: CompiledCustomRules,
+  section: Section,
+  index: number,
+  effect: Effect,
+): boolean {
+  const { rule, expression } = rules[index] as CompiledCustomRule;
+  const before = rules.slice(0, index).filter((each) => concerns(each, section));
+  return (
+    expression.objects !== undefined &&
+    before.every((each) => strengthOf(each.rule) >= strengthOf(rule)) &&
+    // All denied system calls share one action.
+    (section !== Section.SYSCALL || rule.effect === effect)
+  );
+}
+
+/** Divides a section between the kernel and what must be asked of the agent. */
 export function kernelShare(custom: CompiledCustomRules, section: Section, effect: Effect): KernelShare {
   if (!custom.sections.has(section)) return WHOLE;
-  const own = custom.rules.filter(({ expression }) =>
-    [...expression.kinds].some((kind) => sectionOfKind(kind) === section),
-  );
-  const isKnown = ({ rule, expression }: CompiledCustomRule, index: number) =>
-    rule.isAllow ||
-    (expression.objects !== undefined &&
-      own.slice(0, index).every((before) => strengthOf(before.rule) >= strengthOf(rule)) &&
-      // All denied system calls share one action.
-      (section !== Section.SYSCALL || rule.effect === effect));
+  const indices = custom.rules.flatMap((each, index) => (concerns(each, section) ? [index] : []));
+  const acting = indices.filter((index) => !custom.rules[index]?.rule.isAllow);
+  const known = acting.filter((index) => isKnownToKernel(custom, section, index, effect));
   return {
-    isWeaker: own.some(({ rule }) => strengthOf(rule) < effect),
-    isOpaque: !own.every(isKnown),
-    objects: own
-      .filter((each, index) => !each.rule.isAllow && isKnown(each, index))
-      .flatMap(({ rule, expression }) =>
-        (expression.objects ?? [])
-          .filter((object) => object.section === section)
-          .map(({ kind, text }) => ({ kind, text, effect: rule.effect })),
-      ),
+    isWeaker: indices.some((index) => strengthOf((custom.rules[index] as CompiledCustomRule).rule) < effect),
+    isOpaque: known.length < acting.length,
+    objects: known.flatMap((index) => {
+      const { rule, expression } = custom.rules[index] as CompiledCustomRule;
+      const own = (expression.objects ?? []).filter((object) => object.section === section);
+      return own.map(({ kind, text }) => ({ kind, text, effect: rule.effect }));
+    }),
   };
 }
 

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { ContentState, type Event, type Process, type StreamRedirect } from "#gen/gabion/event/v1/event_pb.ts";
+import { ContentState, type Event, type Process } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Decision, DecisionSchema, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
@@ -22,7 +22,7 @@ function isLoopback(address: Uint8Array): boolean {
 }
 
 /** A program that runs already, one of whose standard streams became a connection. */
-export function redirectedProcess(actor: Process | undefined, { descriptor }: StreamRedirect): ProcessEvent {
+export function redirectedProcess(actor: Process | undefined, descriptor: number): ProcessEvent {
   const path = actor?.path ?? "";
   return {
     path,
@@ -43,7 +43,7 @@ function decideSection(policy: CompiledContainerPolicy, { kind, actor }: Event):
     case "exec":
       return evaluateProcess(policy.process, toProcessEvent(kind.value));
     case "streamRedirect":
-      return evaluateRedirect(policy.process, redirectedProcess(actor, kind.value));
+      return evaluateRedirect(policy.process, redirectedProcess(actor, kind.value.descriptor));
     case "connect":
       return evaluateConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
     case "listen":

@@ -1,8 +1,9 @@
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { CustomRule, ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { parseDomainPattern } from "../matching/domain.ts";
 import { syscallNumber } from "../syscall/names.ts";
+import { expressionLanguage } from "./custom-rules.ts";
 import { warnOfDelivery } from "./rule-delivery.ts";
 
 /** A fault that makes a rule unusable, with its place. */
@@ -87,6 +88,39 @@ function syscallFaults(place: string, names: readonly string[]): RuleFault[] {
   );
 }
 
+/** Units that the custom rules of a rule may cost together: each event is asked of all of them. */
+const CUSTOM_COST_MAX = 50_000;
+
+function effectFaults(place: string, { isAllow, isIncident, effect }: CustomRule): RuleFault[] {
+  const acts = effect === Effect.ALERT || effect === Effect.PREVENT || effect === Effect.BLOCK;
+  if (!isAllow) return acts ? [] : [{ field: `${place}.effect`, message: "must be alert, prevent or block" }];
+  return [
+    ...(effect === Effect.UNSPECIFIED
+      ? []
+      : [{ field: `${place}.effect`, message: "must be left out where the rule allows" }]),
+    ...(isIncident ? [{ field: `${place}.is_incident`, message: "what is allowed raises no incident" }] : []),
+  ];
+}
+
+/** Faults of custom rules, each expression's with its place in it. */
+function customFaults(rules: readonly CustomRule[]): RuleFault[] {
+  let cost = 0;
+  const faults = rules.flatMap((rule, index) => {
+    const place = `custom_rules[${index}]`;
+    const isTwin = rules.slice(0, index).some(({ name }) => name === rule.name);
+    const twin = isTwin ? [{ field: `${place}.name`, message: `\`${rule.name}\` is used twice` }] : [];
+    const compiled = expressionLanguage().compile(rule.expression);
+    if ("expression" in compiled && compiled.expression) cost += compiled.expression.cost;
+    const wrong = ("faults" in compiled ? (compiled.faults ?? []) : []).map(({ line, column, message }) => ({
+      field: `${place}.expression`,
+      message: `line ${line}, column ${column}: ${message}`,
+    }));
+    return [...twin, ...wrong, ...effectFaults(place, rule)];
+  });
+  const message = `together may cost ${cost} units for an event, and ${CUSTOM_COST_MAX} are the limit`;
+  return cost > CUSTOM_COST_MAX ? [...faults, { field: "custom_rules", message }] : faults;
+}
+
 /** All faults that field rules in the proto cannot express. */
 export function checkRule(rule: Rule): RuleFault[] {
   return [
@@ -101,6 +135,7 @@ export function checkRule(rule: Rule): RuleFault[] {
     ...syscallFaults("syscall.allowed", rule.syscall?.allowed ?? []),
     ...syscallFaults("syscall.denied", rule.syscall?.denied ?? []),
     ...detectorFaults(rule),
+    ...customFaults(rule.customRules),
   ];
 }
 

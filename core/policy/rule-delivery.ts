@@ -1,6 +1,15 @@
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { Detector, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { CustomRule, Detector, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { isPattern } from "../matching/pattern.ts";
+import {
+  type CompiledCustomRule,
+  type CompiledCustomRules,
+  compileCustomRules,
+  isKnownToKernel,
+  strengthOf,
+} from "./custom-rules.ts";
+import { sectionOfKind } from "./event-section.ts";
 import type { RuleFault } from "./rule-check.ts";
 
 /** Where a detector's prevent comes too late on a kernel without BPF LSM, and what it then comes to. */
@@ -42,6 +51,44 @@ function lateDetectors(section: string, effect: Effect, detectors: Readonly<Reco
       ? [{ field: `${section}.detectors["${name}"]`, message: `prevent: ${message}` }]
       : [];
   });
+}
+
+const SECTION_NAMES: readonly (readonly [Section, "process" | "network" | "dns" | "filesystem" | "syscall"])[] = [
+  [Section.PROCESS, "process"],
+  [Section.NETWORK, "network"],
+  [Section.DNS, "dns"],
+  [Section.FILESYSTEM, "filesystem"],
+  [Section.SYSCALL, "syscall"],
+];
+
+function ofCustomRule(rule: Rule, custom: CompiledCustomRules, index: number): RuleFault[] {
+  const { expression } = custom.rules[index] as CompiledCustomRule;
+  const own = rule.customRules[index] as CustomRule;
+  const field = `custom_rules[${index}]`;
+  const used = SECTION_NAMES.filter(([section]) =>
+    [...expression.kinds].some((kind) => sectionOfKind(kind) === section),
+  );
+  return used.flatMap(([section, name]): RuleFault[] => {
+    const effect = rule[name]?.effect ?? Effect.DISABLE;
+    if (effect === Effect.DISABLE) {
+      return [{ field, message: `does nothing in the ${name} section, which is off` }];
+    }
+    if (strengthOf(own) < effect) {
+      const message = `may do less than the ${name} section, so nothing of that section is refused in the kernel: what it denies is acted upon after the fact`;
+      return [{ field: `${field}.effect`, message }];
+    }
+    const isLate = !own.isAllow && own.effect !== Effect.ALERT && !isKnownToKernel(custom, section, index, effect);
+    const message = `is not decided in the kernel (${name} section): it acts after the fact; \`runs\`, \`reaches\`, \`touches\` and equal ports, names and system calls, joined by \`||\`, are`;
+    return isLate ? [{ field: `${field}.expression`, message }] : [];
+  });
+}
+
+/** How custom rules reach the act, where that is not as their author may think. */
+export function warnOfCustomRules(rule: Rule): RuleFault[] {
+  const custom = compileCustomRules(rule);
+  return custom.rules.length === rule.customRules.length
+    ? rule.customRules.flatMap((_, index) => ofCustomRule(rule, custom, index))
+    : [];
 }
 
 /** Where prevent is asked for and a node without BPF LSM cannot give it; each audit says so again. */
