@@ -6,7 +6,7 @@ import { type Expression, ExpressionLanguage } from "../expression/expression.ts
 import type { ListedObject } from "../expression/listed-objects.ts";
 import { eventText } from "../text/event-text.ts";
 import { type EventKind, sectionOfEvent, sectionOfKind } from "./event-section.ts";
-import { type Finding, type SectionPolicy, toDecision } from "./finding.ts";
+import { type Finding, type Ruling, rulingOf, type SectionPolicy, toDecision } from "./finding.ts";
 
 /** A custom rule, ready to be asked. */
 export interface CompiledCustomRule {
@@ -70,17 +70,35 @@ function customFinding(rule: CustomRule, event: Event, section: Effect): Finding
   const matched = rule.name;
   const reason = Reason.CUSTOM_RULE;
   if (rule.isAllow) {
-    const message = `custom rule \`${rule.name}\` allows ${eventText(event)}`;
+    const message = () => `custom rule \`${rule.name}\` allows ${eventText(event)}`;
     return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: section, reason, matched, message };
   }
-  const message = `custom rule \`${rule.name}\` is true of ${eventText(event)}`;
+  const message = () => `custom rule \`${rule.name}\` is true of ${eventText(event)}`;
   return { outcome: Outcome.DENIAL, eventClass: "denial", effect: rule.effect, reason, matched, message };
 }
 
 /**
- * The decision on an event: custom rules come before everything else of their section, and a section that is off has
- * none. `decide` says what the section's lists, detectors and model come to.
+ * The ruling on an event: custom rules come before everything else of their section, and a section that is off has none.
+ * `decide` says what the section's lists, detectors and model come to.
  */
+export function ruleWithCustom(
+  custom: CompiledCustomRules,
+  policy: SectionPolicy,
+  { event, container }: { readonly event: Event; readonly container: Container },
+  decide: () => Ruling,
+): Ruling & { readonly isIncident?: boolean } {
+  const isOff = !policy.hasRule || policy.effect === Effect.DISABLE;
+  if (isOff || !custom.sections.has(sectionOfEvent(event))) return decide();
+  const { matched, passedOver } = askCustomRules(custom, event, container);
+  if (!matched) {
+    const ruling = decide();
+    return { ...ruling, passedOver: () => [...passedOver, ...ruling.passedOver()] };
+  }
+  const ruling = rulingOf(policy, customFinding(matched, event, policy.effect), () => [...passedOver]);
+  return { ...ruling, isIncident: matched.isIncident && ruling.treatment.isAudited };
+}
+
+/** As `ruleWithCustom`, for what is told of an event anyhow. */
 export function withCustomRules(
   custom: CompiledCustomRules,
   policy: SectionPolicy,
@@ -91,7 +109,8 @@ export function withCustomRules(
   if (isOff || !custom.sections.has(sectionOfEvent(event))) return decide();
   const { matched, passedOver } = askCustomRules(custom, event, container);
   if (matched) {
-    const decision = toDecision(policy, { finding: customFinding(matched, event, policy.effect), passedOver });
+    const finding = customFinding(matched, event, policy.effect);
+    const decision = toDecision(rulingOf(policy, finding, () => [...passedOver]));
     decision.isIncident = matched.isIncident && decision.isAudited;
     return decision;
   }

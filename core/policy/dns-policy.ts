@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { type DomainFact, type Fact, FactSchema, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { DnsSection } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { type DomainPattern, matchesDomain, parseDomainPattern } from "../matching/domain.ts";
+import { compileDomainIndex, type DomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
   allowed,
@@ -14,10 +14,12 @@ import {
   deviation,
   type Finding,
   inModel,
-  judge,
+  type Ruling,
+  rule,
   type SectionPolicy,
   toDecision,
   unjudged,
+  whereNamed,
 } from "./finding.ts";
 import { nearestItems } from "./nearest.ts";
 import type { TreatmentSettings } from "./treatment.ts";
@@ -38,10 +40,12 @@ export type DnsDetector = (typeof DNS_DETECTORS)[number];
 export interface CompiledDnsPolicy extends DnsPolicyInput, SectionPolicy {
   readonly denied: readonly DomainPattern[];
   readonly allowed: readonly DomainPattern[];
+  readonly lists: { readonly denied: DomainIndex; readonly allowed: DomainIndex };
   readonly detectors: Readonly<Record<DnsDetector, CompiledDetector>>;
   readonly known: ReadonlySet<string>;
   /** Families of names, as the model folded them. */
   readonly families: Families;
+  readonly hasFamilies: boolean;
 }
 
 /** A name that was asked for, as policy looks at it. */
@@ -92,23 +96,23 @@ export function compileDnsPolicy(input: DnsPolicyInput): CompiledDnsPolicy {
   const detectors = DNS_DETECTORS.map(
     (name) => [name, compileDetector(input.section?.detectors[name], effect)] as const,
   );
+  const denied = patterns(input.section?.denied ?? []);
+  const allowedPatterns = patterns(input.section?.allowed ?? []);
   return {
     ...input,
     effect,
-    denied: patterns(input.section?.denied ?? []),
-    allowed: patterns(input.section?.allowed ?? []),
+    denied,
+    allowed: allowedPatterns,
+    lists: { denied: compileDomainIndex(denied), allowed: compileDomainIndex(allowedPatterns) },
     detectors: Object.fromEntries(detectors) as Record<DnsDetector, CompiledDetector>,
     known: new Set(input.items.filter(({ isPattern }) => !isPattern).map((item) => key(item.name, item.recordType))),
+    hasFamilies: input.items.some(({ isPattern }) => isPattern),
     families: compileFamilies(input.items.map((value) => create(FactSchema, { kind: { case: "domain", value } }))),
   };
 }
 
 function shown({ name, recordType }: DnsQueryEvent): string {
   return `\`${name}\` (${recordTypeText(recordType)})`;
-}
-
-function findListed(list: readonly DomainPattern[], { name }: DnsQueryEvent): string | undefined {
-  return list.find((pattern) => matchesDomain(pattern, name))?.source;
 }
 
 function sharedLabels(a: string, b: string): number {
@@ -118,26 +122,39 @@ function sharedLabels(a: string, b: string): number {
   return at < 0 ? left.length : at;
 }
 
+/** A message without a name is named by no list. */
+function findListed(list: DomainIndex, { name, isMalformed }: DnsQueryEvent): string | undefined {
+  return isMalformed ? undefined : list.find(name)?.source;
+}
+
+function findInModel(policy: CompiledDnsPolicy, event: DnsQueryEvent): Finding {
+  if (event.isMalformed) {
+    return deviation(policy.effect, () => "a message to a resolver is no well-formed question with one name");
+  }
+  const text = () => shown(event);
+  if (policy.known.has(key(event.name, event.recordType))) return inModel(policy.effect, event.name, text);
+  const family = policy.hasFamilies ? policy.families.of(domainFact(event)) : undefined;
+  return family?.kind.case === "domain"
+    ? inModel(policy.effect, family.kind.value.name, text)
+    : deviation(policy.effect, () => `the look-up of ${shown(event)} is not in the model`);
+}
+
+const CONSIDERATIONS: readonly Consideration<CompiledDnsPolicy, DnsQueryEvent>[] = [
+  ["denied list", (p, e) => whereNamed(findListed(p.lists.denied, e), (m) => denial(p.effect, m, () => shown(e)))],
+  ["allowed list", (p, e) => whereNamed(findListed(p.lists.allowed, e), (m) => allowed(p.effect, m, () => shown(e)))],
+  ["model", findInModel],
+];
+
+/** The ruling on a look-up. */
+export function ruleDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent): Ruling {
+  const ruling = rule(policy, "DNS", CONSIDERATIONS, event);
+  // What has no name cannot be learned.
+  return event.isMalformed ? { ...ruling, treatment: { ...ruling.treatment, isLearned: false } } : ruling;
+}
+
 /** What policy says of a look-up. */
 export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent): Decision {
-  const listed = (match: string | undefined, make: (match: string) => Finding) =>
-    match === undefined || event.isMalformed ? undefined : make(match);
-  const find = (): Finding => {
-    if (event.isMalformed) {
-      return deviation(policy.effect, "a message to a resolver is no well-formed question with one name");
-    }
-    if (policy.known.has(key(event.name, event.recordType))) return inModel(policy.effect, event.name, shown(event));
-    const family = policy.families.of(domainFact(event));
-    return family?.kind.case === "domain"
-      ? inModel(policy.effect, family.kind.value.name, shown(event))
-      : deviation(policy.effect, `the look-up of ${shown(event)} is not in the model`);
-  };
-  const considerations: readonly Consideration<DnsQueryEvent>[] = [
-    ["denied list", (e) => listed(findListed(policy.denied, e), (m) => denial(policy.effect, m, shown(e)))],
-    ["allowed list", (e) => listed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, shown(e)))],
-    ["model", find],
-  ];
-  const decision = toDecision(policy, judge(policy, "DNS", considerations, event), () =>
+  return toDecision(ruleDnsQuery(policy, event), () =>
     nearestItems(
       policy.items,
       (item) => -sharedLabels(item.name, event.name),
@@ -145,9 +162,6 @@ export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent
       (item) => (item.name === event.name ? "another record type" : "another name"),
     ),
   );
-  // What has no name cannot be learned.
-  decision.isLearned &&= !event.isMalformed;
-  return decision;
 }
 
 /** What policy says of something that a DNS detector found. */
@@ -162,7 +176,7 @@ export function evaluateDnsDetection(
     effect === Effect.DISABLE || excepts(object)
       ? unjudged(Reason.SECTION_DISABLED, `the detector ${name} is off`)
       : detection(effect, name, name !== "encrypted_dns", message);
-  return toDecision(policy, judge(policy, "DNS", [[name, () => finding]], object));
+  return toDecision(rule(policy, "DNS", [[name, () => finding]], object));
 }
 
 /** What a look-up teaches. */

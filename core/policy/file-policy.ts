@@ -5,6 +5,7 @@ import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { FilesystemSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type BadFiles, badFileText } from "../intel/bad-files.ts";
 import { compilePattern, type Pattern } from "../matching/pattern.ts";
+import { compileTextIndex, firstPlace, type TextIndex } from "../matching/text-index.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
   allowed,
@@ -16,7 +17,9 @@ import {
   deviation,
   type Finding,
   inModel,
-  judge,
+  type Ruling,
+  rule,
+  rulingOf,
   type SectionPolicy,
   toDecision,
   whereNamed,
@@ -59,10 +62,12 @@ export const PROTECTED_FILES: Readonly<
 export interface CompiledFilePolicy extends FilePolicyInput, SectionPolicy {
   readonly denied: readonly Pattern[];
   readonly allowed: readonly Pattern[];
+  readonly lists: { readonly denied: TextIndex; readonly allowed: TextIndex };
   readonly detectors: Readonly<Record<FileDetector, CompiledDetector>>;
   readonly directories: ReadonlySet<string>;
   /** Families of folders, as the model folded them. */
   readonly families: Families;
+  readonly hasFamilies: boolean;
 }
 
 /** A change of a file as policy looks at it. Paths are real ones inside the container. */
@@ -112,10 +117,15 @@ export function compileFilePolicy(input: FilePolicyInput): CompiledFilePolicy {
     effect,
     denied: (input.section?.denied ?? []).map((path) => compilePattern(path)),
     allowed: (input.section?.allowed ?? []).map((path) => compilePattern(path)),
+    lists: {
+      denied: compileTextIndex(input.section?.denied ?? []),
+      allowed: compileTextIndex(input.section?.allowed ?? []),
+    },
     detectors: Object.fromEntries(detectors) as Record<FileDetector, CompiledDetector>,
     directories: new Set(
       input.items.filter(({ isPattern }) => !isPattern).map((item) => key(item.path, item.processPath)),
     ),
+    hasFamilies: input.items.some(({ isPattern }) => isPattern),
     families: compileFamilies(input.items.map((value) => create(FactSchema, { kind: { case: "file", value } }))),
   };
 }
@@ -137,15 +147,16 @@ function shown(event: FileEvent): string {
 const compiledProtected = Object.entries(PROTECTED_FILES).map(([name, { what, paths }]) => ({
   name: name as ProtectingDetector,
   what,
-  patterns: paths.map((path) => compilePattern(path)),
+  index: compileTextIndex(paths),
 }));
 
 function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
   const paths = pathsOf(event);
-  for (const { name, what, patterns } of compiledProtected) {
+  for (const { name, what, index } of compiledProtected) {
     const { effect, excepts } = policy.detectors[name];
-    const path = paths.find((each) => patterns.some(({ matches }) => matches(each)));
-    if (effect === Effect.DISABLE || path === undefined || excepts(path, event.processPath)) continue;
+    if (effect === Effect.DISABLE) continue;
+    const path = paths.find((each) => index.find(each) >= 0);
+    if (path === undefined || excepts(path, event.processPath)) continue;
     return detection(effect, name, false, `${shown(event)}; \`${path}\` ${what}`);
   }
   const { effect, excepts } = policy.detectors.changed_binary;
@@ -167,28 +178,41 @@ function findInModel(policy: CompiledFilePolicy, event: FileEvent): Finding {
   const knownAs = (path: string): string | undefined => {
     const directory = directoryOf(path);
     if (policy.directories.has(key(directory, processPath))) return directory;
-    return familyPath(policy.families.of(fileFact(directory, processPath)));
+    return policy.hasFamilies ? familyPath(policy.families.of(fileFact(directory, processPath))) : undefined;
   };
   const unknown = pathsOf(event).find((path) => knownAs(path) === undefined);
   return unknown === undefined
-    ? inModel(policy.effect, knownAs(event.path) ?? "", shown(event))
-    : deviation(policy.effect, `${shown(event)}: the model does not let it write in \`${directoryOf(unknown)}\``);
+    ? inModel(policy.effect, knownAs(event.path) ?? "", () => shown(event))
+    : deviation(policy.effect, () => `${shown(event)}: the model does not let it write in \`${directoryOf(unknown)}\``);
+}
+
+function findDenied(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
+  const place = firstPlace(pathsOf(event).map((path) => policy.lists.denied.find(path)));
+  return whereNamed(policy.denied[place]?.source, (m) => denial(policy.effect, m, () => shown(event)));
+}
+
+/** Moving a file out of an allowed folder is not allowed by that: each path must be named. */
+function findAllowed(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
+  const places = pathsOf(event).map((path) => policy.lists.allowed.find(path));
+  const allowing = places.includes(-1) ? undefined : policy.allowed[places[0] ?? -1]?.source;
+  return whereNamed(allowing, (m) => allowed(policy.effect, m, () => shown(event)));
+}
+
+const CONSIDERATIONS: readonly Consideration<CompiledFilePolicy, FileEvent>[] = [
+  ["denied list", findDenied],
+  ["detectors", findDetection],
+  ["allowed list", findAllowed],
+  ["model", findInModel],
+];
+
+/** The ruling on a changed file. */
+export function ruleFile(policy: CompiledFilePolicy, event: FileEvent): Ruling {
+  return rule(policy, "filesystem", CONSIDERATIONS, event);
 }
 
 /** What policy says of a changed file. */
 export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Decision {
-  const paths = pathsOf(event);
-  const denied = policy.denied.find(({ matches }) => paths.some((path) => matches(path)))?.source;
-  // Moving a file out of an allowed folder is not allowed by that: each path must be named.
-  const isAllowed = paths.every((path) => policy.allowed.some(({ matches }) => matches(path)));
-  const allowing = isAllowed ? policy.allowed.find(({ matches }) => matches(event.path))?.source : undefined;
-  const considerations: readonly Consideration<FileEvent>[] = [
-    ["denied list", (e) => whereNamed(denied, (m) => denial(policy.effect, m, shown(e)))],
-    ["detectors", (e) => findDetection(policy, e)],
-    ["allowed list", (e) => whereNamed(allowing, (m) => allowed(policy.effect, m, shown(e)))],
-    ["model", (e) => findInModel(policy, e)],
-  ];
-  return toDecision(policy, judge(policy, "filesystem", considerations, event), () =>
+  return toDecision(ruleFile(policy, event), () =>
     nearestItems(
       policy.items,
       (item) => (item.processPath === event.processPath ? 0 : 1_000) - sharedLength(item.path, event.path),
@@ -212,7 +236,7 @@ export function evaluateWritten(policy: CompiledFilePolicy, file: WrittenFile): 
   if (bad === undefined || !policy.hasRule || effect === Effect.DISABLE) return undefined;
   if (excepts(file.path, file.sha256)) return undefined;
   const message = `\`${file.path}\` was written${byWhom(file.processPath)} with the content of a bad file, ${badFileText(bad)}`;
-  return toDecision(policy, { finding: detection(effect, "malware", true, message), passedOver: [] });
+  return toDecision(rulingOf(policy, detection(effect, "malware", true, message)));
 }
 
 function sharedLength(a: string, b: string): number {

@@ -10,8 +10,8 @@ import {
   Reason,
 } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Detector } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { compilePattern } from "../matching/pattern.ts";
-import { DEFAULT_TREATMENT, type EventClass, type TreatmentSettings, treat } from "./treatment.ts";
+import { compileTextIndex } from "../matching/text-index.ts";
+import { DEFAULT_TREATMENT, type EventClass, type Treatment, type TreatmentSettings, treat } from "./treatment.ts";
 
 /** What one consideration says of an event, before the state of the model is taken into account. */
 export interface Finding {
@@ -21,7 +21,8 @@ export interface Finding {
   readonly reason: Reason;
   /** The entry, detector or item that decided; empty where none did. */
   readonly matched: string;
-  readonly message: string;
+  /** One sentence for a person, made where somebody reads it: most events are allowed and told to nobody. */
+  readonly message: () => string;
   readonly detector?: string;
 }
 
@@ -46,26 +47,27 @@ const OFF: CompiledDetector = { effect: Effect.DISABLE, excepts: () => false };
 export function compileDetector(detector: Detector | undefined, section: Effect): CompiledDetector {
   if (detector === undefined || section === Effect.DISABLE) return OFF;
   const effect = detector.effect === Effect.UNSPECIFIED ? section : detector.effect;
-  const patterns = detector.exceptions.map((exception) => compilePattern(exception));
-  return { effect, excepts: (...texts) => patterns.some(({ matches }) => texts.some(matches)) };
+  if (detector.exceptions.length === 0) return { effect, excepts: OFF.excepts };
+  const exceptions = compileTextIndex(detector.exceptions);
+  return { effect, excepts: (...texts) => texts.some((text) => exceptions.find(text) >= 0) };
 }
 
-export function denial(effect: Effect, matched: string, shown: string): Finding {
-  const message = `${shown} is denied by the rule's entry \`${matched}\``;
+export function denial(effect: Effect, matched: string, shown: () => string): Finding {
+  const message = () => `${shown()} is denied by the rule's entry \`${matched}\``;
   return { outcome: Outcome.DENIAL, eventClass: "denial", effect, reason: Reason.DENIED_LIST, matched, message };
 }
 
-export function allowed(effect: Effect, matched: string, shown: string): Finding {
-  const message = `${shown} is allowed by the rule's entry \`${matched}\``;
+export function allowed(effect: Effect, matched: string, shown: () => string): Finding {
+  const message = () => `${shown()} is allowed by the rule's entry \`${matched}\``;
   return { outcome: Outcome.ALLOW, eventClass: "allowed", effect, reason: Reason.ALLOWED_LIST, matched, message };
 }
 
-export function inModel(effect: Effect, matched: string, shown: string): Finding {
-  const message = `${shown} is in the model`;
+export function inModel(effect: Effect, matched: string, shown: () => string): Finding {
+  const message = () => `${shown()} is in the model`;
   return { outcome: Outcome.ALLOW, eventClass: "allowed", effect, reason: Reason.MODEL, matched, message };
 }
 
-export function deviation(effect: Effect, message: string): Finding {
+export function deviation(effect: Effect, message: () => string): Finding {
   return {
     outcome: Outcome.DEVIATION,
     eventClass: "deviation",
@@ -86,7 +88,7 @@ export function detection(effect: Effect, detector: string, isThreat: boolean, m
     reason: Reason.DETECTOR,
     matched: detector,
     detector,
-    message,
+    message: () => message,
   };
 }
 
@@ -97,52 +99,70 @@ export function whereNamed(match: string | undefined, make: (match: string) => F
 
 /** Outside the policy's reach: nothing is judged. */
 export function unjudged(reason: Reason, message: string): Finding {
-  return { outcome: Outcome.ALLOW, eventClass: "allowed", effect: Effect.DISABLE, reason, matched: "", message };
+  return {
+    outcome: Outcome.ALLOW,
+    eventClass: "allowed",
+    effect: Effect.DISABLE,
+    reason,
+    matched: "",
+    message: () => message,
+  };
 }
 
-export type Consideration<Event> = readonly [name: string, consider: (event: Event) => Finding | undefined];
+/** One part of a section that may have something to say of an event. */
+export type Consideration<Policy, Event> = readonly [
+  name: string,
+  consider: (policy: Policy, event: Event) => Finding | undefined,
+];
 
-/** Tries considerations in their order; the first that has something to say decides. The last one always has. */
-export function findFirst<Event>(
-  considerations: readonly Consideration<Event>[],
+/** What a section comes to for an event: the finding, and what is done about it in the state of the model. */
+export interface Ruling {
+  readonly finding: Finding;
+  readonly treatment: Treatment;
+  /** Effect that the rule asks for, where what is done is capped. */
+  readonly effectAsked: Effect;
+  /** What was tried before, and had nothing to say. */
+  readonly passedOver: () => string[];
+}
+
+/** The ruling that a finding comes to. */
+export function rulingOf(
+  { state, settings = DEFAULT_TREATMENT }: SectionPolicy,
+  finding: Finding,
+  passedOver: () => string[] = () => [],
+): Ruling {
+  const treatment = treat(finding.eventClass, state, finding.effect, settings);
+  return { finding, treatment, effectAsked: finding.effect, passedOver };
+}
+
+/**
+ * Tries considerations in their order; the first that has something to say decides. The last one always has. Where no
+ * rule applies, or the rule switches the section off, nothing is judged.
+ */
+export function rule<Policy extends SectionPolicy, Event>(
+  policy: Policy,
+  section: string,
+  considerations: readonly Consideration<Policy, Event>[],
   event: Event,
-): { finding: Finding; passedOver: string[] } {
-  const passedOver: string[] = [];
-  for (const [name, consider] of considerations) {
-    const finding = consider(event);
-    if (finding) return { finding, passedOver };
-    passedOver.push(`${name}: names it not`);
+): Ruling {
+  if (!policy.hasRule) return rulingOf(policy, unjudged(Reason.NO_RULE, "no rule applies to this container"));
+  if (policy.effect === Effect.DISABLE) {
+    return rulingOf(policy, unjudged(Reason.SECTION_DISABLED, `the rule disables the ${section} section`));
+  }
+  for (let tried = 0; tried < considerations.length; tried += 1) {
+    const finding = considerations[tried]?.[1](policy, event);
+    if (!finding) continue;
+    return rulingOf(policy, finding, () => considerations.slice(0, tried).map(([name]) => `${name}: names it not`));
   }
   throw new Error("the model always answers");
 }
 
-/** As `findFirst`, unless no rule applies or the rule switches the section off. */
-export function judge<Event>(
-  policy: SectionPolicy,
-  section: string,
-  considerations: readonly Consideration<Event>[],
-  event: Event,
-): { finding: Finding; passedOver: string[] } {
-  if (!policy.hasRule) {
-    return { finding: unjudged(Reason.NO_RULE, "no rule applies to this container"), passedOver: [] };
-  }
-  if (policy.effect === Effect.DISABLE) {
-    return { finding: unjudged(Reason.SECTION_DISABLED, `the rule disables the ${section} section`), passedOver: [] };
-  }
-  return findFirst(considerations, event);
-}
-
-/** The decision that a finding comes to in the state of the model. */
-export function toDecision(
-  policy: SectionPolicy,
-  { finding, passedOver }: { finding: Finding; passedOver: readonly string[] },
-  nearest: () => NearestItem[] = () => [],
-): Decision {
-  const { state, settings = DEFAULT_TREATMENT } = policy;
-  const treatment = treat(finding.eventClass, state, finding.effect, settings);
+/** A ruling as it is told. */
+export function toDecision(ruling: Ruling, nearest: () => NearestItem[] = () => []): Decision {
+  const { finding, treatment, effectAsked, passedOver } = ruling;
   return create(DecisionSchema, {
     outcome: finding.outcome,
-    effectAsked: finding.effect,
+    effectAsked,
     effectApplied: treatment.effect,
     isLearned: treatment.isLearned,
     isHeld: treatment.isHeld,
@@ -152,8 +172,8 @@ export function toDecision(
     explanation: create(ExplanationSchema, {
       reason: finding.reason,
       matched: finding.matched,
-      message: finding.message,
-      passedOver: [...passedOver],
+      message: finding.message(),
+      passedOver: passedOver(),
       nearest: treatment.isAudited ? nearest() : [],
     }),
   });

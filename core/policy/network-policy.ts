@@ -11,7 +11,8 @@ import {
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { type AddressPrefix, addressText, parsePrefix } from "../matching/address.ts";
+import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import {
   allowed,
@@ -23,7 +24,8 @@ import {
   deviation,
   type Finding,
   inModel,
-  judge,
+  type Ruling,
+  rule,
   type SectionPolicy,
   toDecision,
   unjudged,
@@ -55,6 +57,7 @@ interface CompiledNetworkEntries {
   readonly listening: readonly PortRange[];
   readonly outbound: readonly PortRange[];
   readonly addresses: readonly Prefix[];
+  readonly index: { readonly listening: PortIndex; readonly outbound: PortIndex; readonly addresses: AddressIndex };
 }
 
 export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service", "kubernetes_api"] as const;
@@ -85,13 +88,21 @@ const AF_PACKET = 17;
 const PING = /^ping[46]?$/;
 
 function compileEntries(entries: NetworkSection["allowed"]): CompiledNetworkEntries {
+  const listening = entries?.listeningPorts ?? [];
+  const outbound = entries?.outboundPorts ?? [];
+  const addresses = (entries?.outboundAddresses ?? []).flatMap((text) => {
+    const prefix = parsePrefix(text);
+    return prefix ? [{ ...prefix, text }] : [];
+  });
   return {
-    listening: entries?.listeningPorts ?? [],
-    outbound: entries?.outboundPorts ?? [],
-    addresses: (entries?.outboundAddresses ?? []).flatMap((text) => {
-      const prefix = parsePrefix(text);
-      return prefix ? [{ ...prefix, text }] : [];
-    }),
+    listening,
+    outbound,
+    addresses,
+    index: {
+      listening: compilePortIndex(listening),
+      outbound: compilePortIndex(outbound),
+      addresses: compileAddressIndex(addresses),
+    },
   };
 }
 
@@ -129,10 +140,6 @@ function rangeText({ first, last }: PortRange): string {
   return first === last ? String(first) : `${first}-${last}`;
 }
 
-function findRange(ranges: readonly PortRange[], port: number): PortRange | undefined {
-  return ranges.find(({ first, last }) => port >= first && port <= last);
-}
-
 function destination({ address, port, transport, domain }: ConnectEvent): string {
   const name = domain === "" ? "" : ` (${domain})`;
   return `\`${addressText(address)}\`${name} ${portText(transport, port)}`;
@@ -140,17 +147,17 @@ function destination({ address, port, transport, domain }: ConnectEvent): string
 
 /** Denied and allowed addresses apply to every destination, ports only to those of the Internet. */
 function findListed(entries: CompiledNetworkEntries, event: ConnectEvent): string | undefined {
-  const address = mappedAddress(event.address);
-  const prefix = entries.addresses.find((entry) => isWithin(entry, address));
+  const prefix = entries.addresses[entries.index.addresses.find(event.address)];
   if (prefix) return prefix.text;
-  const range = event.isInternet ? findRange(entries.outbound, event.port) : undefined;
+  const range = event.isInternet ? entries.outbound[entries.index.outbound.find(event.port)] : undefined;
   return range && rangeText(range);
 }
 
 function findMetadata(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
   const { effect, excepts } = policy.detectors.metadata_service;
+  if (effect === Effect.DISABLE) return undefined;
   const address = addressText(event.address);
-  if (effect === Effect.DISABLE || !METADATA_ADDRESSES.some((known) => known === address) || excepts(address)) {
+  if (!METADATA_ADDRESSES.some((known) => known === address) || excepts(address)) {
     return undefined;
   }
   return detection(effect, "metadata_service", false, `the cloud's metadata service \`${address}\` was contacted`);
@@ -159,52 +166,56 @@ function findMetadata(policy: CompiledNetworkPolicy, event: ConnectEvent): Findi
 /** The API server is known by its address, a kubelet by its port on any machine of the cluster. */
 function findKubernetes(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
   const { effect, excepts } = policy.detectors.kubernetes_api;
+  if (effect === Effect.DISABLE) return undefined;
   const address = addressText(event.address);
   const isServer = address === policy.kubernetesApi;
   const isKubelet =
     !event.isInternet && event.transport === Transport.TCP && KUBELET_PORTS.some((port) => port === event.port);
-  if (effect === Effect.DISABLE || !(isServer || isKubelet) || excepts(address)) return undefined;
+  if (!(isServer || isKubelet) || excepts(address)) return undefined;
   const what = isServer ? "the Kubernetes API server" : "a kubelet";
   return detection(effect, "kubernetes_api", false, `${what} was contacted: ${destination(event)}`);
 }
 
 function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding {
-  const shown = destination(event);
-  const port = portText(event.transport, event.port);
+  const shown = () => destination(event);
   if (!event.isInternet) return unjudgedDestination(policy, event, shown);
+  const port = portText(event.transport, event.port);
   const isEphemeral = event.port >= EPHEMERAL_FIRST && event.port <= EPHEMERAL_LAST;
   const isFamily = isEphemeral && policy.internetPorts.has(portText(event.transport, 0));
   if (event.port === 0 || (!isFamily && !policy.internetPorts.has(port))) {
-    return deviation(policy.effect, `${shown} is outside the model: port ${port} of the Internet is not in it`);
+    return deviation(policy.effect, () => `${shown()} is outside the model: port ${port} of the Internet is not in it`);
   }
   if (event.isDirect && !policy.directAddresses.has(addressText(event.address))) {
     // An address may be known to a program from before it was watched: nobody is stopped for that.
     const effect = policy.effect === Effect.DISABLE ? Effect.DISABLE : Effect.ALERT;
-    return deviation(effect, `${shown} was contacted without a look-up, and the address is not in the model`);
+    return deviation(effect, () => `${shown()} was contacted without a look-up, and the address is not in the model`);
   }
   return inModel(policy.effect, port, shown);
 }
 
 /** Port checks are for the Internet; within the cluster a destination is only recorded. */
-function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent, shown: string): Finding {
+function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent, shown: () => string): Finding {
   const where = event.isLoopback ? "the container itself" : "no Internet destination";
-  const message = `${shown} is ${where}: only denied addresses apply`;
+  const message = () => `${shown()} is ${where}: only denied addresses apply`;
   return { ...inModel(policy.effect, "", shown), message };
+}
+
+const CONNECT: readonly Consideration<CompiledNetworkPolicy, ConnectEvent>[] = [
+  ["denied list", (p, e) => whereNamed(findListed(p.denied, e), (m) => denial(p.effect, m, () => destination(e)))],
+  ["metadata service detector", findMetadata],
+  ["Kubernetes detector", findKubernetes],
+  ["allowed list", (p, e) => whereNamed(findListed(p.allowed, e), (m) => allowed(p.effect, m, () => destination(e)))],
+  ["model", findKnownDestination],
+];
+
+/** The ruling on a connection or datagram. */
+export function ruleConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Ruling {
+  return rule(policy, "network", CONNECT, event);
 }
 
 /** What policy says of a connection or datagram. */
 export function evaluateConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Decision {
-  const considerations: readonly Consideration<ConnectEvent>[] = [
-    ["denied list", (e) => whereNamed(findListed(policy.denied, e), (m) => denial(policy.effect, m, destination(e)))],
-    ["metadata service detector", (e) => findMetadata(policy, e)],
-    ["Kubernetes detector", (e) => findKubernetes(policy, e)],
-    [
-      "allowed list",
-      (e) => whereNamed(findListed(policy.allowed, e), (m) => allowed(policy.effect, m, destination(e))),
-    ],
-    ["model", (e) => findKnownDestination(policy, e)],
-  ];
-  return toDecision(policy, judge(policy, "network", considerations, event), () => nearestPorts(policy, event));
+  return toDecision(ruleConnect(policy, event), () => nearestPorts(policy, event));
 }
 
 function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number }) {
@@ -216,35 +227,46 @@ function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number })
   );
 }
 
+function listening({ transport, port }: ListenEvent): string {
+  return `listening on ${portText(transport, port)}`;
+}
+
+/** Port 0 stands for all those that the kernel chooses, in models and in allowed lists. */
+function portsOf({ port, isEphemeral }: ListenEvent): number[] {
+  return isEphemeral ? [port, 0] : [port];
+}
+
+function findPort({ listening: ranges, index }: CompiledNetworkEntries, ports: readonly number[]): string | undefined {
+  const place = ports.map((port) => index.listening.find(port)).find((found) => found >= 0) ?? -1;
+  const range = ranges[place];
+  return range && rangeText(range);
+}
+
+function findKnownPort(policy: CompiledNetworkPolicy, event: ListenEvent): Finding {
+  const names = portsOf(event).map((port) => portText(event.transport, port));
+  const known = names.find((name) => policy.listeningPorts.has(name));
+  return known === undefined
+    ? deviation(policy.effect, () => `${listening(event)} is not in the model`)
+    : inModel(policy.effect, known, () => listening(event));
+}
+
+const LISTEN: readonly Consideration<CompiledNetworkPolicy, ListenEvent>[] = [
+  ["denied list", (p, e) => whereNamed(findPort(p.denied, [e.port]), (m) => denial(p.effect, m, () => listening(e)))],
+  [
+    "allowed list",
+    (p, e) => whereNamed(findPort(p.allowed, portsOf(e)), (m) => allowed(p.effect, m, () => listening(e))),
+  ],
+  ["model", findKnownPort],
+];
+
+/** The ruling on a socket that listens. */
+export function ruleListen(policy: CompiledNetworkPolicy, event: ListenEvent): Ruling {
+  return rule(policy, "network", LISTEN, event);
+}
+
 /** What policy says of a socket that listens. */
 export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent): Decision {
-  const shown = `listening on ${portText(event.transport, event.port)}`;
-  // Port 0 stands for all those that the kernel chooses, in models and in allowed lists.
-  const ports = [event.port, ...(event.isEphemeral ? [0] : [])];
-  const names = ports.map((port) => portText(event.transport, port));
-  const known = names.find((name) => policy.listeningPorts.has(name));
-  const byRange = (ranges: readonly PortRange[], ports: readonly number[]) => {
-    const range = ports.map((port) => findRange(ranges, port)).find((found) => found !== undefined);
-    return range && rangeText(range);
-  };
-  const considerations: readonly Consideration<ListenEvent>[] = [
-    [
-      "denied list",
-      () => whereNamed(byRange(policy.denied.listening, [event.port]), (m) => denial(policy.effect, m, shown)),
-    ],
-    [
-      "allowed list",
-      () => whereNamed(byRange(policy.allowed.listening, ports), (m) => allowed(policy.effect, m, shown)),
-    ],
-    [
-      "model",
-      () =>
-        known === undefined
-          ? deviation(policy.effect, `${shown} is not in the model`)
-          : inModel(policy.effect, known, shown),
-    ],
-  ];
-  return toDecision(policy, judge(policy, "network", considerations, event), () =>
+  return toDecision(ruleListen(policy, event), () =>
     nearestItems(
       policy.listening,
       (fact) => Math.abs(fact.port - event.port),
@@ -270,14 +292,14 @@ export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocke
   const what = event.family === AF_PACKET ? "packet socket" : "raw socket";
   const find = (): Finding => {
     if (effect === Effect.DISABLE) return unjudged(Reason.SECTION_DISABLED, "the raw socket detector is off");
-    if (isKnownPing(policy, event)) return inModel(policy.effect, event.processPath, "`ping`");
+    if (isKnownPing(policy, event)) return inModel(policy.effect, event.processPath, () => "`ping`");
     if (excepts(event.processPath, event.processName)) {
-      return allowed(effect, event.processPath, `a ${what} of \`${event.processPath}\``);
+      return allowed(effect, event.processPath, () => `a ${what} of \`${event.processPath}\``);
     }
     const message = `a ${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
     return detection(effect, "raw_socket", false, message);
   };
-  const decision = toDecision(policy, judge(policy, "network", [["raw socket detector", find]], event));
+  const decision = toDecision(rule(policy, "network", [["raw socket detector", find]], event));
   decision.isLearned = false;
   return decision;
 }
@@ -290,7 +312,7 @@ export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string,
     ? unjudged(Reason.SECTION_DISABLED, "the port scan detector is off")
     : // Who scans has done so already: stopping its container is what the strongest effect can do.
       detection(effect, "port_scan", true, message);
-  return toDecision(policy, judge(policy, "network", [["port scan detector", () => finding]], message));
+  return toDecision(rule(policy, "network", [["port scan detector", () => finding]], message));
 }
 
 /** What a connection teaches: a port of the Internet, or an address within; an address without a look-up besides. */

@@ -1,5 +1,6 @@
 import type { ProcessEntry } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { compilePattern, isPattern } from "../matching/pattern.ts";
+import { compileTextIndex, type TextIndex } from "../matching/text-index.ts";
 import { baseName, type ProcessEvent } from "./process-event.ts";
 
 /** Three answers: yes, no, or only under a condition that the entry makes. */
@@ -29,10 +30,17 @@ function namesOf(event: ProcessEvent): readonly string[] {
   return [event.isScript ? baseName(event.name) : event.name, baseName(event.path), baseName(event.invokedPath)];
 }
 
+/** Texts that an entry is tried on. */
+type TextsOf = (event: ProcessEvent) => readonly string[];
+
+function textsFor({ process }: ProcessEntry): TextsOf {
+  if (!process.includes("/") && process !== "*") return namesOf;
+  return isPattern(process) ? patternPathsOf : pathsOf;
+}
+
 function compileEntry(entry: ProcessEntry, index: number): CompiledEntry {
   const pattern = compilePattern(entry.process);
-  const isPath = entry.process.includes("/") || entry.process === "*";
-  const textsOf = isPath ? (isPattern(entry.process) ? patternPathsOf : pathsOf) : namesOf;
+  const textsOf = textsFor(entry);
   const parents = entry.parents.map((parent) => compilePattern(parent));
   return {
     entry,
@@ -51,10 +59,36 @@ export interface CompiledProcessList {
   readonly find: (event: ProcessEvent) => ListMatch | undefined;
 }
 
+/** Entries that are tried on the same texts, by what they name. */
+interface Group {
+  readonly textsOf: TextsOf;
+  readonly places: readonly number[];
+  readonly index: TextIndex;
+}
+
+function groupsOf(entries: readonly CompiledEntry[]): Group[] {
+  return [namesOf, patternPathsOf, pathsOf].flatMap((textsOf) => {
+    const own = entries.filter(({ entry }) => textsFor(entry) === textsOf);
+    const index = compileTextIndex(own.map(({ entry }) => entry.process));
+    return own.length === 0 ? [] : [{ textsOf, places: own.map((each) => each.index), index }];
+  });
+}
+
+/** Entries with conditions are few, and gone through; the others are looked up. */
 export function compileProcessList(entries: readonly ProcessEntry[]): CompiledProcessList {
   const compiled = entries.map(compileEntry);
-  return {
-    entries: compiled,
-    find: (event) => compiled.find((entry) => entry.matchesObject(event) && entry.matchesConditions(event)),
+  const groups = groupsOf(compiled.filter(({ hasConditions }) => !hasConditions));
+  const conditional = compiled.filter(({ hasConditions }) => hasConditions);
+  const find = (event: ProcessEvent): ListMatch | undefined => {
+    let first = compiled.length;
+    for (const { textsOf, places, index } of groups) {
+      for (const text of textsOf(event)) {
+        const place = places[index.find(text)];
+        if (place !== undefined && place < first) first = place;
+      }
+    }
+    const under = conditional.find((entry) => entry.matchesObject(event) && entry.matchesConditions(event));
+    return under !== undefined && under.index < first ? under : compiled[first];
   };
+  return { entries: compiled, find };
 }

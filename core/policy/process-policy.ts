@@ -16,7 +16,9 @@ import {
   deviation,
   type Finding,
   inModel,
-  judge,
+  type Ruling,
+  rule,
+  rulingOf,
   toDecision,
   unjudged,
 } from "./finding.ts";
@@ -111,7 +113,7 @@ function shown(event: ProcessEvent): string {
 
 function findDenial(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const match = policy.denied.find(event);
-  return match && denial(policy.effect, match.entry.process, shown(event));
+  return match && denial(policy.effect, match.entry.process, () => shown(event));
 }
 
 /** A binary that is changed or not in the image. Content that could not be read is not accused. */
@@ -127,19 +129,19 @@ function namesOf(event: ProcessEvent): string[] {
   return names.map((name) => name.toLowerCase());
 }
 
-function reverseShellMessage(event: ProcessEvent): string | undefined {
-  if (event.stream === "" || !namesOf(event).some((name) => SHELLS.has(name))) return undefined;
+function reverseShellMessage(event: ProcessEvent, names: readonly string[] = namesOf(event)): string | undefined {
+  if (event.stream === "" || !names.some((name) => SHELLS.has(name))) return undefined;
   return `${shown(event)} takes its commands from a connection (${event.stream})`;
 }
 
-function minerMessage(event: ProcessEvent): string | undefined {
-  if (namesOf(event).some((name) => MINERS.has(name))) return `${shown(event)} has the name of a mining program`;
+function minerMessage(event: ProcessEvent, names: readonly string[]): string | undefined {
+  if (names.some((name) => MINERS.has(name))) return `${shown(event)} has the name of a mining program`;
   const argument = event.args.find((arg) => MINER_ARGUMENTS.some((pattern) => pattern.test(arg)));
   return argument && `${shown(event)} has an argument of mining programs, \`${argument.slice(0, 100)}\``;
 }
 
-function attackToolMessage(event: ProcessEvent): string | undefined {
-  const name = namesOf(event).find((known) => Object.hasOwn(ATTACK_TOOLS, known));
+function attackToolMessage(event: ProcessEvent, names: readonly string[]): string | undefined {
+  const name = names.find((known) => Object.hasOwn(ATTACK_TOOLS, known));
   return name && `${shown(event)} is a tool that ${ATTACK_TOOLS[name]}`;
 }
 
@@ -152,7 +154,7 @@ export function knownParents(
 }
 
 /** Only a known program with known parents is asked who started it; the first process has no parent of its own. */
-function parentMessage(event: ProcessEvent, policy: CompiledProcessPolicy): string | undefined {
+function parentMessage(event: ProcessEvent, _: readonly string[], policy: CompiledProcessPolicy): string | undefined {
   const known = knownParents(policy, event);
   const [parent] = event.parents;
   // A list that is full may have left somebody out, and while the model learns there is no list yet.
@@ -173,7 +175,11 @@ function findBadFile(policy: CompiledProcessPolicy, event: ProcessEvent): Findin
 const CHECKS: readonly {
   readonly name: Exclude<ProcessDetector, "intel">;
   readonly isThreat: boolean;
-  readonly message: (event: ProcessEvent, policy: CompiledProcessPolicy) => string | undefined;
+  readonly message: (
+    event: ProcessEvent,
+    names: readonly string[],
+    policy: CompiledProcessPolicy,
+  ) => string | undefined;
 }[] = [
   { name: "reverse_shell", isThreat: true, message: reverseShellMessage },
   { name: "crypto_miner", isThreat: true, message: minerMessage },
@@ -188,29 +194,31 @@ const CHECKS: readonly {
 ];
 
 function findDetection(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
+  const names = namesOf(event);
   for (const { name, isThreat, message } of CHECKS) {
     const { effect, excepts } = policy.detectors[name];
-    if (effect === Effect.DISABLE || excepts(event.path, event.invokedPath, event.name)) continue;
-    const text = message(event, policy);
-    if (text !== undefined) return detection(effect, name, isThreat, text);
+    if (effect === Effect.DISABLE) continue;
+    const text = message(event, names, policy);
+    if (text === undefined || excepts(event.path, event.invokedPath, event.name)) continue;
+    return detection(effect, name, isThreat, text);
   }
   return undefined;
 }
 
 function findAllowed(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const match = policy.allowed.find(event);
-  return match && allowed(policy.effect, match.entry.process, shown(event));
+  return match && allowed(policy.effect, match.entry.process, () => shown(event));
 }
 
 function findInModel(policy: CompiledProcessPolicy, event: ProcessEvent): Finding {
   const known = policy.contents.get(itemKey(event.path, event.name));
   const content = contentIdentity(event);
-  if (known === undefined) return deviation(policy.effect, `${shown(event)} is not in the model`);
+  if (known === undefined) return deviation(policy.effect, () => `${shown(event)} is not in the model`);
   const matched = `${event.path} as ${event.name}`;
-  if (content !== "unknown" && known.has(content)) return inModel(policy.effect, matched, shown(event));
+  if (content !== "unknown" && known.has(content)) return inModel(policy.effect, matched, () => shown(event));
   const outcome = content === "unknown" ? Outcome.UNDECIDED : Outcome.DEVIATION;
   const what = content === "unknown" ? "its content could not be read" : "with other content than learned";
-  const message = `${shown(event)} is in the model, but ${what}`;
+  const message = () => `${shown(event)} is in the model, but ${what}`;
   return { ...deviation(policy.effect, message), outcome, reason: Reason.CONTENT_CHANGED, matched };
 }
 
@@ -228,29 +236,31 @@ export function evaluateRedirect(policy: CompiledProcessPolicy, event: ProcessEv
   const finding = isSilent
     ? unjudged(Reason.MODEL, "not a shell that takes its commands from a connection")
     : detection(effect, "reverse_shell", true, message);
-  return toDecision(policy, { finding, passedOver: [] });
+  return toDecision(rulingOf(policy, finding));
 }
 
+const CONSIDERATIONS: readonly Consideration<CompiledProcessPolicy, ProcessEvent>[] = [
+  ["denied list", findDenial],
+  ["detectors", findDetection],
+  ["allowed list", findAllowed],
+  ["intelligence", findBadFile],
+  ["model", findInModel],
+];
+
 /**
- * What policy says of an exec: denied list, then detectors, then allowed list, then the model. Undecided where path and
- * name are in the model and the content could not be read; that is audited and never stops anything.
+ * The ruling on an exec: denied list, then detectors, then allowed list, then the model. Undecided where path and name are
+ * in the model and the content could not be read; that is audited and never stops anything.
  */
-export function evaluateProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
-  const considerations: readonly Consideration<ProcessEvent>[] = [
-    ["denied list", (e) => findDenial(policy, e)],
-    ["detectors", (e) => findDetection(policy, e)],
-    ["allowed list", (e) => findAllowed(policy, e)],
-    ["intelligence", (e) => findBadFile(policy, e)],
-    ["model", (e) => findInModel(policy, e)],
-  ];
-  const { finding, passedOver } = judge(policy, "process", considerations, event);
-  const isUnknown = contentIdentity(event) === "unknown";
-  const decision = toDecision(policy, { finding: capUndecided(finding), passedOver }, () =>
-    nearestProcesses(policy.items, event),
-  );
-  decision.effectAsked = finding.effect;
+export function ruleProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Ruling {
+  const ruling = rule(policy, "process", CONSIDERATIONS, event);
+  if (contentIdentity(event) !== "unknown") return ruling;
+  const { treatment } = rulingOf(policy, capUndecided(ruling.finding));
   // What could not be read waits for a person instead of being learned.
-  decision.isHeld ||= decision.isLearned && isUnknown;
-  decision.isLearned &&= !isUnknown;
-  return decision;
+  const isHeld = treatment.isHeld || treatment.isLearned;
+  return { ...ruling, treatment: { ...treatment, isHeld, isLearned: false } };
+}
+
+/** What policy says of an exec. */
+export function evaluateProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
+  return toDecision(ruleProcess(policy, event), () => nearestProcesses(policy.items, event));
 }

@@ -8,7 +8,8 @@ import {
   denial,
   deviation,
   inModel,
-  judge,
+  type Ruling,
+  rule,
   type SectionPolicy,
   toDecision,
 } from "./finding.ts";
@@ -52,22 +53,30 @@ export function compileSyscallPolicy(input: SyscallPolicyInput): CompiledSyscall
   };
 }
 
-/** What policy says of the first use of a system call. A listed name means the call of both tables. */
+function shown({ name, isCompat }: SyscallEvent): string {
+  return `system call \`${name}\`${isCompat ? " (32-bit)" : ""}`;
+}
+
+const CONSIDERATIONS: readonly Consideration<CompiledSyscallPolicy, SyscallEvent>[] = [
+  ["denied list", (p, e) => (p.denied.has(e.name) ? denial(p.effect, e.name, () => shown(e)) : undefined)],
+  ["allowed list", (p, e) => (p.allowed.has(e.name) ? allowed(p.effect, e.name, () => shown(e)) : undefined)],
+  [
+    "model",
+    (p, e) =>
+      p.known.has(key(e))
+        ? inModel(p.effect, e.name, () => shown(e))
+        : deviation(p.effect, () => `${shown(e)} is not in the model`),
+  ],
+];
+
+/** The ruling on the first use of a system call. A listed name means the call of both tables. */
+export function ruleSyscall(policy: CompiledSyscallPolicy, event: SyscallEvent): Ruling {
+  return rule(policy, "system call", CONSIDERATIONS, event);
+}
+
+/** What policy says of the first use of a system call. */
 export function evaluateSyscall(policy: CompiledSyscallPolicy, event: SyscallEvent): Decision {
-  const shown = `system call \`${event.name}\`${event.isCompat ? " (32-bit)" : ""}`;
-  const { name } = event;
-  const considerations: readonly Consideration<SyscallEvent>[] = [
-    ["denied list", () => (policy.denied.has(name) ? denial(policy.effect, name, shown) : undefined)],
-    ["allowed list", () => (policy.allowed.has(name) ? allowed(policy.effect, name, shown) : undefined)],
-    [
-      "model",
-      (e) =>
-        policy.known.has(key(e))
-          ? inModel(policy.effect, name, shown)
-          : deviation(policy.effect, `${shown} is not in the model`),
-    ],
-  ];
-  return toDecision(policy, judge(policy, "system call", considerations, event));
+  return toDecision(ruleSyscall(policy, event));
 }
 
 /** What the first use of a system call teaches. */
