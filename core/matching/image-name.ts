@@ -1,3 +1,6 @@
+/** Docker Hub under its own name and its old one. */
+const DOCKER_HUB = /^(index\.)?docker\.io$/i;
+
 /**
  * Image names in canonical form, as the distribution reference grammar has it: a first part with a dot, a colon or
  * `localhost` is a registry, otherwise `docker.io` is meant; there a name without a slash is in `library`. A missing
@@ -7,7 +10,7 @@ export function canonicalImage(name: string): string {
   const [withTag = "", digest] = splitOnce(name, "@");
   const [head, ...rest] = withTag.split("/");
   const hasRegistry = rest.length > 0 && (/[.:]/.test(head as string) || head === "localhost");
-  const registry = hasRegistry ? (head as string) : "docker.io";
+  const registry = hasRegistry && !DOCKER_HUB.test(head as string) ? (head as string) : "docker.io";
   const path = hasRegistry ? rest.join("/") : withTag;
   const repository = registry === "docker.io" && !path.includes("/") ? `library/${path}` : path;
   const hasTag = repository.lastIndexOf(":") > repository.lastIndexOf("/");
@@ -19,6 +22,10 @@ export function canonicalImage(name: string): string {
 export function canonicalPrefix(pattern: string): string {
   const [head = "", ...rest] = pattern.split("/");
   const hasRegistry = rest.length > 0 && (/[.:]/.test(head) || head === "localhost" || head.includes("*"));
+  if (hasRegistry && DOCKER_HUB.test(head)) {
+    const path = rest.join("/");
+    return `docker.io/${rest.length > 1 || path === "*" ? path : `library/${path}`}`;
+  }
   if (hasRegistry) return pattern;
   return rest.length > 0 ? `docker.io/${pattern}` : `docker.io/library/${pattern}`;
 }

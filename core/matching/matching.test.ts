@@ -1,11 +1,13 @@
+import { readFileSync } from "node:fs";
 import { create } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ScopeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { canonicalImage } from "./image-name.ts";
 import { compilePattern } from "./pattern.ts";
 import { compileScope } from "./scope.ts";
+import { parseScopeTable, scopeMarkdown } from "./scope-table.ts";
 
 test.each([
   ["/bin/*", "/bin/sh", true],
@@ -48,36 +50,19 @@ test.each([
   expect(canonicalImage(name)).toBe(canonical);
 });
 
-const container = create(ContainerSchema, {
-  containerId: "c1",
-  name: "Web-1",
-  nodeId: "worker-3",
-  image: { name: "nginx:1.27", digest: `sha256:${"a".repeat(64)}` },
-  modelScope: { namespace: "shop", cluster: "east" },
-  labels: { tier: "front" },
+const table = parseScopeTable(readFileSync(new URL("testdata/scope.json", import.meta.url), "utf8"));
+const { containers, cases } = table;
+
+test.each(cases)("$container in $scope: $isMatch ($why)", ({ container, scope, isMatch }) => {
+  const found = containers[container] as Container;
+  expect(compileScope(create(ScopeSchema, scope))(found).isMatch).toBe(isMatch);
 });
 
-test.each([
-  [{}, true],
-  [{ images: ["nginx:1.27"] }, true],
-  [{ images: ["nginx"] }, false],
-  [{ images: ["docker.io/library/*"] }, true],
-  [{ images: [`sha256:${"a".repeat(64)}`] }, true],
-  [{ images: ["*", "-*nginx*"] }, false],
-  [{ images: ["-*redis*"] }, true],
-  [{ images: ["nginx:*"] }, true],
-  [{ images: ["*", "-nginx:*"] }, false],
-  [{ images: ["bitnami/*"] }, false],
-  [{ containers: ["web-*"] }, true],
-  [{ containers: ["web-*"], namespaces: ["other"] }, false],
-  [{ labels: ["tier:*"] }, true],
-  [{ hosts: ["worker-4", "worker-3"] }, true],
-  [{ clusters: ["WEST"] }, false],
-])("scope %j: %s", (scope, isMatch) => {
-  expect(compileScope(create(ScopeSchema, scope))(container).isMatch).toBe(isMatch);
+test("SCOPE.md says what the table says", () => {
+  expect(readFileSync(new URL("SCOPE.md", import.meta.url), "utf8")).toBe(scopeMarkdown(table));
 });
 
 test("a scope that does not match says which field and why", () => {
-  const answer = compileScope(create(ScopeSchema, { namespaces: ["a", "b*"] }))(container);
+  const answer = compileScope(create(ScopeSchema, { namespaces: ["a", "b*"] }))(containers["web"] as Container);
   expect(answer).toEqual({ isMatch: false, reason: "namespace: `shop` matches none of `a`, `b*`" });
 });

@@ -18,13 +18,17 @@ interface CompiledField {
 function imageTexts(container: Container): string[] {
   const image = container.image;
   if (!image) return [];
-  const name = image.name === "" ? [] : [canonicalImage(image.name)];
-  return [...name, image.digest];
+  if (image.name === "") return [image.digest];
+  const name = canonicalImage(image.name);
+  // With tag and digest it is that tag too.
+  const [tagged = ""] = name.split("@");
+  const hasBoth = tagged !== name && tagged.lastIndexOf(":") > tagged.lastIndexOf("/");
+  return [name, ...(hasBoth ? [tagged] : []), image.digest];
 }
 
 /** An image pattern is brought to canonical form as far as its wildcards leave it known, so that `nginx` means what it says. */
 function imagePattern(source: string): string {
-  if (source.startsWith("*") || source.includes("sha256:")) return source;
+  if (source.startsWith("*") || /^sha256:/i.test(source)) return source;
   return source.includes("*") ? canonicalPrefix(source) : canonicalImage(source);
 }
 
@@ -44,7 +48,7 @@ function compileField(
 }
 
 function mismatch(field: CompiledField, texts: readonly string[]): string | undefined {
-  const shown = texts.length === 0 ? "nothing" : texts.map((t) => `\`${t}\``).join(", ");
+  const shown = texts.map((text) => (text === "" ? "nothing" : `\`${text}\``)).join(", ");
   const excluded = field.excludes.find((pattern) => texts.some(pattern.matches));
   if (excluded) return `${field.name}: ${shown} is excluded by \`-${excluded.source}\``;
   if (field.includes.length === 0 || field.includes.some((pattern) => texts.some(pattern.matches))) return undefined;
@@ -52,7 +56,7 @@ function mismatch(field: CompiledField, texts: readonly string[]): string | unde
 }
 
 /**
- * Compiles a scope. Within a field one pattern suffices and an exclusion wins; all fields must match; a field without
+ * Compiles a scope; SCOPE.md shows what matches what. Within a field one pattern suffices and an exclusion wins; all fields must match; a field without
  * patterns matches everything, a field with exclusions only matches whatever is not excluded.
  */
 export function compileScope(scope: Scope | undefined): CompiledScope {
@@ -66,7 +70,9 @@ export function compileScope(scope: Scope | undefined): CompiledScope {
   ].filter((field) => field.includes.length + field.excludes.length > 0);
   return (container) => {
     for (const field of fields) {
-      const reason = mismatch(field, field.read(container));
+      const texts = field.read(container);
+      // What is not there is matched as an empty text: by `*`, and by nothing else.
+      const reason = mismatch(field, texts.length === 0 ? [""] : texts);
       if (reason !== undefined) return { isMatch: false, reason };
     }
     return { isMatch: true };

@@ -1,17 +1,24 @@
-import { create } from "@bufbuild/protobuf";
 import { ContentState, type Event, type Process } from "#gen/gabion/event/v1/event_pb.ts";
-import { type Decision, DecisionSchema, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { type Decision, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { type CompiledContainerPolicy, sectionPolicy } from "./container-policy.ts";
-import { withCustomRules } from "./custom-rules.ts";
-import { evaluateDnsQuery } from "./dns-policy.ts";
+import { ruleWithCustom, withCustomRules } from "./custom-rules.ts";
+import { evaluateDnsQuery, ruleDnsQuery } from "./dns-policy.ts";
 import { sectionOfEvent } from "./event-section.ts";
-import { evaluateFile } from "./file-policy.ts";
-import { evaluateConnect, evaluateListen, evaluatePortScan, evaluateRawSocket } from "./network-policy.ts";
+import { evaluateFile, ruleFile } from "./file-policy.ts";
+import { type Ruling, rulingOf, toDecision, unjudged } from "./finding.ts";
+import {
+  evaluateConnect,
+  evaluateListen,
+  ruleConnect,
+  ruleListen,
+  rulePortScan,
+  ruleRawSocket,
+} from "./network-policy.ts";
 import { NOTHING_SPECIAL, type ProcessEvent, toProcessEvent } from "./process-event.ts";
-import { evaluateProcess, evaluateRedirect } from "./process-policy.ts";
-import { evaluateSyscall } from "./syscall-policy.ts";
+import { evaluateProcess, ruleProcess, ruleRedirect } from "./process-policy.ts";
+import { evaluateSyscall, ruleSyscall } from "./syscall-policy.ts";
 
 function isLoopback(address: Uint8Array): boolean {
   const mapped = mappedAddress(address);
@@ -37,28 +44,49 @@ export function redirectedProcess(actor: Process | undefined, descriptor: number
   };
 }
 
-/** What lists, detectors and model of a section say of an event. */
-function decideSection(policy: CompiledContainerPolicy, { kind, actor }: Event): Decision {
+/** The ruling of a section's lists, detectors and model on an event. */
+function ruleSection(policy: CompiledContainerPolicy, { kind, actor }: Event): Ruling {
   switch (kind.case) {
     case "exec":
-      return evaluateProcess(policy.process, toProcessEvent(kind.value));
+      return ruleProcess(policy.process, toProcessEvent(kind.value));
     case "streamRedirect":
-      return evaluateRedirect(policy.process, redirectedProcess(actor, kind.value.descriptor));
+      return ruleRedirect(policy.process, redirectedProcess(actor, kind.value.descriptor));
     case "connect":
-      return evaluateConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
+      return ruleConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
     case "listen":
-      return evaluateListen(policy.network, kind.value);
+      return ruleListen(policy.network, kind.value);
     case "rawSocket": {
       const who = { processPath: actor?.path ?? "", processName: actor?.name ?? "" };
-      return evaluateRawSocket(policy.network, { ...kind.value, ...who });
+      return ruleRawSocket(policy.network, { ...kind.value, ...who });
     }
     case "portScan": {
       const { isHorizontal, portCount, addressCount, samples } = kind.value;
       const message = isHorizontal ? `${addressCount} hosts were tried` : `${portCount} ports of one host were tried`;
       const [first] = samples;
       const exception = isHorizontal ? String(first?.port ?? "") : addressText(first?.address ?? new Uint8Array());
-      return evaluatePortScan(policy.network, message, exception);
+      return rulePortScan(policy.network, message, exception);
     }
+    case "dnsQuery":
+      return ruleDnsQuery(policy.dns, kind.value);
+    case "fileChange":
+      return ruleFile(policy.filesystem, { ...kind.value, processPath: actor?.path ?? "" });
+    case "syscallUse":
+      return ruleSyscall(policy.syscall, kind.value);
+    default:
+      return rulingOf(policy.process, unjudged(Reason.NO_RULE, "events of this kind are told and never judged"));
+  }
+}
+
+/** As told to people: with what is nearest, where there is something to compare with. */
+function decideSection(policy: CompiledContainerPolicy, event: Event): Decision {
+  const { kind, actor } = event;
+  switch (kind.case) {
+    case "exec":
+      return evaluateProcess(policy.process, toProcessEvent(kind.value));
+    case "connect":
+      return evaluateConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
+    case "listen":
+      return evaluateListen(policy.network, kind.value);
     case "dnsQuery":
       return evaluateDnsQuery(policy.dns, kind.value);
     case "fileChange":
@@ -66,12 +94,18 @@ function decideSection(policy: CompiledContainerPolicy, { kind, actor }: Event):
     case "syscallUse":
       return evaluateSyscall(policy.syscall, kind.value);
     default:
-      return create(DecisionSchema, { outcome: Outcome.ALLOW });
+      return toDecision(ruleSection(policy, event));
   }
 }
 
-/** What a container's policy says of an event: the same answer as on its node, for explaining and simulating. */
+/** What a container's policy says of an event: the same answer as on its node, for explaining. */
 export function decideEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Decision {
   const section = sectionPolicy(policy, sectionOfEvent(event));
   return withCustomRules(policy.custom, section, { event, container }, () => decideSection(policy, event));
+}
+
+/** As `decideEvent`, without what only people read. */
+export function ruleEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Ruling {
+  const section = sectionPolicy(policy, sectionOfEvent(event));
+  return ruleWithCustom(policy.custom, section, { event, container }, () => ruleSection(policy, event));
 }

@@ -286,8 +286,8 @@ function isKnownPing(policy: CompiledNetworkPolicy, { protocol, processPath, pro
   );
 }
 
-/** What policy says of a raw or packet socket: a detector of its own, on by default. */
-export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Decision {
+/** The ruling on a raw or packet socket: a detector of its own, on by default. */
+export function ruleRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Ruling {
   const { effect, excepts } = policy.detectors.raw_socket;
   const what = event.family === AF_PACKET ? "packet socket" : "raw socket";
   const find = (): Finding => {
@@ -299,20 +299,29 @@ export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocke
     const message = `a ${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
     return detection(effect, "raw_socket", false, message);
   };
-  const decision = toDecision(rule(policy, "network", [["raw socket detector", find]], event));
-  decision.isLearned = false;
-  return decision;
+  const ruling = rule(policy, "network", [["raw socket detector", find]], event);
+  return { ...ruling, treatment: { ...ruling.treatment, isLearned: false } };
 }
 
-/** What policy says of a port scan that was found. */
-export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Decision {
+/** What policy says of a raw or packet socket. */
+export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Decision {
+  return toDecision(ruleRawSocket(policy, event));
+}
+
+/** The ruling on a port scan that was found. */
+export function rulePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Ruling {
   const { effect, excepts } = policy.detectors.port_scan;
   const isOff = effect === Effect.DISABLE || excepts(destinationText);
   const finding = isOff
     ? unjudged(Reason.SECTION_DISABLED, "the port scan detector is off")
     : // Who scans has done so already: stopping its container is what the strongest effect can do.
       detection(effect, "port_scan", true, message);
-  return toDecision(rule(policy, "network", [["port scan detector", () => finding]], message));
+  return rule(policy, "network", [["port scan detector", () => finding]], message);
+}
+
+/** What policy says of a port scan that was found. */
+export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Decision {
+  return toDecision(rulePortScan(policy, message, destinationText));
 }
 
 /** What a connection teaches: a port of the Internet, or an address within; an address without a look-up besides. */

@@ -229,14 +229,19 @@ function capUndecided(finding: Finding): Finding {
 }
 
 /** A standard stream of a program that runs already became a connection: only whether it is a shell is asked. */
-export function evaluateRedirect(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
+export function ruleRedirect(policy: CompiledProcessPolicy, event: ProcessEvent): Ruling {
   const { effect, excepts } = policy.detectors.reverse_shell;
   const message = reverseShellMessage(event);
   const isSilent = message === undefined || effect === Effect.DISABLE || excepts(event.path, event.name);
   const finding = isSilent
     ? unjudged(Reason.MODEL, "not a shell that takes its commands from a connection")
     : detection(effect, "reverse_shell", true, message);
-  return toDecision(rulingOf(policy, finding));
+  return rulingOf(policy, finding);
+}
+
+/** What policy says of a standard stream that became a connection. */
+export function evaluateRedirect(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
+  return toDecision(ruleRedirect(policy, event));
 }
 
 const CONSIDERATIONS: readonly Consideration<CompiledProcessPolicy, ProcessEvent>[] = [
