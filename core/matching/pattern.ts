@@ -37,3 +37,8 @@ export function compilePattern(source: string, { ignoreCase = false } = {}): Pat
 export function isPattern(source: string): boolean {
   return source.includes("*");
 }
+
+/** True if whatever the second pattern matches, the first does too: its stars take in the other's. */
+export function coversPattern(wide: string, narrow: string): boolean {
+  return compilePattern(wide).matches(narrow);
+}

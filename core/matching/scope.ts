@@ -3,6 +3,26 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { canonicalImage, canonicalPrefix } from "./image-name.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
 
+/** Fields of a scope in the order in which they are compared, with patterns in canonical form. */
+export function scopeFields(
+  scope: Scope | undefined,
+): readonly { readonly name: string; readonly patterns: readonly string[] }[] {
+  const canonical = (source: string) =>
+    source.startsWith("-") ? `-${imagePattern(source.slice(1))}` : imagePattern(source);
+  const field = (name: string, patterns: readonly string[] = []) => ({
+    name,
+    patterns: patterns.map((pattern) => pattern.toLowerCase()),
+  });
+  return [
+    field("image", scope?.images.map(canonical)),
+    field("container", scope?.containers),
+    field("namespace", scope?.namespaces),
+    field("cluster", scope?.clusters),
+    field("host", scope?.hosts),
+    field("label", scope?.labels),
+  ];
+}
+
 /** Answer of a scope: whether it matches and, if not, the field that did not. */
 export type ScopeAnswer = { readonly isMatch: true } | { readonly isMatch: false; readonly reason: string };
 

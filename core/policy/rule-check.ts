@@ -1,10 +1,10 @@
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { CustomRule, ProcessEntry, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { CustomRule, ProcessEntry, RollOut, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { parseDomainPattern } from "../matching/domain.ts";
 import { syscallNumber } from "../syscall/names.ts";
 import { expressionLanguage } from "./custom-rules.ts";
-import { warnOfDelivery } from "./rule-delivery.ts";
+import { warnOfCustomRules, warnOfDelivery } from "./rule-delivery.ts";
 
 /** A fault that makes a rule unusable, with its place. */
 export interface RuleFault {
@@ -121,6 +121,18 @@ function customFaults(rules: readonly CustomRule[]): RuleFault[] {
   return cost > CUSTOM_COST_MAX ? [...faults, { field: "custom_rules", message }] : faults;
 }
 
+function rollOutFaults(rollOut: RollOut | undefined): RuleFault[] {
+  if (!rollOut) return [];
+  const { percents, dwell } = rollOut;
+  const grows = percents.every((percent, index) => index === 0 || percent > (percents[index - 1] as number));
+  return [
+    ...(grows && percents.at(-1) === 100
+      ? []
+      : [{ field: "roll_out.percents", message: `must grow and end with 100, and are ${percents.join(", ")}` }]),
+    ...(dwell ? [] : [{ field: "roll_out.dwell", message: "must say how long a stage lasts, for example `3600s`" }]),
+  ];
+}
+
 /** All faults that field rules in the proto cannot express. */
 export function checkRule(rule: Rule): RuleFault[] {
   return [
@@ -136,6 +148,7 @@ export function checkRule(rule: Rule): RuleFault[] {
     ...syscallFaults("syscall.denied", rule.syscall?.denied ?? []),
     ...detectorFaults(rule),
     ...customFaults(rule.customRules),
+    ...rollOutFaults(rule.rollOut),
   ];
 }
 
@@ -164,5 +177,5 @@ export function warnOfRule(rule: Rule): RuleFault[] {
       });
     }
   });
-  return [...warnings, ...warnOfDelivery(rule)];
+  return [...warnings, ...warnOfDelivery(rule), ...warnOfCustomRules(rule)];
 }

@@ -4,9 +4,10 @@ import { RulesetSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { PublishedBody } from "#lib/bus/head-publisher.ts";
 import type { Clock } from "#lib/flow/clock.ts";
+import { notFound } from "#lib/rpc/errors.ts";
 import { type Collection, type CollectionSpec, StaleRevisionError, type Stored } from "#lib/store/port.ts";
 import { protoCodec } from "#lib/store/proto-codec.ts";
-import { type Author, firstRuleset, publishedRuleset, type RulesetChange } from "./ruleset.ts";
+import { type Author, firstRuleset, publishedRuleset, type RulesetChange, type WholeChange } from "./ruleset.ts";
 
 /** The rule set with the change that made it: one document, so that no set is without its history. */
 interface RulesetRecord {
@@ -47,6 +48,8 @@ export const RULE_CHANGES: CollectionSpec<RuleChange> = {
 
 const RULESET_ID = "current";
 const TRIES_MAX = 20;
+/** Changes that are gone back through. */
+const CHANGES_MAX = 1_000;
 
 /** Id of a change: its revision, padded so that ids sort as numbers do. */
 function changeId(revision: bigint): string {
@@ -75,10 +78,26 @@ export class Rules {
 
   /** Changes the set and notes the change in the history. Repeats where another editor was faster. */
   async change(author: string, make: (ruleset: Ruleset, author: Author) => RulesetChange): Promise<Rule | undefined> {
+    let rule: Rule | undefined;
+    await this.changeWhole(author, async (ruleset, who) => {
+      const change = make(ruleset, who);
+      rule = change.rule;
+      return { change, steps: [] };
+    });
+    return rule;
+  }
+
+  /** As `change`, of the whole set; where nothing is to be done nothing is written. Answers what was done, and the revision. */
+  async changeWhole(
+    author: string,
+    make: (ruleset: Ruleset, author: Author) => Promise<WholeChange>,
+  ): Promise<WholeChange & { readonly revision: bigint }> {
     for (let attempt = 1; ; attempt += 1) {
       const stored = await this.#stored();
       await this.#noteChange(stored.value.change);
-      const { ruleset, change, rule } = make(stored.value.ruleset, { name: author, nowMs: this.#deps.clock.now() });
+      const made = await make(stored.value.ruleset, { name: author, nowMs: this.#deps.clock.now() });
+      if (!made.change) return { ...made, revision: stored.value.ruleset.revision };
+      const { ruleset, change } = made.change;
       try {
         await this.#deps.rulesets.replace(RULESET_ID, { ruleset, change }, stored.revision);
       } catch (error) {
@@ -87,8 +106,21 @@ export class Rules {
       }
       this.#deps.publish(publishedRuleset(ruleset));
       await this.#noteChange(change);
-      return rule;
+      return { ...made, revision: ruleset.revision };
     }
+  }
+
+  /** Changes after a revision, newest first. */
+  async changesAfter(ruleset: Ruleset, revision: bigint): Promise<RuleChange[]> {
+    if (revision > ruleset.revision) throw notFound("revision of the rules", String(revision));
+    const wanted = Number(ruleset.revision - revision);
+    if (wanted > CHANGES_MAX) throw notFound(`revision within the last ${CHANGES_MAX} changes`, String(revision));
+    if (wanted === 0) return [];
+    const where = [{ field: "id", is: "gt", value: changeId(revision) } as const];
+    const found = await this.#deps.changes.find({ where, isDescending: true, limit: wanted });
+    const changes = found.map(({ value }) => value).filter((each) => each.rulesetRevision <= ruleset.revision);
+    if (changes.length !== wanted) throw notFound("revision in the history of the rules", String(revision));
+    return changes;
   }
 
   /** Brings the last change into the history, if the process was ended before it could. */

@@ -9,15 +9,15 @@ import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Effect } from "../../policy/v1/policy_pb.ts";
 import { file_gabion_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file gabion/rule/v1/rule.proto.
  */
 export const file_gabion_rule_v1_rule: GenFile = /*@__PURE__*/
-  fileDesc("ChlnYWJpb24vcnVsZS92MS9ydWxlLnByb3RvEg5nYWJpb24ucnVsZS52MSLoAQoFU2NvcGUSIgoGaW1hZ2VzGAEgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQSJgoKY29udGFpbmVycxgCIAMoCUISukgPkgEMEOgHIgdyBRABGIAEEiYKCm5hbWVzcGFjZXMYAyADKAlCErpID5IBDBDoByIHcgUQARiABBIkCghjbHVzdGVycxgEIAMoCUISukgPkgEMEOgHIgdyBRABGIAEEiEKBWhvc3RzGAUgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQSIgoGbGFiZWxzGAYgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQiZgoIRGV0ZWN0b3ISMgoGZWZmZWN0GAEgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCLpIBYIBAhABEiYKCmV4Y2VwdGlvbnMYAiADKAlCErpID5IBDBDoByIHcgUQARiAICJwCgxQcm9jZXNzRW50cnkSGwoHcHJvY2VzcxgBIAEoCUIKukgHcgUQARiAIBIoCgZzaGEyNTYYAiABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIZCgdwYXJlbnRzGAMgAygJQgi6SAWSAQIQZCLRAgoOUHJvY2Vzc1NlY3Rpb24SNAoGZWZmZWN0GAEgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCrpIB4IBBBABIAASOAoHYWxsb3dlZBgCIAMoCzIcLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NFbnRyeUIJukgGkgEDEJBOEjcKBmRlbmllZBgDIAMoCzIcLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NFbnRyeUIJukgGkgEDEJBOEkoKCWRldGVjdG9ycxgEIAMoCzItLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NTZWN0aW9uLkRldGVjdG9yc0VudHJ5Qgi6SAWaAQIQQBpKCg5EZXRlY3RvcnNFbnRyeRILCgNrZXkYASABKAkSJwoFdmFsdWUYAiABKAsyGC5nYWJpb24ucnVsZS52MS5EZXRlY3RvcjoCOAEikgEKCVBvcnRSYW5nZRIYCgVmaXJzdBgBIAEoDUIJukgGKgQY//8DEhcKBGxhc3QYAiABKA1CCbpIBioEGP//AzpSukhPGk0KEHBvcnRfcmFuZ2Uub3JkZXISIGBmaXJzdGAgbXVzdCBub3QgYmUgYWJvdmUgYGxhc3RgGhd0aGlzLmZpcnN0IDw9IHRoaXMubGFzdCKWAgoOTmV0d29ya0VudHJpZXMSPQoPbGlzdGVuaW5nX3BvcnRzGAEgAygLMhkuZ2FiaW9uLnJ1bGUudjEuUG9ydFJhbmdlQgm6SAaSAQMQkE4SPAoOb3V0Ym91bmRfcG9ydHMYAiADKAsyGS5nYWJpb24ucnVsZS52MS5Qb3J0UmFuZ2VCCbpIBpIBAxCQThKGAQoSb3V0Ym91bmRfYWRkcmVzc2VzGAMgAygJQmq6SGeSAWQQkE4iX7oBXAoQb3V0Ym91bmRfYWRkcmVzcxImbXVzdCBiZSBhbiBJUCBhZGRyZXNzIG9yIGEgQ0lEUiBwcmVmaXgaIHRoaXMuaXNJcCgpIHx8IHRoaXMuaXNJcFByZWZpeCgpIr8CCg5OZXR3b3JrU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIvCgdhbGxvd2VkGAIgASgLMh4uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya0VudHJpZXMSLgoGZGVuaWVkGAMgASgLMh4uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya0VudHJpZXMSSgoJZGV0ZWN0b3JzGAQgAygLMi0uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya1NlY3Rpb24uRGV0ZWN0b3JzRW50cnlCCLpIBZoBAhBAGkoKDkRldGVjdG9yc0VudHJ5EgsKA2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmdhYmlvbi5ydWxlLnYxLkRldGVjdG9yOgI4ASKfAgoKRG5zU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIjCgdhbGxvd2VkGAIgAygJQhK6SA+SAQwQkE4iB3IFEAEY/wESIgoGZGVuaWVkGAMgAygJQhK6SA+SAQwQkE4iB3IFEAEY/wESRgoJZGV0ZWN0b3JzGAQgAygLMikuZ2FiaW9uLnJ1bGUudjEuRG5zU2VjdGlvbi5EZXRlY3RvcnNFbnRyeUIIukgFmgECEEAaSgoORGV0ZWN0b3JzRW50cnkSCwoDa2V5GAEgASgJEicKBXZhbHVlGAIgASgLMhguZ2FiaW9uLnJ1bGUudjEuRGV0ZWN0b3I6AjgBIpsCChFGaWxlc3lzdGVtU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIaCgdhbGxvd2VkGAIgAygJQgm6SAaSAQMQkE4SGQoGZGVuaWVkGAMgAygJQgm6SAaSAQMQkE4STQoJZGV0ZWN0b3JzGAQgAygLMjAuZ2FiaW9uLnJ1bGUudjEuRmlsZXN5c3RlbVNlY3Rpb24uRGV0ZWN0b3JzRW50cnlCCLpIBZoBAhBAGkoKDkRldGVjdG9yc0VudHJ5EgsKA2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmdhYmlvbi5ydWxlLnYxLkRldGVjdG9yOgI4ASJ/Cg5TeXNjYWxsU2VjdGlvbhI2CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIMukgJggEGEAEgACADEhoKB2FsbG93ZWQYAiADKAlCCbpIBpIBAxDoBxIZCgZkZW5pZWQYAyADKAlCCbpIBpIBAxDoByKhAQoKQ3VzdG9tUnVsZRIYCgRuYW1lGAEgASgJQgq6SAdyBRABGIACEh4KCmV4cHJlc3Npb24YAiABKAlCCrpIB3IFEAEYgCASMgoGZWZmZWN0GAMgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCLpIBYIBAhABEhAKCGlzX2FsbG93GAQgASgIEhMKC2lzX2luY2lkZW50GAUgASgIIusECgRSdWxlEhgKB3J1bGVfaWQYASABKAlCB7pIBHICGEASGAoEbmFtZRgCIAEoCUIKukgHcgUQARiAAhIdCgtkZXNjcmlwdGlvbhgDIAEoCUIIukgFcgMYgCASEwoLaXNfZGlzYWJsZWQYBCABKAgSJAoFc2NvcGUYBSABKAsyFS5nYWJpb24ucnVsZS52MS5TY29wZRIvCgdwcm9jZXNzGAYgASgLMh4uZ2FiaW9uLnJ1bGUudjEuUHJvY2Vzc1NlY3Rpb24SLwoHbmV0d29yaxgHIAEoCzIeLmdhYmlvbi5ydWxlLnYxLk5ldHdvcmtTZWN0aW9uEicKA2RucxgIIAEoCzIaLmdhYmlvbi5ydWxlLnYxLkRuc1NlY3Rpb24SNQoKZmlsZXN5c3RlbRgJIAEoCzIhLmdhYmlvbi5ydWxlLnYxLkZpbGVzeXN0ZW1TZWN0aW9uEi8KB3N5c2NhbGwYCiABKAsyHi5nYWJpb24ucnVsZS52MS5TeXNjYWxsU2VjdGlvbhI6CgxjdXN0b21fcnVsZXMYCyADKAsyGi5nYWJpb24ucnVsZS52MS5DdXN0b21SdWxlQgi6SAWSAQIQZBIQCghyZXZpc2lvbhgMIAEoBBIVCgRldGFnGA0gASgJQge6SARyAhhAEi8KC2NyZWF0ZV90aW1lGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt1cGRhdGVfdGltZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGwoJdXBkYXRlX2J5GBAgASgJQgi6SAVyAxiAAiJxCgdSdWxlc2V0EhAKCHJldmlzaW9uGAEgASgEEiMKBXJ1bGVzGAIgAygLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRIvCgt1cGRhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiLAoLUnVsZVdhcm5pbmcSDAoEcGF0aBgBIAEoCRIPCgdtZXNzYWdlGAIgASgJYgZwcm90bzM", [file_buf_validate_validate, file_gabion_policy_v1_policy, file_google_protobuf_timestamp]);
+  fileDesc("ChlnYWJpb24vcnVsZS92MS9ydWxlLnByb3RvEg5nYWJpb24ucnVsZS52MSLoAQoFU2NvcGUSIgoGaW1hZ2VzGAEgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQSJgoKY29udGFpbmVycxgCIAMoCUISukgPkgEMEOgHIgdyBRABGIAEEiYKCm5hbWVzcGFjZXMYAyADKAlCErpID5IBDBDoByIHcgUQARiABBIkCghjbHVzdGVycxgEIAMoCUISukgPkgEMEOgHIgdyBRABGIAEEiEKBWhvc3RzGAUgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQSIgoGbGFiZWxzGAYgAygJQhK6SA+SAQwQ6AciB3IFEAEYgAQiZgoIRGV0ZWN0b3ISMgoGZWZmZWN0GAEgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCLpIBYIBAhABEiYKCmV4Y2VwdGlvbnMYAiADKAlCErpID5IBDBDoByIHcgUQARiAICJwCgxQcm9jZXNzRW50cnkSGwoHcHJvY2VzcxgBIAEoCUIKukgHcgUQARiAIBIoCgZzaGEyNTYYAiABKAlCGLpIFXITMhFeKFswLTlhLWZdezY0fSk/JBIZCgdwYXJlbnRzGAMgAygJQgi6SAWSAQIQZCLRAgoOUHJvY2Vzc1NlY3Rpb24SNAoGZWZmZWN0GAEgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCrpIB4IBBBABIAASOAoHYWxsb3dlZBgCIAMoCzIcLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NFbnRyeUIJukgGkgEDEJBOEjcKBmRlbmllZBgDIAMoCzIcLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NFbnRyeUIJukgGkgEDEJBOEkoKCWRldGVjdG9ycxgEIAMoCzItLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NTZWN0aW9uLkRldGVjdG9yc0VudHJ5Qgi6SAWaAQIQQBpKCg5EZXRlY3RvcnNFbnRyeRILCgNrZXkYASABKAkSJwoFdmFsdWUYAiABKAsyGC5nYWJpb24ucnVsZS52MS5EZXRlY3RvcjoCOAEikgEKCVBvcnRSYW5nZRIYCgVmaXJzdBgBIAEoDUIJukgGKgQY//8DEhcKBGxhc3QYAiABKA1CCbpIBioEGP//AzpSukhPGk0KEHBvcnRfcmFuZ2Uub3JkZXISIGBmaXJzdGAgbXVzdCBub3QgYmUgYWJvdmUgYGxhc3RgGhd0aGlzLmZpcnN0IDw9IHRoaXMubGFzdCKWAgoOTmV0d29ya0VudHJpZXMSPQoPbGlzdGVuaW5nX3BvcnRzGAEgAygLMhkuZ2FiaW9uLnJ1bGUudjEuUG9ydFJhbmdlQgm6SAaSAQMQkE4SPAoOb3V0Ym91bmRfcG9ydHMYAiADKAsyGS5nYWJpb24ucnVsZS52MS5Qb3J0UmFuZ2VCCbpIBpIBAxCQThKGAQoSb3V0Ym91bmRfYWRkcmVzc2VzGAMgAygJQmq6SGeSAWQQkE4iX7oBXAoQb3V0Ym91bmRfYWRkcmVzcxImbXVzdCBiZSBhbiBJUCBhZGRyZXNzIG9yIGEgQ0lEUiBwcmVmaXgaIHRoaXMuaXNJcCgpIHx8IHRoaXMuaXNJcFByZWZpeCgpIr8CCg5OZXR3b3JrU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIvCgdhbGxvd2VkGAIgASgLMh4uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya0VudHJpZXMSLgoGZGVuaWVkGAMgASgLMh4uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya0VudHJpZXMSSgoJZGV0ZWN0b3JzGAQgAygLMi0uZ2FiaW9uLnJ1bGUudjEuTmV0d29ya1NlY3Rpb24uRGV0ZWN0b3JzRW50cnlCCLpIBZoBAhBAGkoKDkRldGVjdG9yc0VudHJ5EgsKA2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmdhYmlvbi5ydWxlLnYxLkRldGVjdG9yOgI4ASKfAgoKRG5zU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIjCgdhbGxvd2VkGAIgAygJQhK6SA+SAQwQkE4iB3IFEAEY/wESIgoGZGVuaWVkGAMgAygJQhK6SA+SAQwQkE4iB3IFEAEY/wESRgoJZGV0ZWN0b3JzGAQgAygLMikuZ2FiaW9uLnJ1bGUudjEuRG5zU2VjdGlvbi5EZXRlY3RvcnNFbnRyeUIIukgFmgECEEAaSgoORGV0ZWN0b3JzRW50cnkSCwoDa2V5GAEgASgJEicKBXZhbHVlGAIgASgLMhguZ2FiaW9uLnJ1bGUudjEuRGV0ZWN0b3I6AjgBIpsCChFGaWxlc3lzdGVtU2VjdGlvbhI0CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIKukgHggEEEAEgABIaCgdhbGxvd2VkGAIgAygJQgm6SAaSAQMQkE4SGQoGZGVuaWVkGAMgAygJQgm6SAaSAQMQkE4STQoJZGV0ZWN0b3JzGAQgAygLMjAuZ2FiaW9uLnJ1bGUudjEuRmlsZXN5c3RlbVNlY3Rpb24uRGV0ZWN0b3JzRW50cnlCCLpIBZoBAhBAGkoKDkRldGVjdG9yc0VudHJ5EgsKA2tleRgBIAEoCRInCgV2YWx1ZRgCIAEoCzIYLmdhYmlvbi5ydWxlLnYxLkRldGVjdG9yOgI4ASJ/Cg5TeXNjYWxsU2VjdGlvbhI2CgZlZmZlY3QYASABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdEIMukgJggEGEAEgACADEhoKB2FsbG93ZWQYAiADKAlCCbpIBpIBAxDoBxIZCgZkZW5pZWQYAyADKAlCCbpIBpIBAxDoByKhAQoKQ3VzdG9tUnVsZRIYCgRuYW1lGAEgASgJQgq6SAdyBRABGIACEh4KCmV4cHJlc3Npb24YAiABKAlCCrpIB3IFEAEYgCASMgoGZWZmZWN0GAMgASgOMhguZ2FiaW9uLnBvbGljeS52MS5FZmZlY3RCCLpIBYIBAhABEhAKCGlzX2FsbG93GAQgASgIEhMKC2lzX2luY2lkZW50GAUgASgIIoYCCgdSb2xsT3V0EiQKCHBlcmNlbnRzGAEgAygNQhK6SA+SAQwIARAQIgYqBBhkKAESOwoFZHdlbGwYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CEbpIDqoBCyIFCICangEyAggBEhEKCW1heF9zdG9wcxgDIAEoDRIUCgxtYXhfcmVzdGFydHMYBCABKA0SDQoFc3RhZ2UYBSABKA0SLgoKc3RhZ2VfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJaXNfaGFsdGVkGAcgASgIEh0KC2hhbHRfcmVhc29uGAggASgJQgi6SAVyAxiACCKWBQoEUnVsZRIYCgdydWxlX2lkGAEgASgJQge6SARyAhhAEhgKBG5hbWUYAiABKAlCCrpIB3IFEAEYgAISHQoLZGVzY3JpcHRpb24YAyABKAlCCLpIBXIDGIAgEhMKC2lzX2Rpc2FibGVkGAQgASgIEiQKBXNjb3BlGAUgASgLMhUuZ2FiaW9uLnJ1bGUudjEuU2NvcGUSLwoHcHJvY2VzcxgGIAEoCzIeLmdhYmlvbi5ydWxlLnYxLlByb2Nlc3NTZWN0aW9uEi8KB25ldHdvcmsYByABKAsyHi5nYWJpb24ucnVsZS52MS5OZXR3b3JrU2VjdGlvbhInCgNkbnMYCCABKAsyGi5nYWJpb24ucnVsZS52MS5EbnNTZWN0aW9uEjUKCmZpbGVzeXN0ZW0YCSABKAsyIS5nYWJpb24ucnVsZS52MS5GaWxlc3lzdGVtU2VjdGlvbhIvCgdzeXNjYWxsGAogASgLMh4uZ2FiaW9uLnJ1bGUudjEuU3lzY2FsbFNlY3Rpb24SOgoMY3VzdG9tX3J1bGVzGAsgAygLMhouZ2FiaW9uLnJ1bGUudjEuQ3VzdG9tUnVsZUIIukgFkgECEGQSEAoIcmV2aXNpb24YDCABKAQSFQoEZXRhZxgNIAEoCUIHukgEcgIYQBIvCgtjcmVhdGVfdGltZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKCXVwZGF0ZV9ieRgQIAEoCUIIukgFcgMYgAISKQoIcm9sbF9vdXQYESABKAsyFy5nYWJpb24ucnVsZS52MS5Sb2xsT3V0InEKB1J1bGVzZXQSEAoIcmV2aXNpb24YASABKAQSIwoFcnVsZXMYAiADKAsyFC5nYWJpb24ucnVsZS52MS5SdWxlEi8KC3VwZGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIsCgtSdWxlV2FybmluZxIMCgRwYXRoGAEgASgJEg8KB21lc3NhZ2UYAiABKAliBnByb3RvMw", [file_buf_validate_validate, file_gabion_policy_v1_policy, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Which containers a rule applies to. In each list `*` matches anything, a leading `-` excludes, letter case does not
@@ -457,6 +457,77 @@ export const CustomRuleSchema: GenMessage<CustomRule> = /*@__PURE__*/
   messageDesc(file_gabion_rule_v1_rule, 10);
 
 /**
+ * Brings what a rule may refuse or stop to some nodes first: on the others it alerts. A change of what the rule does
+ * begins with the first stage again.
+ *
+ * @generated from message gabion.rule.v1.RollOut
+ */
+export type RollOut = Message<"gabion.rule.v1.RollOut"> & {
+  /**
+   * Percent of the nodes by stage, each more than the one before; the last is 100.
+   *
+   * @generated from field: repeated uint32 percents = 1;
+   */
+  percents: number[];
+
+  /**
+   * Time that a stage lasts before the next, one second to 30 days.
+   *
+   * @generated from field: google.protobuf.Duration dwell = 2;
+   */
+  dwell?: Duration | undefined;
+
+  /**
+   * Containers that the rule may stop during a stage; one more halts the roll-out.
+   *
+   * @generated from field: uint32 max_stops = 3;
+   */
+  maxStops: number;
+
+  /**
+   * Containers of its scope that may start on the nodes of a stage, more than on as many others; one more halts it.
+   *
+   * @generated from field: uint32 max_restarts = 4;
+   */
+  maxRestarts: number;
+
+  /**
+   * Stage, from 0; set by the service.
+   *
+   * @generated from field: uint32 stage = 5;
+   */
+  stage: number;
+
+  /**
+   * When the stage began; set by the service.
+   *
+   * @generated from field: google.protobuf.Timestamp stage_time = 6;
+   */
+  stageTime?: Timestamp | undefined;
+
+  /**
+   * True: halted, the rule alerts everywhere; set by the service.
+   *
+   * @generated from field: bool is_halted = 7;
+   */
+  isHalted: boolean;
+
+  /**
+   * Why it was halted; set by the service.
+   *
+   * @generated from field: string halt_reason = 8;
+   */
+  haltReason: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RollOut.
+ * Use `create(RollOutSchema)` to create a new message.
+ */
+export const RollOutSchema: GenMessage<RollOut> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule, 11);
+
+/**
  * One rule.
  *
  * @generated from message gabion.rule.v1.Rule
@@ -573,6 +644,13 @@ export type Rule = Message<"gabion.rule.v1.Rule"> & {
    * @generated from field: string update_by = 16;
    */
   updateBy: string;
+
+  /**
+   * Brings effects above alert to some nodes first; absent: to all at once.
+   *
+   * @generated from field: gabion.rule.v1.RollOut roll_out = 17;
+   */
+  rollOut?: RollOut | undefined;
 };
 
 /**
@@ -580,7 +658,7 @@ export type Rule = Message<"gabion.rule.v1.Rule"> & {
  * Use `create(RuleSchema)` to create a new message.
  */
 export const RuleSchema: GenMessage<Rule> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule, 11);
+  messageDesc(file_gabion_rule_v1_rule, 12);
 
 /**
  * All rules in their order.
@@ -615,7 +693,7 @@ export type Ruleset = Message<"gabion.rule.v1.Ruleset"> & {
  * Use `create(RulesetSchema)` to create a new message.
  */
 export const RulesetSchema: GenMessage<Ruleset> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule, 12);
+  messageDesc(file_gabion_rule_v1_rule, 13);
 
 /**
  * Something that a rule's author should know.
@@ -643,5 +721,5 @@ export type RuleWarning = Message<"gabion.rule.v1.RuleWarning"> & {
  * Use `create(RuleWarningSchema)` to create a new message.
  */
 export const RuleWarningSchema: GenMessage<RuleWarning> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule, 13);
+  messageDesc(file_gabion_rule_v1_rule, 14);
 

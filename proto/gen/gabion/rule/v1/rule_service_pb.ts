@@ -7,21 +7,25 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
-import type { ResultantPolicy } from "../../policy/v1/policy_pb.ts";
+import type { Event, Section } from "../../event/v1/event_pb.ts";
+import { file_gabion_event_v1_event } from "../../event/v1/event_pb.ts";
+import type { Completeness, LearningState } from "../../model/v1/model_pb.ts";
+import { file_gabion_model_v1_model } from "../../model/v1/model_pb.ts";
+import type { Decision, Delivery, Effect, ResultantPolicy } from "../../policy/v1/policy_pb.ts";
 import { file_gabion_policy_v1_policy } from "../../policy/v1/policy_pb.ts";
-import type { Rule, RuleWarning } from "./rule_pb.ts";
+import type { RollOut, Rule, RuleWarning } from "./rule_pb.ts";
 import { file_gabion_rule_v1_rule } from "./rule_pb.ts";
 import type { Container } from "../../workload/v1/workload_pb.ts";
 import { file_gabion_workload_v1_workload } from "../../workload/v1/workload_pb.ts";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file gabion/rule/v1/rule_service.proto.
  */
 export const file_gabion_rule_v1_rule_service: GenFile = /*@__PURE__*/
-  fileDesc("CiFnYWJpb24vcnVsZS92MS9ydWxlX3NlcnZpY2UucHJvdG8SDmdhYmlvbi5ydWxlLnYxIk0KEExpc3RSdWxlc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiACCJrChFMaXN0UnVsZXNSZXNwb25zZRIjCgVydWxlcxgBIAMoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJ1bGVzZXRfcmV2aXNpb24YAyABKAQiKgoOR2V0UnVsZVJlcXVlc3QSGAoEcnVsZRgBIAEoCUIKukgHcgUQARiAAiJHCg9HZXRSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSEAoIcG9zaXRpb24YAiABKA0iEwoRR2V0UnVsZXNldFJlcXVlc3QiJQoSR2V0UnVsZXNldFJlc3BvbnNlEg8KB3J1bGVzZXQYASABKAwiegoRQ3JlYXRlUnVsZVJlcXVlc3QSKgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGVCBrpIA8gBARIVCghwb3NpdGlvbhgCIAEoDUgAiAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAhCCwoJX3Bvc2l0aW9uImcKEkNyZWF0ZVJ1bGVSZXNwb25zZRIiCgRydWxlGAEgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRItCgh3YXJuaW5ncxgCIAMoCzIbLmdhYmlvbi5ydWxlLnYxLlJ1bGVXYXJuaW5nIlYKEVVwZGF0ZVJ1bGVSZXF1ZXN0EioKBHJ1bGUYASABKAsyFC5nYWJpb24ucnVsZS52MS5SdWxlQga6SAPIAQESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJnChJVcGRhdGVSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSLQoId2FybmluZ3MYAiADKAsyGy5nYWJpb24ucnVsZS52MS5SdWxlV2FybmluZyJYCg9Nb3ZlUnVsZVJlcXVlc3QSGgoHcnVsZV9pZBgBIAEoCUIJukgGcgQQARhAEhAKCHBvc2l0aW9uGAIgASgNEhcKBGV0YWcYAyABKAlCCbpIBnIEEAEYQCIkChBNb3ZlUnVsZVJlc3BvbnNlEhAKCHJ1bGVfaWRzGAEgAygJIkgKEURlbGV0ZVJ1bGVSZXF1ZXN0EhoKB3J1bGVfaWQYASABKAlCCbpIBnIEEAEYQBIXCgRldGFnGAIgASgJQgm6SAZyBBABGEAiFAoSRGVsZXRlUnVsZVJlc3BvbnNlIsUBCgpSdWxlQ2hhbmdlEhgKEHJ1bGVzZXRfcmV2aXNpb24YASABKAQSLwoLY2hhbmdlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWNoYW5nZV9ieRgDIAEoCRIOCgZhY3Rpb24YBCABKAkSJAoGYmVmb3JlGAUgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRIjCgVhZnRlchgGIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUiUwoWTGlzdFJ1bGVDaGFuZ2VzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIIl8KF0xpc3RSdWxlQ2hhbmdlc1Jlc3BvbnNlEisKB2NoYW5nZXMYASADKAsyGi5nYWJpb24ucnVsZS52MS5SdWxlQ2hhbmdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJOChJSZXNvbHZlUnVsZVJlcXVlc3QSOAoJY29udGFpbmVyGAEgASgLMh0uZ2FiaW9uLndvcmtsb2FkLnYxLkNvbnRhaW5lckIGukgDyAEBIj8KDlBhc3NlZE92ZXJSdWxlEg8KB3J1bGVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIOCgZyZWFzb24YAyABKAkiqwEKE1Jlc29sdmVSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSMwoLcGFzc2VkX292ZXIYAiADKAsyHi5nYWJpb24ucnVsZS52MS5QYXNzZWRPdmVyUnVsZRI7ChByZXN1bHRhbnRfcG9saWN5GAMgASgLMiEuZ2FiaW9uLnBvbGljeS52MS5SZXN1bHRhbnRQb2xpY3kyigYKC1J1bGVTZXJ2aWNlElAKCUxpc3RSdWxlcxIgLmdhYmlvbi5ydWxlLnYxLkxpc3RSdWxlc1JlcXVlc3QaIS5nYWJpb24ucnVsZS52MS5MaXN0UnVsZXNSZXNwb25zZRJKCgdHZXRSdWxlEh4uZ2FiaW9uLnJ1bGUudjEuR2V0UnVsZVJlcXVlc3QaHy5nYWJpb24ucnVsZS52MS5HZXRSdWxlUmVzcG9uc2USUwoKR2V0UnVsZXNldBIhLmdhYmlvbi5ydWxlLnYxLkdldFJ1bGVzZXRSZXF1ZXN0GiIuZ2FiaW9uLnJ1bGUudjEuR2V0UnVsZXNldFJlc3BvbnNlElMKCkNyZWF0ZVJ1bGUSIS5nYWJpb24ucnVsZS52MS5DcmVhdGVSdWxlUmVxdWVzdBoiLmdhYmlvbi5ydWxlLnYxLkNyZWF0ZVJ1bGVSZXNwb25zZRJTCgpVcGRhdGVSdWxlEiEuZ2FiaW9uLnJ1bGUudjEuVXBkYXRlUnVsZVJlcXVlc3QaIi5nYWJpb24ucnVsZS52MS5VcGRhdGVSdWxlUmVzcG9uc2USTQoITW92ZVJ1bGUSHy5nYWJpb24ucnVsZS52MS5Nb3ZlUnVsZVJlcXVlc3QaIC5nYWJpb24ucnVsZS52MS5Nb3ZlUnVsZVJlc3BvbnNlElMKCkRlbGV0ZVJ1bGUSIS5nYWJpb24ucnVsZS52MS5EZWxldGVSdWxlUmVxdWVzdBoiLmdhYmlvbi5ydWxlLnYxLkRlbGV0ZVJ1bGVSZXNwb25zZRJiCg9MaXN0UnVsZUNoYW5nZXMSJi5nYWJpb24ucnVsZS52MS5MaXN0UnVsZUNoYW5nZXNSZXF1ZXN0GicuZ2FiaW9uLnJ1bGUudjEuTGlzdFJ1bGVDaGFuZ2VzUmVzcG9uc2USVgoLUmVzb2x2ZVJ1bGUSIi5nYWJpb24ucnVsZS52MS5SZXNvbHZlUnVsZVJlcXVlc3QaIy5nYWJpb24ucnVsZS52MS5SZXNvbHZlUnVsZVJlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate, file_gabion_policy_v1_policy, file_gabion_rule_v1_rule, file_gabion_workload_v1_workload, file_google_protobuf_timestamp]);
+  fileDesc("CiFnYWJpb24vcnVsZS92MS9ydWxlX3NlcnZpY2UucHJvdG8SDmdhYmlvbi5ydWxlLnYxIk0KEExpc3RSdWxlc1JlcXVlc3QSGwoJcGFnZV9zaXplGAEgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAIgASgJQgi6SAVyAxiACCJrChFMaXN0UnVsZXNSZXNwb25zZRIjCgVydWxlcxgBIAMoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhgKEHJ1bGVzZXRfcmV2aXNpb24YAyABKAQiKgoOR2V0UnVsZVJlcXVlc3QSGAoEcnVsZRgBIAEoCUIKukgHcgUQARiAAiJHCg9HZXRSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSEAoIcG9zaXRpb24YAiABKA0iEwoRR2V0UnVsZXNldFJlcXVlc3QiJQoSR2V0UnVsZXNldFJlc3BvbnNlEg8KB3J1bGVzZXQYASABKAwiegoRQ3JlYXRlUnVsZVJlcXVlc3QSKgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGVCBrpIA8gBARIVCghwb3NpdGlvbhgCIAEoDUgAiAEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAhCCwoJX3Bvc2l0aW9uImcKEkNyZWF0ZVJ1bGVSZXNwb25zZRIiCgRydWxlGAEgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRItCgh3YXJuaW5ncxgCIAMoCzIbLmdhYmlvbi5ydWxlLnYxLlJ1bGVXYXJuaW5nIlYKEVVwZGF0ZVJ1bGVSZXF1ZXN0EioKBHJ1bGUYASABKAsyFC5nYWJpb24ucnVsZS52MS5SdWxlQga6SAPIAQESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJnChJVcGRhdGVSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSLQoId2FybmluZ3MYAiADKAsyGy5nYWJpb24ucnVsZS52MS5SdWxlV2FybmluZyJYCg9Nb3ZlUnVsZVJlcXVlc3QSGgoHcnVsZV9pZBgBIAEoCUIJukgGcgQQARhAEhAKCHBvc2l0aW9uGAIgASgNEhcKBGV0YWcYAyABKAlCCbpIBnIEEAEYQCIkChBNb3ZlUnVsZVJlc3BvbnNlEhAKCHJ1bGVfaWRzGAEgAygJIkgKEURlbGV0ZVJ1bGVSZXF1ZXN0EhoKB3J1bGVfaWQYASABKAlCCbpIBnIEEAEYQBIXCgRldGFnGAIgASgJQgm6SAZyBBABGEAiFAoSRGVsZXRlUnVsZVJlc3BvbnNlIp8CCgpSdWxlQ2hhbmdlEhgKEHJ1bGVzZXRfcmV2aXNpb24YASABKAQSLwoLY2hhbmdlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWNoYW5nZV9ieRgDIAEoCRIOCgZhY3Rpb24YBCABKAkSJAoGYmVmb3JlGAUgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRIjCgVhZnRlchgGIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSJwoFc3RlcHMYByADKAsyGC5nYWJpb24ucnVsZS52MS5SdWxlU3RlcBIXCg9wb3NpdGlvbl9iZWZvcmUYCCABKA0SFgoOcG9zaXRpb25fYWZ0ZXIYCSABKA0ilgEKCFJ1bGVTdGVwEg4KBmFjdGlvbhgBIAEoCRIkCgZiZWZvcmUYAiABKAsyFC5nYWJpb24ucnVsZS52MS5SdWxlEiMKBWFmdGVyGAMgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRIXCg9wb3NpdGlvbl9iZWZvcmUYBCABKA0SFgoOcG9zaXRpb25fYWZ0ZXIYBSABKA0iUwoWTGlzdFJ1bGVDaGFuZ2VzUmVxdWVzdBIbCglwYWdlX3NpemUYASABKA1CCLpIBSoDGOgHEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGIAIIl8KF0xpc3RSdWxlQ2hhbmdlc1Jlc3BvbnNlEisKB2NoYW5nZXMYASADKAsyGi5nYWJpb24ucnVsZS52MS5SdWxlQ2hhbmdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJOChJSZXNvbHZlUnVsZVJlcXVlc3QSOAoJY29udGFpbmVyGAEgASgLMh0uZ2FiaW9uLndvcmtsb2FkLnYxLkNvbnRhaW5lckIGukgDyAEBIj8KDlBhc3NlZE92ZXJSdWxlEg8KB3J1bGVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIOCgZyZWFzb24YAyABKAkiqwEKE1Jlc29sdmVSdWxlUmVzcG9uc2USIgoEcnVsZRgBIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSMwoLcGFzc2VkX292ZXIYAiADKAsyHi5nYWJpb24ucnVsZS52MS5QYXNzZWRPdmVyUnVsZRI7ChByZXN1bHRhbnRfcG9saWN5GAMgASgLMiEuZ2FiaW9uLnBvbGljeS52MS5SZXN1bHRhbnRQb2xpY3kidAoRQXBwbHlSdWxlc1JlcXVlc3QSLgoFcnVsZXMYASADKAsyFC5nYWJpb24ucnVsZS52MS5SdWxlQgm6SAaSAQMQkE4SGAoQcnVsZXNldF9yZXZpc2lvbhgCIAEoBBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIIoYBChJBcHBseVJ1bGVzUmVzcG9uc2USJwoFc3RlcHMYASADKAsyGC5nYWJpb24ucnVsZS52MS5SdWxlU3RlcBIYChBydWxlc2V0X3JldmlzaW9uGAIgASgEEi0KCHdhcm5pbmdzGAMgAygLMhsuZ2FiaW9uLnJ1bGUudjEuUnVsZVdhcm5pbmciYAoTUmVzdG9yZVJ1bGVzUmVxdWVzdBIYChBydWxlc2V0X3JldmlzaW9uGAEgASgEEhgKB3J1bGVfaWQYAiABKAlCB7pIBHICGEASFQoNdmFsaWRhdGVfb25seRgDIAEoCCJZChRSZXN0b3JlUnVsZXNSZXNwb25zZRInCgVzdGVwcxgBIAMoCzIYLmdhYmlvbi5ydWxlLnYxLlJ1bGVTdGVwEhgKEHJ1bGVzZXRfcmV2aXNpb24YAiABKAQiMQoVUmVzdGFydFJvbGxPdXRSZXF1ZXN0EhgKBHJ1bGUYASABKAlCCrpIB3IFEAEYgAIiPAoWUmVzdGFydFJvbGxPdXRSZXNwb25zZRIiCgRydWxlGAEgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZSIXChVHZXRDb252ZXJnZW5jZVJlcXVlc3QidwoPTm9kZXNBdFJldmlzaW9uEhgKEHJ1bGVzZXRfcmV2aXNpb24YASABKAQSEgoKbm9kZV9jb3VudBgCIAEoDRIaCghub2RlX2lkcxgDIAMoCUIIukgFkgECEAoSGgoSZGlzY29ubmVjdGVkX2NvdW50GAQgASgNIq0BChZHZXRDb252ZXJnZW5jZVJlc3BvbnNlEhgKEHJ1bGVzZXRfcmV2aXNpb24YASABKAQSLwoLY2hhbmdlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKCXJldmlzaW9ucxgDIAMoCzIfLmdhYmlvbi5ydWxlLnYxLk5vZGVzQXRSZXZpc2lvbhIUCgxpc19jb252ZXJnZWQYBCABKAgiZAoTTGlzdENvdmVyYWdlUmVxdWVzdBIWCgRydWxlGAEgASgJQgi6SAVyAxiAAhIjCgVkcmFmdBgCIAEoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGUSEAoIcG9zaXRpb24YAyABKA0icQoQQ292ZXJlZENvbnRhaW5lchIwCgljb250YWluZXIYASABKAsyHS5nYWJpb24ud29ya2xvYWQudjEuQ29udGFpbmVyEhIKCmlzX2FwcGxpZWQYAiABKAgSFwoPb3RoZXJfcnVsZV9uYW1lGAMgASgJIooBChRMaXN0Q292ZXJhZ2VSZXNwb25zZRI0Cgpjb250YWluZXJzGAEgAygLMiAuZ2FiaW9uLnJ1bGUudjEuQ292ZXJlZENvbnRhaW5lchIVCg1ydW5uaW5nX2NvdW50GAIgASgNEhUKDWFwcGxpZWRfY291bnQYAyABKA0SDgoGaXNfY3V0GAQgASgIIhMKEUNoZWNrUnVsZXNSZXF1ZXN0IlAKC1J1bGVGaW5kaW5nEg8KB3J1bGVfaWQYASABKAkSEQoJcnVsZV9uYW1lGAIgASgJEgwKBHBhdGgYAyABKAkSDwoHbWVzc2FnZRgEIAEoCSJDChJDaGVja1J1bGVzUmVzcG9uc2USLQoIZmluZGluZ3MYASADKAsyGy5nYWJpb24ucnVsZS52MS5SdWxlRmluZGluZyIsChBHZXRBcm1pbmdSZXF1ZXN0EhgKBHJ1bGUYASABKAlCCrpIB3IFEAEYgAIi2QEKC0FybWVkRWZmZWN0EikKB3NlY3Rpb24YASABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbhIoCgZlZmZlY3QYAiABKA4yGC5nYWJpb24ucG9saWN5LnYxLkVmZmVjdBIsCghkZWxpdmVyeRgDIAEoDjIaLmdhYmlvbi5wb2xpY3kudjEuRGVsaXZlcnkSEgoKbm9kZV9jb3VudBgEIAEoDRIaCghub2RlX2lkcxgFIAMoCUIIukgFkgECEAoSFwoFbm90ZXMYBiADKAlCCLpIBZIBAhAKIrwBChFHZXRBcm1pbmdSZXNwb25zZRIsCgdlZmZlY3RzGAEgAygLMhsuZ2FiaW9uLnJ1bGUudjEuQXJtZWRFZmZlY3QSEgoKbm9kZV9jb3VudBgCIAEoDRIYChBhcm1lZF9ub2RlX2NvdW50GAMgASgNEiAKDmFybWVkX25vZGVfaWRzGAQgAygJQgi6SAWSAQIQChIpCghyb2xsX291dBgFIAEoCzIXLmdhYmlvbi5ydWxlLnYxLlJvbGxPdXQiswEKE0V4cGxhaW5FdmVudFJlcXVlc3QSIAoMY29udGFpbmVyX2lkGAEgASgJQgq6SAdyBRABGIACEhkKB25vZGVfaWQYAiABKAlCCLpIBXIDGIABEi0KBWV2ZW50GAMgASgLMhYuZ2FiaW9uLmV2ZW50LnYxLkV2ZW50Qga6SAPIAQESMAoJY29udGFpbmVyGAQgASgLMh0uZ2FiaW9uLndvcmtsb2FkLnYxLkNvbnRhaW5lciLDAwoURXhwbGFpbkV2ZW50UmVzcG9uc2USMAoJY29udGFpbmVyGAEgASgLMh0uZ2FiaW9uLndvcmtsb2FkLnYxLkNvbnRhaW5lchIiCgRydWxlGAIgASgLMhQuZ2FiaW9uLnJ1bGUudjEuUnVsZRIzCgtwYXNzZWRfb3ZlchgDIAMoCzIeLmdhYmlvbi5ydWxlLnYxLlBhc3NlZE92ZXJSdWxlEiwKCGRlY2lzaW9uGAQgASgLMhouZ2FiaW9uLnBvbGljeS52MS5EZWNpc2lvbhIpCgdzZWN0aW9uGAUgASgOMhguZ2FiaW9uLmV2ZW50LnYxLlNlY3Rpb24SMwoLbW9kZWxfc3RhdGUYBiABKA4yHi5nYWJpb24ubW9kZWwudjEuTGVhcm5pbmdTdGF0ZRIzCgxjb21wbGV0ZW5lc3MYByABKAsyHS5nYWJpb24ubW9kZWwudjEuQ29tcGxldGVuZXNzEhgKEG1vZGVsX2l0ZW1fY291bnQYCCABKA0SLAoIZGVsaXZlcnkYCSABKA4yGi5nYWJpb24ucG9saWN5LnYxLkRlbGl2ZXJ5EhUKDWRlbGl2ZXJ5X25vdGUYCiABKAkipwEKFFNpbXVsYXRlUnVsZXNSZXF1ZXN0Ei8KBmRyYWZ0cxgBIAMoCzIULmdhYmlvbi5ydWxlLnYxLlJ1bGVCCbpIBpIBAxCQThIYChBpc193aG9sZV9ydWxlc2V0GAIgASgIEigKBXNpbmNlGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhoKCW1vZGVsX2tleRgEIAEoCUIHukgEcgIYQCJYCg9TaW11bGF0ZWRDb3VudHMSFQoNYXVkaXRlZF9jb3VudBgBIAEoBBIXCg9wcmV2ZW50ZWRfY291bnQYAiABKAQSFQoNc3RvcHBlZF9jb3VudBgDIAEoDSKrAQoMU2ltdWxhdGVkUm93EgsKA2RheRgBIAEoCRIwCgljb250YWluZXIYAiABKAsyHS5nYWJpb24ud29ya2xvYWQudjEuQ29udGFpbmVyEiwKA25vdxgDIAEoCzIfLmdhYmlvbi5ydWxlLnYxLlNpbXVsYXRlZENvdW50cxIuCgVkcmFmdBgEIAEoCzIfLmdhYmlvbi5ydWxlLnYxLlNpbXVsYXRlZENvdW50cyKFAgoPU2ltdWxhdGVkQ2hhbmdlEiUKBWV2ZW50GAEgASgLMhYuZ2FiaW9uLmV2ZW50LnYxLkV2ZW50EikKB3NlY3Rpb24YAiABKA4yGC5nYWJpb24uZXZlbnQudjEuU2VjdGlvbhIRCgltb2RlbF9rZXkYAyABKAkSDQoFY291bnQYBCABKAQSFwoPY29udGFpbmVyX2NvdW50GAUgASgNEicKA25vdxgGIAEoCzIaLmdhYmlvbi5wb2xpY3kudjEuRGVjaXNpb24SKQoFZHJhZnQYByABKAsyGi5nYWJpb24ucG9saWN5LnYxLkRlY2lzaW9uEhEKCXJ1bGVfbmFtZRgIIAEoCSKiAgoVU2ltdWxhdGVSdWxlc1Jlc3BvbnNlEioKBGRheXMYASADKAsyHC5nYWJpb24ucnVsZS52MS5TaW11bGF0ZWRSb3cSMAoKY29udGFpbmVycxgCIAMoCzIcLmdhYmlvbi5ydWxlLnYxLlNpbXVsYXRlZFJvdxIwCgdjaGFuZ2VzGAMgAygLMh8uZ2FiaW9uLnJ1bGUudjEuU2ltdWxhdGVkQ2hhbmdlEhQKDHJlY29yZF9jb3VudBgEIAEoBBISCgppdGVtX2NvdW50GAUgASgEEhYKDmRlY2lzaW9uX2NvdW50GAYgASgEEicKBHRvb2sYByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SDgoGaXNfY3V0GAggASgIInwKB1J1bGVIaXQSGgoHcnVsZV9pZBgBIAEoCUIJukgGcgQQARhAEhcKBWVudHJ5GAIgASgJQgi6SAVyAxiAJBINCgVjb3VudBgDIAEoBBItCglsYXN0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInsKFVJlcG9ydFJ1bGVIaXRzUmVxdWVzdBIeCgxhZ2VudF9ydW5faWQYASABKAlCCLpIBXIDsAEBEhAKCHNlcXVlbmNlGAIgASgEEjAKBGhpdHMYAyADKAsyFy5nYWJpb24ucnVsZS52MS5SdWxlSGl0Qgm6SAaSAQMQkE4iGAoWUmVwb3J0UnVsZUhpdHNSZXNwb25zZSItChNMaXN0UnVsZUhpdHNSZXF1ZXN0EhYKBHJ1bGUYASABKAlCCLpIBXIDGIACIn8KDFJ1bGVIaXRDb3VudBIPCgdydWxlX2lkGAEgASgJEhEKCXJ1bGVfbmFtZRgCIAEoCRINCgVlbnRyeRgDIAEoCRINCgVjb3VudBgEIAEoBBItCglsYXN0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkIKFExpc3RSdWxlSGl0c1Jlc3BvbnNlEioKBGhpdHMYASADKAsyHC5nYWJpb24ucnVsZS52MS5SdWxlSGl0Q291bnQy8w0KC1J1bGVTZXJ2aWNlElAKCUxpc3RSdWxlcxIgLmdhYmlvbi5ydWxlLnYxLkxpc3RSdWxlc1JlcXVlc3QaIS5nYWJpb24ucnVsZS52MS5MaXN0UnVsZXNSZXNwb25zZRJKCgdHZXRSdWxlEh4uZ2FiaW9uLnJ1bGUudjEuR2V0UnVsZVJlcXVlc3QaHy5nYWJpb24ucnVsZS52MS5HZXRSdWxlUmVzcG9uc2USUwoKR2V0UnVsZXNldBIhLmdhYmlvbi5ydWxlLnYxLkdldFJ1bGVzZXRSZXF1ZXN0GiIuZ2FiaW9uLnJ1bGUudjEuR2V0UnVsZXNldFJlc3BvbnNlElMKCkNyZWF0ZVJ1bGUSIS5nYWJpb24ucnVsZS52MS5DcmVhdGVSdWxlUmVxdWVzdBoiLmdhYmlvbi5ydWxlLnYxLkNyZWF0ZVJ1bGVSZXNwb25zZRJTCgpVcGRhdGVSdWxlEiEuZ2FiaW9uLnJ1bGUudjEuVXBkYXRlUnVsZVJlcXVlc3QaIi5nYWJpb24ucnVsZS52MS5VcGRhdGVSdWxlUmVzcG9uc2USTQoITW92ZVJ1bGUSHy5nYWJpb24ucnVsZS52MS5Nb3ZlUnVsZVJlcXVlc3QaIC5nYWJpb24ucnVsZS52MS5Nb3ZlUnVsZVJlc3BvbnNlElMKCkRlbGV0ZVJ1bGUSIS5nYWJpb24ucnVsZS52MS5EZWxldGVSdWxlUmVxdWVzdBoiLmdhYmlvbi5ydWxlLnYxLkRlbGV0ZVJ1bGVSZXNwb25zZRJiCg9MaXN0UnVsZUNoYW5nZXMSJi5nYWJpb24ucnVsZS52MS5MaXN0UnVsZUNoYW5nZXNSZXF1ZXN0GicuZ2FiaW9uLnJ1bGUudjEuTGlzdFJ1bGVDaGFuZ2VzUmVzcG9uc2USVgoLUmVzb2x2ZVJ1bGUSIi5nYWJpb24ucnVsZS52MS5SZXNvbHZlUnVsZVJlcXVlc3QaIy5nYWJpb24ucnVsZS52MS5SZXNvbHZlUnVsZVJlc3BvbnNlElMKCkFwcGx5UnVsZXMSIS5nYWJpb24ucnVsZS52MS5BcHBseVJ1bGVzUmVxdWVzdBoiLmdhYmlvbi5ydWxlLnYxLkFwcGx5UnVsZXNSZXNwb25zZRJZCgxSZXN0b3JlUnVsZXMSIy5nYWJpb24ucnVsZS52MS5SZXN0b3JlUnVsZXNSZXF1ZXN0GiQuZ2FiaW9uLnJ1bGUudjEuUmVzdG9yZVJ1bGVzUmVzcG9uc2USXwoOUmVzdGFydFJvbGxPdXQSJS5nYWJpb24ucnVsZS52MS5SZXN0YXJ0Um9sbE91dFJlcXVlc3QaJi5nYWJpb24ucnVsZS52MS5SZXN0YXJ0Um9sbE91dFJlc3BvbnNlEl8KDkdldENvbnZlcmdlbmNlEiUuZ2FiaW9uLnJ1bGUudjEuR2V0Q29udmVyZ2VuY2VSZXF1ZXN0GiYuZ2FiaW9uLnJ1bGUudjEuR2V0Q29udmVyZ2VuY2VSZXNwb25zZRJZCgxMaXN0Q292ZXJhZ2USIy5nYWJpb24ucnVsZS52MS5MaXN0Q292ZXJhZ2VSZXF1ZXN0GiQuZ2FiaW9uLnJ1bGUudjEuTGlzdENvdmVyYWdlUmVzcG9uc2USUwoKQ2hlY2tSdWxlcxIhLmdhYmlvbi5ydWxlLnYxLkNoZWNrUnVsZXNSZXF1ZXN0GiIuZ2FiaW9uLnJ1bGUudjEuQ2hlY2tSdWxlc1Jlc3BvbnNlElAKCUdldEFybWluZxIgLmdhYmlvbi5ydWxlLnYxLkdldEFybWluZ1JlcXVlc3QaIS5nYWJpb24ucnVsZS52MS5HZXRBcm1pbmdSZXNwb25zZRJZCgxFeHBsYWluRXZlbnQSIy5nYWJpb24ucnVsZS52MS5FeHBsYWluRXZlbnRSZXF1ZXN0GiQuZ2FiaW9uLnJ1bGUudjEuRXhwbGFpbkV2ZW50UmVzcG9uc2USXAoNU2ltdWxhdGVSdWxlcxIkLmdhYmlvbi5ydWxlLnYxLlNpbXVsYXRlUnVsZXNSZXF1ZXN0GiUuZ2FiaW9uLnJ1bGUudjEuU2ltdWxhdGVSdWxlc1Jlc3BvbnNlEl8KDlJlcG9ydFJ1bGVIaXRzEiUuZ2FiaW9uLnJ1bGUudjEuUmVwb3J0UnVsZUhpdHNSZXF1ZXN0GiYuZ2FiaW9uLnJ1bGUudjEuUmVwb3J0UnVsZUhpdHNSZXNwb25zZRJZCgxMaXN0UnVsZUhpdHMSIy5nYWJpb24ucnVsZS52MS5MaXN0UnVsZUhpdHNSZXF1ZXN0GiQuZ2FiaW9uLnJ1bGUudjEuTGlzdFJ1bGVIaXRzUmVzcG9uc2ViBnByb3RvMw", [file_buf_validate_validate, file_gabion_event_v1_event, file_gabion_model_v1_model, file_gabion_policy_v1_policy, file_gabion_rule_v1_rule, file_gabion_workload_v1_workload, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Asks for a page of rules.
@@ -436,6 +440,27 @@ export type RuleChange = Message<"gabion.rule.v1.RuleChange"> & {
    * @generated from field: gabion.rule.v1.Rule after = 6;
    */
   after?: Rule | undefined;
+
+  /**
+   * Steps of a change of several rules, in their order; `before` and `after` are absent then.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleStep steps = 7;
+   */
+  steps: RuleStep[];
+
+  /**
+   * Places of `before` and `after`, from 0.
+   *
+   * @generated from field: uint32 position_before = 8;
+   */
+  positionBefore: number;
+
+  /**
+   * Place afterwards, from 0.
+   *
+   * @generated from field: uint32 position_after = 9;
+   */
+  positionAfter: number;
 };
 
 /**
@@ -444,6 +469,55 @@ export type RuleChange = Message<"gabion.rule.v1.RuleChange"> & {
  */
 export const RuleChangeSchema: GenMessage<RuleChange> = /*@__PURE__*/
   messageDesc(file_gabion_rule_v1_rule_service, 14);
+
+/**
+ * One step of a change. Places are those at the time of the step.
+ *
+ * @generated from message gabion.rule.v1.RuleStep
+ */
+export type RuleStep = Message<"gabion.rule.v1.RuleStep"> & {
+  /**
+   * `create`, `update`, `move` or `delete`.
+   *
+   * @generated from field: string action = 1;
+   */
+  action: string;
+
+  /**
+   * Rule before; absent for a new one.
+   *
+   * @generated from field: gabion.rule.v1.Rule before = 2;
+   */
+  before?: Rule | undefined;
+
+  /**
+   * Rule after; absent for a removed one.
+   *
+   * @generated from field: gabion.rule.v1.Rule after = 3;
+   */
+  after?: Rule | undefined;
+
+  /**
+   * Place before, from 0.
+   *
+   * @generated from field: uint32 position_before = 4;
+   */
+  positionBefore: number;
+
+  /**
+   * Place after, from 0.
+   *
+   * @generated from field: uint32 position_after = 5;
+   */
+  positionAfter: number;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RuleStep.
+ * Use `create(RuleStepSchema)` to create a new message.
+ */
+export const RuleStepSchema: GenMessage<RuleStep> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 15);
 
 /**
  * Asks for a page of changes.
@@ -471,7 +545,7 @@ export type ListRuleChangesRequest = Message<"gabion.rule.v1.ListRuleChangesRequ
  * Use `create(ListRuleChangesRequestSchema)` to create a new message.
  */
 export const ListRuleChangesRequestSchema: GenMessage<ListRuleChangesRequest> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule_service, 15);
+  messageDesc(file_gabion_rule_v1_rule_service, 16);
 
 /**
  * A page of changes.
@@ -499,7 +573,7 @@ export type ListRuleChangesResponse = Message<"gabion.rule.v1.ListRuleChangesRes
  * Use `create(ListRuleChangesResponseSchema)` to create a new message.
  */
 export const ListRuleChangesResponseSchema: GenMessage<ListRuleChangesResponse> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule_service, 16);
+  messageDesc(file_gabion_rule_v1_rule_service, 17);
 
 /**
  * Asks which rule a container gets.
@@ -520,7 +594,7 @@ export type ResolveRuleRequest = Message<"gabion.rule.v1.ResolveRuleRequest"> & 
  * Use `create(ResolveRuleRequestSchema)` to create a new message.
  */
 export const ResolveRuleRequestSchema: GenMessage<ResolveRuleRequest> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule_service, 17);
+  messageDesc(file_gabion_rule_v1_rule_service, 18);
 
 /**
  * A rule that does not apply.
@@ -555,7 +629,7 @@ export type PassedOverRule = Message<"gabion.rule.v1.PassedOverRule"> & {
  * Use `create(PassedOverRuleSchema)` to create a new message.
  */
 export const PassedOverRuleSchema: GenMessage<PassedOverRule> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule_service, 18);
+  messageDesc(file_gabion_rule_v1_rule_service, 19);
 
 /**
  * The rule that applies.
@@ -590,7 +664,1166 @@ export type ResolveRuleResponse = Message<"gabion.rule.v1.ResolveRuleResponse"> 
  * Use `create(ResolveRuleResponseSchema)` to create a new message.
  */
 export const ResolveRuleResponseSchema: GenMessage<ResolveRuleResponse> = /*@__PURE__*/
-  messageDesc(file_gabion_rule_v1_rule_service, 19);
+  messageDesc(file_gabion_rule_v1_rule_service, 20);
+
+/**
+ * Rules as they are to be.
+ *
+ * @generated from message gabion.rule.v1.ApplyRulesRequest
+ */
+export type ApplyRulesRequest = Message<"gabion.rule.v1.ApplyRulesRequest"> & {
+  /**
+   * All rules in their order, named by their names; fields set by the service are left out.
+   *
+   * @generated from field: repeated gabion.rule.v1.Rule rules = 1;
+   */
+  rules: Rule[];
+
+  /**
+   * Revision of the rule set that the plan was made for; 0 for whatever it is.
+   *
+   * @generated from field: uint64 ruleset_revision = 2;
+   */
+  rulesetRevision: bigint;
+
+  /**
+   * True: planned and checked, not saved.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ApplyRulesRequest.
+ * Use `create(ApplyRulesRequestSchema)` to create a new message.
+ */
+export const ApplyRulesRequestSchema: GenMessage<ApplyRulesRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 21);
+
+/**
+ * What was or would be done.
+ *
+ * @generated from message gabion.rule.v1.ApplyRulesResponse
+ */
+export type ApplyRulesResponse = Message<"gabion.rule.v1.ApplyRulesResponse"> & {
+  /**
+   * In their order; none where everything is so already.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleStep steps = 1;
+   */
+  steps: RuleStep[];
+
+  /**
+   * Revision of the rule set: the new one, or for a plan the one that it was made for.
+   *
+   * @generated from field: uint64 ruleset_revision = 2;
+   */
+  rulesetRevision: bigint;
+
+  /**
+   * What the author should know; paths begin with `rules[0]`.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleWarning warnings = 3;
+   */
+  warnings: RuleWarning[];
+};
+
+/**
+ * Describes the message gabion.rule.v1.ApplyRulesResponse.
+ * Use `create(ApplyRulesResponseSchema)` to create a new message.
+ */
+export const ApplyRulesResponseSchema: GenMessage<ApplyRulesResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 22);
+
+/**
+ * Asks for rules as they were.
+ *
+ * @generated from message gabion.rule.v1.RestoreRulesRequest
+ */
+export type RestoreRulesRequest = Message<"gabion.rule.v1.RestoreRulesRequest"> & {
+  /**
+   * Revision of the rule set to go back to.
+   *
+   * @generated from field: uint64 ruleset_revision = 1;
+   */
+  rulesetRevision: bigint;
+
+  /**
+   * Only this rule, by identity; empty for all. One that is there no more is made again, last.
+   *
+   * @generated from field: string rule_id = 2;
+   */
+  ruleId: string;
+
+  /**
+   * True: planned, not saved.
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RestoreRulesRequest.
+ * Use `create(RestoreRulesRequestSchema)` to create a new message.
+ */
+export const RestoreRulesRequestSchema: GenMessage<RestoreRulesRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 23);
+
+/**
+ * What was or would be done.
+ *
+ * @generated from message gabion.rule.v1.RestoreRulesResponse
+ */
+export type RestoreRulesResponse = Message<"gabion.rule.v1.RestoreRulesResponse"> & {
+  /**
+   * In their order; none where everything is so already.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleStep steps = 1;
+   */
+  steps: RuleStep[];
+
+  /**
+   * Revision of the rule set: the new one, or for a plan the one that it was made for.
+   *
+   * @generated from field: uint64 ruleset_revision = 2;
+   */
+  rulesetRevision: bigint;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RestoreRulesResponse.
+ * Use `create(RestoreRulesResponseSchema)` to create a new message.
+ */
+export const RestoreRulesResponseSchema: GenMessage<RestoreRulesResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 24);
+
+/**
+ * Begins a roll-out anew.
+ *
+ * @generated from message gabion.rule.v1.RestartRollOutRequest
+ */
+export type RestartRollOutRequest = Message<"gabion.rule.v1.RestartRollOutRequest"> & {
+  /**
+   * Rule, by identity or name.
+   *
+   * @generated from field: string rule = 1;
+   */
+  rule: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RestartRollOutRequest.
+ * Use `create(RestartRollOutRequestSchema)` to create a new message.
+ */
+export const RestartRollOutRequestSchema: GenMessage<RestartRollOutRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 25);
+
+/**
+ * The rule as saved.
+ *
+ * @generated from message gabion.rule.v1.RestartRollOutResponse
+ */
+export type RestartRollOutResponse = Message<"gabion.rule.v1.RestartRollOutResponse"> & {
+  /**
+   * The rule.
+   *
+   * @generated from field: gabion.rule.v1.Rule rule = 1;
+   */
+  rule?: Rule | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RestartRollOutResponse.
+ * Use `create(RestartRollOutResponseSchema)` to create a new message.
+ */
+export const RestartRollOutResponseSchema: GenMessage<RestartRollOutResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 26);
+
+/**
+ * Asks how far the rules have come.
+ *
+ * @generated from message gabion.rule.v1.GetConvergenceRequest
+ */
+export type GetConvergenceRequest = Message<"gabion.rule.v1.GetConvergenceRequest"> & {
+};
+
+/**
+ * Describes the message gabion.rule.v1.GetConvergenceRequest.
+ * Use `create(GetConvergenceRequestSchema)` to create a new message.
+ */
+export const GetConvergenceRequestSchema: GenMessage<GetConvergenceRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 27);
+
+/**
+ * A revision and the nodes that enforce it.
+ *
+ * @generated from message gabion.rule.v1.NodesAtRevision
+ */
+export type NodesAtRevision = Message<"gabion.rule.v1.NodesAtRevision"> & {
+  /**
+   * Revision of the rule set; 0 where a node has said nothing yet.
+   *
+   * @generated from field: uint64 ruleset_revision = 1;
+   */
+  rulesetRevision: bigint;
+
+  /**
+   * How many nodes.
+   *
+   * @generated from field: uint32 node_count = 2;
+   */
+  nodeCount: number;
+
+  /**
+   * Some of them.
+   *
+   * @generated from field: repeated string node_ids = 3;
+   */
+  nodeIds: string[];
+
+  /**
+   * How many of them are not connected.
+   *
+   * @generated from field: uint32 disconnected_count = 4;
+   */
+  disconnectedCount: number;
+};
+
+/**
+ * Describes the message gabion.rule.v1.NodesAtRevision.
+ * Use `create(NodesAtRevisionSchema)` to create a new message.
+ */
+export const NodesAtRevisionSchema: GenMessage<NodesAtRevision> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 28);
+
+/**
+ * How far the rules have come.
+ *
+ * @generated from message gabion.rule.v1.GetConvergenceResponse
+ */
+export type GetConvergenceResponse = Message<"gabion.rule.v1.GetConvergenceResponse"> & {
+  /**
+   * Revision that nodes are to enforce.
+   *
+   * @generated from field: uint64 ruleset_revision = 1;
+   */
+  rulesetRevision: bigint;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp change_time = 2;
+   */
+  changeTime?: Timestamp | undefined;
+
+  /**
+   * By revision, the newest first.
+   *
+   * @generated from field: repeated gabion.rule.v1.NodesAtRevision revisions = 3;
+   */
+  revisions: NodesAtRevision[];
+
+  /**
+   * True where every connected node enforces the newest.
+   *
+   * @generated from field: bool is_converged = 4;
+   */
+  isConverged: boolean;
+};
+
+/**
+ * Describes the message gabion.rule.v1.GetConvergenceResponse.
+ * Use `create(GetConvergenceResponseSchema)` to create a new message.
+ */
+export const GetConvergenceResponseSchema: GenMessage<GetConvergenceResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 29);
+
+/**
+ * Asks which containers a rule names.
+ *
+ * @generated from message gabion.rule.v1.ListCoverageRequest
+ */
+export type ListCoverageRequest = Message<"gabion.rule.v1.ListCoverageRequest"> & {
+  /**
+   * A rule by identity or name; empty for `draft`.
+   *
+   * @generated from field: string rule = 1;
+   */
+  rule: string;
+
+  /**
+   * A rule that is not saved. With the identity of one that is, it takes its place.
+   *
+   * @generated from field: gabion.rule.v1.Rule draft = 2;
+   */
+  draft?: Rule | undefined;
+
+  /**
+   * Place of a new draft, from 0.
+   *
+   * @generated from field: uint32 position = 3;
+   */
+  position: number;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ListCoverageRequest.
+ * Use `create(ListCoverageRequestSchema)` to create a new message.
+ */
+export const ListCoverageRequestSchema: GenMessage<ListCoverageRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 30);
+
+/**
+ * A container that a rule names.
+ *
+ * @generated from message gabion.rule.v1.CoveredContainer
+ */
+export type CoveredContainer = Message<"gabion.rule.v1.CoveredContainer"> & {
+  /**
+   * The container.
+   *
+   * @generated from field: gabion.workload.v1.Container container = 1;
+   */
+  container?: Container | undefined;
+
+  /**
+   * True where the rule is the one that it gets.
+   *
+   * @generated from field: bool is_applied = 2;
+   */
+  isApplied: boolean;
+
+  /**
+   * Rule that it gets, where that is another one.
+   *
+   * @generated from field: string other_rule_name = 3;
+   */
+  otherRuleName: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.CoveredContainer.
+ * Use `create(CoveredContainerSchema)` to create a new message.
+ */
+export const CoveredContainerSchema: GenMessage<CoveredContainer> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 31);
+
+/**
+ * The containers that a rule names.
+ *
+ * @generated from message gabion.rule.v1.ListCoverageResponse
+ */
+export type ListCoverageResponse = Message<"gabion.rule.v1.ListCoverageResponse"> & {
+  /**
+   * By node and identity; at most 10,000.
+   *
+   * @generated from field: repeated gabion.rule.v1.CoveredContainer containers = 1;
+   */
+  containers: CoveredContainer[];
+
+  /**
+   * Containers that run, named or not.
+   *
+   * @generated from field: uint32 running_count = 2;
+   */
+  runningCount: number;
+
+  /**
+   * Containers that get the rule.
+   *
+   * @generated from field: uint32 applied_count = 3;
+   */
+  appliedCount: number;
+
+  /**
+   * True where there were more than could be listed.
+   *
+   * @generated from field: bool is_cut = 4;
+   */
+  isCut: boolean;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ListCoverageResponse.
+ * Use `create(ListCoverageResponseSchema)` to create a new message.
+ */
+export const ListCoverageResponseSchema: GenMessage<ListCoverageResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 32);
+
+/**
+ * Asks for what is wrong with the rules together.
+ *
+ * @generated from message gabion.rule.v1.CheckRulesRequest
+ */
+export type CheckRulesRequest = Message<"gabion.rule.v1.CheckRulesRequest"> & {
+};
+
+/**
+ * Describes the message gabion.rule.v1.CheckRulesRequest.
+ * Use `create(CheckRulesRequestSchema)` to create a new message.
+ */
+export const CheckRulesRequestSchema: GenMessage<CheckRulesRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 33);
+
+/**
+ * Something that the rules together make useless.
+ *
+ * @generated from message gabion.rule.v1.RuleFinding
+ */
+export type RuleFinding = Message<"gabion.rule.v1.RuleFinding"> & {
+  /**
+   * Rule.
+   *
+   * @generated from field: string rule_id = 1;
+   */
+  ruleId: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string rule_name = 2;
+   */
+  ruleName: string;
+
+  /**
+   * Field it is about, for example `process.denied[2]`; empty for the whole rule.
+   *
+   * @generated from field: string path = 3;
+   */
+  path: string;
+
+  /**
+   * What, for a person.
+   *
+   * @generated from field: string message = 4;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RuleFinding.
+ * Use `create(RuleFindingSchema)` to create a new message.
+ */
+export const RuleFindingSchema: GenMessage<RuleFinding> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 34);
+
+/**
+ * What is wrong.
+ *
+ * @generated from message gabion.rule.v1.CheckRulesResponse
+ */
+export type CheckRulesResponse = Message<"gabion.rule.v1.CheckRulesResponse"> & {
+  /**
+   * In the order of the rules; at most 10,000.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleFinding findings = 1;
+   */
+  findings: RuleFinding[];
+};
+
+/**
+ * Describes the message gabion.rule.v1.CheckRulesResponse.
+ * Use `create(CheckRulesResponseSchema)` to create a new message.
+ */
+export const CheckRulesResponseSchema: GenMessage<CheckRulesResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 35);
+
+/**
+ * Asks how nodes deliver a rule.
+ *
+ * @generated from message gabion.rule.v1.GetArmingRequest
+ */
+export type GetArmingRequest = Message<"gabion.rule.v1.GetArmingRequest"> & {
+  /**
+   * Rule, by identity or name.
+   *
+   * @generated from field: string rule = 1;
+   */
+  rule: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.GetArmingRequest.
+ * Use `create(GetArmingRequestSchema)` to create a new message.
+ */
+export const GetArmingRequestSchema: GenMessage<GetArmingRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 36);
+
+/**
+ * How an effect of a section reaches the act.
+ *
+ * @generated from message gabion.rule.v1.ArmedEffect
+ */
+export type ArmedEffect = Message<"gabion.rule.v1.ArmedEffect"> & {
+  /**
+   * Section.
+   *
+   * @generated from field: gabion.event.v1.Section section = 1;
+   */
+  section: Section;
+
+  /**
+   * Effect that the rule asks for.
+   *
+   * @generated from field: gabion.policy.v1.Effect effect = 2;
+   */
+  effect: Effect;
+
+  /**
+   * How it is delivered.
+   *
+   * @generated from field: gabion.policy.v1.Delivery delivery = 3;
+   */
+  delivery: Delivery;
+
+  /**
+   * Nodes that deliver it so.
+   *
+   * @generated from field: uint32 node_count = 4;
+   */
+  nodeCount: number;
+
+  /**
+   * Some of them.
+   *
+   * @generated from field: repeated string node_ids = 5;
+   */
+  nodeIds: string[];
+
+  /**
+   * Why it is no better, as the nodes say.
+   *
+   * @generated from field: repeated string notes = 6;
+   */
+  notes: string[];
+};
+
+/**
+ * Describes the message gabion.rule.v1.ArmedEffect.
+ * Use `create(ArmedEffectSchema)` to create a new message.
+ */
+export const ArmedEffectSchema: GenMessage<ArmedEffect> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 37);
+
+/**
+ * How nodes deliver a rule.
+ *
+ * @generated from message gabion.rule.v1.GetArmingResponse
+ */
+export type GetArmingResponse = Message<"gabion.rule.v1.GetArmingResponse"> & {
+  /**
+   * By section and delivery.
+   *
+   * @generated from field: repeated gabion.rule.v1.ArmedEffect effects = 1;
+   */
+  effects: ArmedEffect[];
+
+  /**
+   * Connected nodes.
+   *
+   * @generated from field: uint32 node_count = 2;
+   */
+  nodeCount: number;
+
+  /**
+   * Nodes on which the roll-out lets it do more than alert; all where there is none.
+   *
+   * @generated from field: uint32 armed_node_count = 3;
+   */
+  armedNodeCount: number;
+
+  /**
+   * Some of them.
+   *
+   * @generated from field: repeated string armed_node_ids = 4;
+   */
+  armedNodeIds: string[];
+
+  /**
+   * Roll-out as it is; absent without one.
+   *
+   * @generated from field: gabion.rule.v1.RollOut roll_out = 5;
+   */
+  rollOut?: RollOut | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.GetArmingResponse.
+ * Use `create(GetArmingResponseSchema)` to create a new message.
+ */
+export const GetArmingResponseSchema: GenMessage<GetArmingResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 38);
+
+/**
+ * Asks what would be decided.
+ *
+ * @generated from message gabion.rule.v1.ExplainEventRequest
+ */
+export type ExplainEventRequest = Message<"gabion.rule.v1.ExplainEventRequest"> & {
+  /**
+   * Container: its identity, or its name where only one has it.
+   *
+   * @generated from field: string container_id = 1;
+   */
+  containerId: string;
+
+  /**
+   * Node; empty where the container is on one only.
+   *
+   * @generated from field: string node_id = 2;
+   */
+  nodeId: string;
+
+  /**
+   * What happens.
+   *
+   * @generated from field: gabion.event.v1.Event event = 3;
+   */
+  event?: Event | undefined;
+
+  /**
+   * A container that runs no more, as an audit has it; then `container_id` is not looked up.
+   *
+   * @generated from field: gabion.workload.v1.Container container = 4;
+   */
+  container?: Container | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ExplainEventRequest.
+ * Use `create(ExplainEventRequestSchema)` to create a new message.
+ */
+export const ExplainEventRequestSchema: GenMessage<ExplainEventRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 39);
+
+/**
+ * What is decided, and why.
+ *
+ * @generated from message gabion.rule.v1.ExplainEventResponse
+ */
+export type ExplainEventResponse = Message<"gabion.rule.v1.ExplainEventResponse"> & {
+  /**
+   * The container.
+   *
+   * @generated from field: gabion.workload.v1.Container container = 1;
+   */
+  container?: Container | undefined;
+
+  /**
+   * Rule that applies; absent where none does.
+   *
+   * @generated from field: gabion.rule.v1.Rule rule = 2;
+   */
+  rule?: Rule | undefined;
+
+  /**
+   * Rules before it.
+   *
+   * @generated from field: repeated gabion.rule.v1.PassedOverRule passed_over = 3;
+   */
+  passedOver: PassedOverRule[];
+
+  /**
+   * What policy says, with the reason, what was passed over and what is nearest.
+   *
+   * @generated from field: gabion.policy.v1.Decision decision = 4;
+   */
+  decision?: Decision | undefined;
+
+  /**
+   * Section of the event.
+   *
+   * @generated from field: gabion.event.v1.Section section = 5;
+   */
+  section: Section;
+
+  /**
+   * State of the section in the model; unspecified without a model.
+   *
+   * @generated from field: gabion.model.v1.LearningState model_state = 6;
+   */
+  modelState: LearningState;
+
+  /**
+   * How sure the model is.
+   *
+   * @generated from field: gabion.model.v1.Completeness completeness = 7;
+   */
+  completeness?: Completeness | undefined;
+
+  /**
+   * Items of the section in the model.
+   *
+   * @generated from field: uint32 model_item_count = 8;
+   */
+  modelItemCount: number;
+
+  /**
+   * How the node delivers the effect; unspecified where it is not known.
+   *
+   * @generated from field: gabion.policy.v1.Delivery delivery = 9;
+   */
+  delivery: Delivery;
+
+  /**
+   * Why that is no better.
+   *
+   * @generated from field: string delivery_note = 10;
+   */
+  deliveryNote: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ExplainEventResponse.
+ * Use `create(ExplainEventResponseSchema)` to create a new message.
+ */
+export const ExplainEventResponseSchema: GenMessage<ExplainEventResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 40);
+
+/**
+ * Asks what rules would have done.
+ *
+ * @generated from message gabion.rule.v1.SimulateRulesRequest
+ */
+export type SimulateRulesRequest = Message<"gabion.rule.v1.SimulateRulesRequest"> & {
+  /**
+   * Drafts: one with the name of a rule takes its place, others come first in their order.
+   *
+   * @generated from field: repeated gabion.rule.v1.Rule drafts = 1;
+   */
+  drafts: Rule[];
+
+  /**
+   * True: `drafts` are all rules, in their order.
+   *
+   * @generated from field: bool is_whole_ruleset = 2;
+   */
+  isWholeRuleset: boolean;
+
+  /**
+   * How far back; 0 for everything recorded.
+   *
+   * @generated from field: google.protobuf.Duration since = 3;
+   */
+  since?: Duration | undefined;
+
+  /**
+   * Only this model; empty for all.
+   *
+   * @generated from field: string model_key = 4;
+   */
+  modelKey: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.SimulateRulesRequest.
+ * Use `create(SimulateRulesRequestSchema)` to create a new message.
+ */
+export const SimulateRulesRequestSchema: GenMessage<SimulateRulesRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 41);
+
+/**
+ * What came or would have come of recorded events.
+ *
+ * @generated from message gabion.rule.v1.SimulatedCounts
+ */
+export type SimulatedCounts = Message<"gabion.rule.v1.SimulatedCounts"> & {
+  /**
+   * Events that are audited.
+   *
+   * @generated from field: uint64 audited_count = 1;
+   */
+  auditedCount: bigint;
+
+  /**
+   * Acts that are refused, or whose process is ended.
+   *
+   * @generated from field: uint64 prevented_count = 2;
+   */
+  preventedCount: bigint;
+
+  /**
+   * Containers that are stopped.
+   *
+   * @generated from field: uint32 stopped_count = 3;
+   */
+  stoppedCount: number;
+};
+
+/**
+ * Describes the message gabion.rule.v1.SimulatedCounts.
+ * Use `create(SimulatedCountsSchema)` to create a new message.
+ */
+export const SimulatedCountsSchema: GenMessage<SimulatedCounts> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 42);
+
+/**
+ * One day or one container of a simulation.
+ *
+ * @generated from message gabion.rule.v1.SimulatedRow
+ */
+export type SimulatedRow = Message<"gabion.rule.v1.SimulatedRow"> & {
+  /**
+   * Day in UTC, for example `2026-11-25`; empty for a container.
+   *
+   * @generated from field: string day = 1;
+   */
+  day: string;
+
+  /**
+   * Container; absent for a day.
+   *
+   * @generated from field: gabion.workload.v1.Container container = 2;
+   */
+  container?: Container | undefined;
+
+  /**
+   * With the rules in force.
+   *
+   * @generated from field: gabion.rule.v1.SimulatedCounts now = 3;
+   */
+  now?: SimulatedCounts | undefined;
+
+  /**
+   * With the drafts.
+   *
+   * @generated from field: gabion.rule.v1.SimulatedCounts draft = 4;
+   */
+  draft?: SimulatedCounts | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.SimulatedRow.
+ * Use `create(SimulatedRowSchema)` to create a new message.
+ */
+export const SimulatedRowSchema: GenMessage<SimulatedRow> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 43);
+
+/**
+ * Events that the drafts would decide in another way.
+ *
+ * @generated from message gabion.rule.v1.SimulatedChange
+ */
+export type SimulatedChange = Message<"gabion.rule.v1.SimulatedChange"> & {
+  /**
+   * One of them.
+   *
+   * @generated from field: gabion.event.v1.Event event = 1;
+   */
+  event?: Event | undefined;
+
+  /**
+   * Section.
+   *
+   * @generated from field: gabion.event.v1.Section section = 2;
+   */
+  section: Section;
+
+  /**
+   * Model.
+   *
+   * @generated from field: string model_key = 3;
+   */
+  modelKey: string;
+
+  /**
+   * How often it happened; 0 where it is in the model and was not counted.
+   *
+   * @generated from field: uint64 count = 4;
+   */
+  count: bigint;
+
+  /**
+   * Containers that it happened in.
+   *
+   * @generated from field: uint32 container_count = 5;
+   */
+  containerCount: number;
+
+  /**
+   * What the rules in force say.
+   *
+   * @generated from field: gabion.policy.v1.Decision now = 6;
+   */
+  now?: Decision | undefined;
+
+  /**
+   * What the drafts say.
+   *
+   * @generated from field: gabion.policy.v1.Decision draft = 7;
+   */
+  draft?: Decision | undefined;
+
+  /**
+   * Rule of the drafts that decides; empty where none applies.
+   *
+   * @generated from field: string rule_name = 8;
+   */
+  ruleName: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.SimulatedChange.
+ * Use `create(SimulatedChangeSchema)` to create a new message.
+ */
+export const SimulatedChangeSchema: GenMessage<SimulatedChange> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 44);
+
+/**
+ * What rules would have done.
+ *
+ * @generated from message gabion.rule.v1.SimulateRulesResponse
+ */
+export type SimulateRulesResponse = Message<"gabion.rule.v1.SimulateRulesResponse"> & {
+  /**
+   * By day, the oldest first.
+   *
+   * @generated from field: repeated gabion.rule.v1.SimulatedRow days = 1;
+   */
+  days: SimulatedRow[];
+
+  /**
+   * By container, those with the most changes first; at most 1,000.
+   *
+   * @generated from field: repeated gabion.rule.v1.SimulatedRow containers = 2;
+   */
+  containers: SimulatedRow[];
+
+  /**
+   * What changes, the most severe first; at most 1,000.
+   *
+   * @generated from field: repeated gabion.rule.v1.SimulatedChange changes = 3;
+   */
+  changes: SimulatedChange[];
+
+  /**
+   * Recorded events that were gone through.
+   *
+   * @generated from field: uint64 record_count = 4;
+   */
+  recordCount: bigint;
+
+  /**
+   * Items of models that were gone through beside them.
+   *
+   * @generated from field: uint64 item_count = 5;
+   */
+  itemCount: bigint;
+
+  /**
+   * Decisions made.
+   *
+   * @generated from field: uint64 decision_count = 6;
+   */
+  decisionCount: bigint;
+
+  /**
+   * How long it took.
+   *
+   * @generated from field: google.protobuf.Duration took = 7;
+   */
+  took?: Duration | undefined;
+
+  /**
+   * True where more was recorded than is gone through.
+   *
+   * @generated from field: bool is_cut = 8;
+   */
+  isCut: boolean;
+};
+
+/**
+ * Describes the message gabion.rule.v1.SimulateRulesResponse.
+ * Use `create(SimulateRulesResponseSchema)` to create a new message.
+ */
+export const SimulateRulesResponseSchema: GenMessage<SimulateRulesResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 45);
+
+/**
+ * One thing that decided.
+ *
+ * @generated from message gabion.rule.v1.RuleHit
+ */
+export type RuleHit = Message<"gabion.rule.v1.RuleHit"> & {
+  /**
+   * Rule.
+   *
+   * @generated from field: string rule_id = 1;
+   */
+  ruleId: string;
+
+  /**
+   * What of it, for example `process.denied: /bin/nc`, `process.detectors: drift`, `custom_rules: no shells`; empty for
+   * the rule as a whole.
+   *
+   * @generated from field: string entry = 2;
+   */
+  entry: string;
+
+  /**
+   * How often since the report before.
+   *
+   * @generated from field: uint64 count = 3;
+   */
+  count: bigint;
+
+  /**
+   * Last time.
+   *
+   * @generated from field: google.protobuf.Timestamp last_time = 4;
+   */
+  lastTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RuleHit.
+ * Use `create(RuleHitSchema)` to create a new message.
+ */
+export const RuleHitSchema: GenMessage<RuleHit> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 46);
+
+/**
+ * What decided on a node since the report before.
+ *
+ * @generated from message gabion.rule.v1.ReportRuleHitsRequest
+ */
+export type ReportRuleHitsRequest = Message<"gabion.rule.v1.ReportRuleHitsRequest"> & {
+  /**
+   * Agent run.
+   *
+   * @generated from field: string agent_run_id = 1;
+   */
+  agentRunId: string;
+
+  /**
+   * Grows by one with each report of an agent run, from 1: one that is sent again counts once.
+   *
+   * @generated from field: uint64 sequence = 2;
+   */
+  sequence: bigint;
+
+  /**
+   * Hits.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleHit hits = 3;
+   */
+  hits: RuleHit[];
+};
+
+/**
+ * Describes the message gabion.rule.v1.ReportRuleHitsRequest.
+ * Use `create(ReportRuleHitsRequestSchema)` to create a new message.
+ */
+export const ReportRuleHitsRequestSchema: GenMessage<ReportRuleHitsRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 47);
+
+/**
+ * Nothing more to say.
+ *
+ * @generated from message gabion.rule.v1.ReportRuleHitsResponse
+ */
+export type ReportRuleHitsResponse = Message<"gabion.rule.v1.ReportRuleHitsResponse"> & {
+};
+
+/**
+ * Describes the message gabion.rule.v1.ReportRuleHitsResponse.
+ * Use `create(ReportRuleHitsResponseSchema)` to create a new message.
+ */
+export const ReportRuleHitsResponseSchema: GenMessage<ReportRuleHitsResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 48);
+
+/**
+ * Asks for hits.
+ *
+ * @generated from message gabion.rule.v1.ListRuleHitsRequest
+ */
+export type ListRuleHitsRequest = Message<"gabion.rule.v1.ListRuleHitsRequest"> & {
+  /**
+   * Rule by identity or name; empty for all rules as wholes.
+   *
+   * @generated from field: string rule = 1;
+   */
+  rule: string;
+};
+
+/**
+ * Describes the message gabion.rule.v1.ListRuleHitsRequest.
+ * Use `create(ListRuleHitsRequestSchema)` to create a new message.
+ */
+export const ListRuleHitsRequestSchema: GenMessage<ListRuleHitsRequest> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 49);
+
+/**
+ * Hits of a rule or of an entry.
+ *
+ * @generated from message gabion.rule.v1.RuleHitCount
+ */
+export type RuleHitCount = Message<"gabion.rule.v1.RuleHitCount"> & {
+  /**
+   * Rule.
+   *
+   * @generated from field: string rule_id = 1;
+   */
+  ruleId: string;
+
+  /**
+   * Its name.
+   *
+   * @generated from field: string rule_name = 2;
+   */
+  ruleName: string;
+
+  /**
+   * Entry; empty for the rule as a whole.
+   *
+   * @generated from field: string entry = 3;
+   */
+  entry: string;
+
+  /**
+   * How often it decided, on all nodes.
+   *
+   * @generated from field: uint64 count = 4;
+   */
+  count: bigint;
+
+  /**
+   * Last time; absent where it never did.
+   *
+   * @generated from field: google.protobuf.Timestamp last_time = 5;
+   */
+  lastTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message gabion.rule.v1.RuleHitCount.
+ * Use `create(RuleHitCountSchema)` to create a new message.
+ */
+export const RuleHitCountSchema: GenMessage<RuleHitCount> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 50);
+
+/**
+ * Hits.
+ *
+ * @generated from message gabion.rule.v1.ListRuleHitsResponse
+ */
+export type ListRuleHitsResponse = Message<"gabion.rule.v1.ListRuleHitsResponse"> & {
+  /**
+   * Rules in their order, entries in that of the rule; those that never decided have a count of 0.
+   *
+   * @generated from field: repeated gabion.rule.v1.RuleHitCount hits = 1;
+   */
+  hits: RuleHitCount[];
+};
+
+/**
+ * Describes the message gabion.rule.v1.ListRuleHitsResponse.
+ * Use `create(ListRuleHitsResponseSchema)` to create a new message.
+ */
+export const ListRuleHitsResponseSchema: GenMessage<ListRuleHitsResponse> = /*@__PURE__*/
+  messageDesc(file_gabion_rule_v1_rule_service, 51);
 
 /**
  * Owns the rules.
@@ -687,6 +1920,116 @@ export const RuleService: GenService<{
     methodKind: "unary";
     input: typeof ResolveRuleRequestSchema;
     output: typeof ResolveRuleResponseSchema;
+  },
+  /**
+   * Makes the rules those that are given, in their order: a plan, or one change.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.ApplyRules
+   */
+  applyRules: {
+    methodKind: "unary";
+    input: typeof ApplyRulesRequestSchema;
+    output: typeof ApplyRulesResponseSchema;
+  },
+  /**
+   * Makes the rules what they were at an earlier revision: a plan, or one change.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.RestoreRules
+   */
+  restoreRules: {
+    methodKind: "unary";
+    input: typeof RestoreRulesRequestSchema;
+    output: typeof RestoreRulesResponseSchema;
+  },
+  /**
+   * Begins a rule's roll-out with the first stage, after a halt or before its end.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.RestartRollOut
+   */
+  restartRollOut: {
+    methodKind: "unary";
+    input: typeof RestartRollOutRequestSchema;
+    output: typeof RestartRollOutResponseSchema;
+  },
+  /**
+   * Says which node enforces which revision of the rules.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.GetConvergence
+   */
+  getConvergence: {
+    methodKind: "unary";
+    input: typeof GetConvergenceRequestSchema;
+    output: typeof GetConvergenceResponseSchema;
+  },
+  /**
+   * Lists the running containers that a rule, or a draft of one, names, and those of them that it gets.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.ListCoverage
+   */
+  listCoverage: {
+    methodKind: "unary";
+    input: typeof ListCoverageRequestSchema;
+    output: typeof ListCoverageResponseSchema;
+  },
+  /**
+   * Finds rules that no container can get, and entries that can change nothing.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.CheckRules
+   */
+  checkRules: {
+    methodKind: "unary";
+    input: typeof CheckRulesRequestSchema;
+    output: typeof CheckRulesResponseSchema;
+  },
+  /**
+   * Says how nodes deliver what a rule asks for.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.GetArming
+   */
+  getArming: {
+    methodKind: "unary";
+    input: typeof GetArmingRequestSchema;
+    output: typeof GetArmingResponseSchema;
+  },
+  /**
+   * Decides an event as a container's node would, and says why.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.ExplainEvent
+   */
+  explainEvent: {
+    methodKind: "unary";
+    input: typeof ExplainEventRequestSchema;
+    output: typeof ExplainEventResponseSchema;
+  },
+  /**
+   * Tries drafts on the recorded behaviour of the last days, against the rules in force.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.SimulateRules
+   */
+  simulateRules: {
+    methodKind: "unary";
+    input: typeof SimulateRulesRequestSchema;
+    output: typeof SimulateRulesResponseSchema;
+  },
+  /**
+   * Takes in what rules and their entries decided on a node.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.ReportRuleHits
+   */
+  reportRuleHits: {
+    methodKind: "unary";
+    input: typeof ReportRuleHitsRequestSchema;
+    output: typeof ReportRuleHitsResponseSchema;
+  },
+  /**
+   * Lists how often rules and their entries decided, and when last.
+   *
+   * @generated from rpc gabion.rule.v1.RuleService.ListRuleHits
+   */
+  listRuleHits: {
+    methodKind: "unary";
+    input: typeof ListRuleHitsRequestSchema;
+    output: typeof ListRuleHitsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gabion_rule_v1_rule_service, 0);
