@@ -1,6 +1,8 @@
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
@@ -34,4 +36,6 @@ export interface AgentOptions {
   readonly onFrame?: (frame: ContainerFrame) => void;
   readonly sendAudit: (audit: Audit) => void;
   readonly sendObservation: (observation: Observation) => void;
+  /** Told of every decision that a rule had a part in. */
+  readonly onDecision?: (ruleId: string, decision: Decision, section: Section) => void;
 }

@@ -24,6 +24,7 @@ import { AuditWriter } from "./pipeline/audit-writer.ts";
 import { Conclusion } from "./pipeline/conclude.ts";
 import { EventPipeline, sectionOfFrame } from "./pipeline/event-pipeline.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
+import { Journal } from "./pipeline/journal.ts";
 import { openWritten } from "./pipeline/judge-written.ts";
 import { Learner } from "./pipeline/learner.ts";
 import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
@@ -47,6 +48,7 @@ export class Agent implements AsyncDisposable {
   readonly #cache = new HashCache();
   readonly #enforcer: Enforcer;
   readonly #learner: Learner;
+  readonly #journal: Journal;
   readonly #processes: ProcessTable;
   readonly #execs: ExecPipeline;
   readonly #events: EventPipeline;
@@ -65,17 +67,21 @@ export class Agent implements AsyncDisposable {
     this.#bootOffsetMs = clock.now() - uptime() * 1_000;
     this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
     this.#enforcer = new Enforcer({
+      nodeId,
       settings: options.treatment ?? DEFAULT_TREATMENT,
       internalRanges: options.internalRanges,
       cgroupMount: options.cgroupMount,
       logger,
     });
     this.#learner = new Learner(clock, options.sendObservation);
+    this.#journal = new Journal(clock, (value) => options.sendObservation({ kind: "journal", value }));
     this.#processes = new ProcessTable(bootId);
     const wallClock = { toMs: (ktimeNs: bigint) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) };
     const conclusion = new Conclusion({
       learner: this.#learner,
       audits: this.audits,
+      journal: this.#journal,
+      onDecision: options.onDecision,
       intelVersion: () => this.#enforcer.intelVersion,
       stop: (container) => this.stop(container),
     });
@@ -397,6 +403,7 @@ export class Agent implements AsyncDisposable {
 
   #flush(container: WatchedContainer): void {
     flushSpans(container, this.#learner, this.#options.clock.now());
+    this.#journal.flush(container);
   }
 
   async #renewSyscalls(): Promise<void> {

@@ -24,6 +24,7 @@ import { bootId, cgroupMount, defaultNodeId } from "./node-identity.ts";
 import { AppliedRevisions } from "./policy/applied-revisions.ts";
 import { PolicyCache } from "./policy/policy-cache.ts";
 import { PolicySource } from "./policy/policy-source.ts";
+import { RuleHits } from "./policy/rule-hits.ts";
 import { VerdictSource } from "./policy/verdict-source.ts";
 import { AGENT_SETTINGS, type AgentConfig } from "./settings.ts";
 import { StaticAnalyst } from "./static/analyst.ts";
@@ -76,6 +77,9 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
   const observations = stack.use(openObservationUplink(models, modelRpc.reset, speaker, logger));
   const applied = new AppliedRevisions(join(config["agent.dataDirectory"], "applied.json"));
   const check = createSignatureCheck(readTrust(pki));
+  const hits = stack.use(
+    new RuleHits({ runId: speaker.runId, clock: systemClock, send: (request) => rules.reportRuleHits(request) }),
+  );
   const agent = new Agent({
     nodeId,
     cluster: config["agent.cluster"],
@@ -97,6 +101,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     modelFor: (container, signal) => source.modelFor(container, signal),
     sendAudit: (audit) => audits.push(audit),
     sendObservation: (observation) => observations.push(observation),
+    onDecision: (ruleId, decision, section) => hits.note(ruleId, decision, section),
   });
   const analyst = new StaticAnalyst({
     models,

@@ -1,6 +1,7 @@
 import { type BadFiles, NO_BAD_FILES } from "#core/intel/bad-files.ts";
 import { compileContainerPolicy, SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
 import type { RefusedPath } from "#core/policy/kernel-slot.ts";
+import { ruleOnNode } from "#core/policy/roll-out.ts";
 import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -40,6 +41,7 @@ function isInUse(policy: PolicyInForce, section: Section): boolean {
 const WATCH_RETRIES_MS = [10, 30, 100, 300, 1_000, 5_000] as const;
 
 export interface EnforcerOptions {
+  readonly nodeId: string;
   readonly settings: TreatmentSettings;
   /** Address ranges that are the cluster's own. */
   readonly internalRanges: readonly string[];
@@ -50,6 +52,7 @@ export interface EnforcerOptions {
 /** Composes the policy of each container from rule set and model, and brings it into force in the kernel. */
 export class Enforcer {
   readonly slots: SlotTable;
+  readonly #nodeId: string;
   readonly #settings: TreatmentSettings;
   readonly #cgroupMount: string;
   readonly #logger: Logger;
@@ -63,8 +66,9 @@ export class Enforcer {
   #sensed = 0;
   #sensing: Promise<unknown> = Promise.resolve();
 
-  constructor({ settings, internalRanges, cgroupMount, logger }: EnforcerOptions) {
+  constructor({ nodeId, settings, internalRanges, cgroupMount, logger }: EnforcerOptions) {
     this.slots = new SlotTable(internalRanges);
+    this.#nodeId = nodeId;
     this.#settings = settings;
     this.#cgroupMount = cgroupMount;
     this.#logger = logger;
@@ -258,7 +262,8 @@ export class Enforcer {
   }
 
   #policyFor(container: WatchedContainer): PolicyInForce {
-    const rule = this.#choose?.(container.message).rule;
+    const chosen = this.#choose?.(container.message).rule;
+    const rule = chosen && ruleOnNode(chosen, this.#nodeId);
     const { model } = container;
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;

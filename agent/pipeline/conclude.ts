@@ -4,11 +4,13 @@ import { type Audit, AuditKind, AuditSchema } from "#gen/gabion/audit/v1/audit_p
 import type { Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Delivery, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { AgentOptions } from "../agent-options.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import { killProcess, type StopResult } from "../enforce/stop.ts";
 import { Outcome } from "../wire/layout.ts";
 import type { AuditDraft, AuditWriter } from "./audit-writer.ts";
+import type { Journal } from "./journal.ts";
 import type { Learner } from "./learner.ts";
 import type { Repeat } from "./repeats.ts";
 
@@ -39,17 +41,23 @@ export class Conclusion {
   readonly #learner: Learner;
   readonly #audits: AuditWriter;
   readonly #intelVersion: () => string;
+  readonly #journal: Journal;
+  readonly #onDecision: AgentOptions["onDecision"];
   readonly stop: (container: WatchedContainer) => Promise<StopResult>;
 
   constructor(options: {
     learner: Learner;
     audits: AuditWriter;
     intelVersion: () => string;
+    journal: Journal;
+    onDecision: AgentOptions["onDecision"];
     stop: (container: WatchedContainer) => Promise<StopResult>;
   }) {
     this.#learner = options.learner;
     this.#audits = options.audits;
     this.#intelVersion = options.intelVersion;
+    this.#journal = options.journal;
+    this.#onDecision = options.onDecision;
     this.stop = options.stop;
   }
 
@@ -67,9 +75,19 @@ export class Conclusion {
     return this.#learner.idOf(container, fact);
   }
 
+  /** Notes what happened and what decided, for those who change rules. */
+  note(container: WatchedContainer, event: Event, decision: Decision, use: SlotUse, section: Section): void {
+    const policy = sectionPolicy(use.policy, section);
+    // What a section that is off would have said is nobody's to know: it is not observed.
+    if (policy.hasRule && policy.effect === Effect.DISABLE) return;
+    this.#journal.note(container, event, decision);
+    if (use.rule) this.#onDecision?.(use.rule.ruleId, decision, section);
+  }
+
   /** The same as before happened again. */
-  countAgain(container: WatchedContainer, { section, factIds }: Repeat): void {
+  countAgain(container: WatchedContainer, { section, factIds, told }: Repeat, use: SlotUse): void {
     for (const id of factIds) this.#learner.count(container, section, id);
+    if (told) this.note(container, told.event, told.decision, use, section);
   }
 
   /**

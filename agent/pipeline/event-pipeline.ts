@@ -1,4 +1,5 @@
 import type { FileHandle } from "node:fs/promises";
+import { journalEvent } from "#core/model/journal.ts";
 import { sectionPolicy } from "#core/policy/container-policy.ts";
 import { withCustomRules } from "#core/policy/custom-rules.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -47,7 +48,7 @@ export class EventPipeline {
     const mayRepeat = !use.policy.custom.sections.has(sectionOfFrame(frame.kind));
     const repeat = mayRepeat ? this.#repeats.find(container, frame) : undefined;
     if (repeat) {
-      this.#deps.conclusion.countAgain(container, repeat);
+      this.#deps.conclusion.countAgain(container, repeat, use);
       return;
     }
     const all = await this.#judge(container, frame, use);
@@ -58,7 +59,8 @@ export class EventPipeline {
     const factIds = only.decision.isLearned
       ? only.facts.map((fact) => this.#deps.conclusion.idOf(container, fact))
       : [];
-    this.#repeats.remember(container, frame, { section: only.section, factIds });
+    const told = { event: journalEvent(only.event), decision: only.decision };
+    this.#repeats.remember(container, frame, { section: only.section, factIds, told });
   }
 
   /** Looks into a file that was written; false where what is in it could not be told. */
@@ -78,6 +80,7 @@ export class EventPipeline {
       ? judged.decision
       : withCustomRules(use.policy.custom, sectionPolicy(use.policy, section), of, () => judged.decision);
     conclusion.learn(container, facts, decision, use, section);
+    conclusion.note(container, event, decision, use, section);
     const outcome = judged.isCompanion ? Outcome.ASKED : frame.outcome;
     if (!decision.isAudited && !isActedInKernel(outcome)) return;
     const delivered = await conclusion.deliver(container, outcome, decision, act);

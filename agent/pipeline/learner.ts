@@ -9,6 +9,7 @@ import {
   type ContainerPresence,
   ContainerPresenceSchema,
   type Fact,
+  type JournalNote,
   type ModelPolicy,
   type ObservedFact,
   ObservedFactSchema,
@@ -26,6 +27,7 @@ export type Observation =
   | { readonly kind: "seen"; readonly value: SeenUnit }
   | { readonly kind: "span"; readonly value: PresenceSpan }
   | { readonly kind: "presence"; readonly value: ContainerPresence }
+  | { readonly kind: "journal"; readonly value: JournalNote }
   | { readonly kind: "enforced"; readonly value: Enforced };
 
 interface Unit {

@@ -1,4 +1,5 @@
-import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { ContainerFrame } from "../wire/frames.ts";
 import { DnsFlag, FileFlag, Outcome } from "../wire/layout.ts";
@@ -7,6 +8,8 @@ import { DnsFlag, FileFlag, Outcome } from "../wire/layout.ts";
 export interface Repeat {
   readonly section: Section;
   readonly factIds: readonly string[];
+  /** What happened, and what was said of it. */
+  readonly told?: { readonly event: Event; readonly decision: Decision };
 }
 
 /** Objects remembered for one container; when full, all are forgotten. */

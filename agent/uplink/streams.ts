@@ -8,7 +8,7 @@ import {
   SubmitAuditsRequestSchema,
 } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { type AgentHello, AgentHelloSchema, type Capabilities, type Enforced } from "#gen/gabion/fleet/v1/fleet_pb.ts";
-import { ObservedFactSchema, SeenUnitSchema } from "#gen/gabion/model/v1/model_pb.ts";
+import { JournalNoteSchema, ObservedFactSchema, SeenUnitSchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { type ModelService, type ObserveRequest, ObserveRequestSchema } from "#gen/gabion/model/v1/model_service_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { Observation } from "../pipeline/learner.ts";
@@ -75,6 +75,7 @@ function valuesOf<K extends Observation["kind"]>(items: readonly Observation[], 
 /** Facts and seen units carry texts from containers; the rest is small. */
 function sizeOfObservation({ kind, value }: Observation): number {
   if (kind === "fact") return toBinary(ObservedFactSchema, value).length;
+  if (kind === "journal") return toBinary(JournalNoteSchema, value).length;
   return kind === "seen" ? toBinary(SeenUnitSchema, value).length : SMALL_BYTES;
 }
 
@@ -101,6 +102,7 @@ export function openObservationUplink(
         seenUnits: valuesOf(items, "seen"),
         presenceSpans: valuesOf(items, "span"),
         containers: valuesOf(items, "presence"),
+        journal: valuesOf(items, "journal"),
         lostItemCount,
         ...(enforced ? { enforced } : {}),
       };

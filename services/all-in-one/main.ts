@@ -102,16 +102,19 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack, o
     `nats.servers=${servers}`,
     `log.level=${config["log.level"]}`,
   ];
-  const load = <S extends Settings>(settings: S, listen: number) =>
+  const load = <S extends Settings>(settings: S, listen: number, more: readonly string[] = []) =>
     loadConfig(settings, {
       env: process.env,
-      flags: [...flagsFor(settings, flags), ...shared, `listen.port=${listen}`],
+      flags: [...flagsFor(settings, flags), ...shared, `listen.port=${listen}`, ...more],
     });
+  const model = (await startModelService(load(MODEL_SETTINGS, config["model.port"]), stack)).url;
+  const audit = (await startAuditService(load(AUDIT_SETTINGS, config["audit.port"]), stack)).url;
+  const ofRule = [`model.url=${model}`, `audit.url=${audit}`];
   const endpoints = {
-    model: (await startModelService(load(MODEL_SETTINGS, config["model.port"]), stack)).url,
-    rule: (await startRuleService(load(RULE_SETTINGS, config["rule.port"]), stack)).url,
+    model,
+    rule: (await startRuleService(load(RULE_SETTINGS, config["rule.port"], ofRule), stack)).url,
     intel: (await startIntelService(load(INTEL_SETTINGS, config["intel.port"]), stack)).url,
-    audit: (await startAuditService(load(AUDIT_SETTINGS, config["audit.port"]), stack)).url,
+    audit,
   };
   writeFileSync(join(data, "endpoints.json"), `${JSON.stringify(endpoints, null, 2)}\n`);
   const urls = (["model", "rule", "intel", "audit"] as const).map((name) => `${name}.url=${endpoints[name]}`);

@@ -16,6 +16,7 @@ import { LEASES, Lease } from "#lib/store/lease.ts";
 import type { Collection } from "#lib/store/port.ts";
 import { CONTAINERS, Fleet, NODES } from "./fleet.ts";
 import { HISTORY, HistoryLog } from "./history.ts";
+import { JOURNAL, JOURNAL_CONTAINERS, Journal } from "./journal.ts";
 import { dueMs } from "./life.ts";
 import { Models, publishedBody } from "./models.ts";
 import { Observer } from "./observe.ts";
@@ -46,6 +47,7 @@ export const MODEL_SETTINGS = {
     10 * 60_000,
     "time after which the containers of a node that says nothing count as ended",
   ),
+  "model.journal": duration(7 * 24 * 3_600_000, "time that is kept of what happened, for trying rules on it"),
   "model.archive": duration(DEFAULT_DURATIONS.archiveMs, "time that an archived model is kept"),
 };
 
@@ -96,7 +98,9 @@ export async function startModelService(
     carriesOver: config["model.carryOver"],
     logger,
   });
-  const observer = new Observer({ models, fleet, streams: new AgentStreams(), clock, durations });
+  const journalRecords = await store.collection(JOURNAL);
+  const journal = new Journal(journalRecords, await store.collection(JOURNAL_CONTAINERS), clock);
+  const observer = new Observer({ models, fleet, journal, streams: new AgentStreams(), clock, durations });
   const lease = new Lease(await store.collection(LEASES), "model-clock", clock);
   void publisher.reconcile();
   // Not before every node had the time to say that it is there.
@@ -111,6 +115,7 @@ export async function startModelService(
         await models.tick();
         if (clock.now() >= nextSweepMs) {
           nextSweepMs = clock.now() + Math.min(SWEEP_MS, config["model.nodeLease"] / 2);
+          await journal.sweep(config["model.journal"]);
           await fleet.endLost(config["model.nodeLease"], (container) => observer.forget(container));
         }
       } catch (err) {
@@ -118,7 +123,7 @@ export async function startModelService(
       }
     }),
   );
-  const deps = { collection, history, models, fleet, observer, changes, durations, clock };
+  const deps = { journal, journalRecords, collection, history, models, fleet, observer, changes, durations, clock };
   return stack.use(
     await listenRpc({
       host: config["listen.host"],

@@ -13,6 +13,7 @@ import type { Clock } from "#lib/flow/clock.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
 import { type AgentStreams, requireHello, serviceHello, WINDOW_ITEMS } from "#lib/service/agent-streams.ts";
 import { type Fleet, fleetId, TOUCH_MS } from "./fleet.ts";
+import type { Journal } from "./journal.ts";
 import { applyBatch, type ModelBatch } from "./learn.ts";
 import { archiveOrReturn } from "./life.ts";
 import type { Models } from "./models.ts";
@@ -20,6 +21,7 @@ import type { Models } from "./models.ts";
 export interface ObserveDependencies {
   readonly models: Models;
   readonly fleet: Fleet;
+  readonly journal: Journal;
   readonly streams: AgentStreams;
   readonly clock: Clock;
   readonly durations: LifecycleDurations;
@@ -86,7 +88,7 @@ export class Observer {
   }
 
   async #take(request: ObserveRequest, { nodeId, agentRunId }: AgentHello): Promise<void> {
-    const { models, fleet, clock, durations } = this.#deps;
+    const { models, fleet, journal, clock, durations } = this.#deps;
     checkNode(request.containers, nodeId);
     const from = { nodeId, runId: agentRunId, sequence: Number(request.sequence) };
     // A container whose model could not be had when it started is given one now.
@@ -98,6 +100,7 @@ export class Observer {
     );
     await Promise.all(changes);
     for (const presence of request.containers) await fleet.presence(presence);
+    await journal.add(nodeId, request.journal);
     if (request.enforced || request.lostItemCount > 0n) {
       await fleet.report(nodeId, { enforced: request.enforced, lostCount: request.lostItemCount });
     }

@@ -1,4 +1,4 @@
-import { create } from "@bufbuild/protobuf";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { modelKey } from "#core/model/key.ts";
 import type { LifecycleDurations, LifeEvent } from "#core/model/lifecycle.ts";
@@ -8,10 +8,19 @@ import {
   ListContainersResponseSchema,
   ListNodesResponseSchema,
 } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
-import { ContainerPresenceSchema, ItemSource, ItemStatus, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import {
+  ContainerPresenceSchema,
+  ItemSource,
+  ItemStatus,
+  type JournalRecord,
+  LearningState,
+  ModelPolicySchema,
+} from "#gen/gabion/model/v1/model_pb.ts";
 import {
   EnsureModelResponseSchema,
+  GetModelPolicyResponseSchema,
   GetModelResponseSchema,
+  ListJournalResponseSchema,
   type ListModelsRequest,
   ListModelsResponseSchema,
   ModelService,
@@ -27,6 +36,7 @@ import { type PageQuery, readPage } from "#lib/service/page.ts";
 import type { Collection, Condition, FieldValue, Stored } from "#lib/store/port.ts";
 import type { Fleet } from "./fleet.ts";
 import type { HistoryLog } from "./history.ts";
+import type { Journal } from "./journal.ts";
 import { leastAdvanced, stepAll } from "./life.ts";
 import { heldCount, toModel } from "./message.ts";
 import type { Models } from "./models.ts";
@@ -44,6 +54,8 @@ export interface ModelServiceDependencies {
   readonly collection: Collection<ModelRecord>;
   readonly models: Models;
   readonly fleet: Fleet;
+  readonly journal: Journal;
+  readonly journalRecords: Collection<JournalRecord>;
   readonly observer: Observer;
   readonly changes: FanOut<ModelChange>;
   readonly durations: LifecycleDurations;
@@ -78,7 +90,7 @@ const ORDERS: Readonly<Record<string, { readonly field: string; readonly of: (re
 
 /** Handlers of model-service. */
 export function registerModelService(router: ConnectRouter, deps: ModelServiceDependencies): void {
-  const { collection, models, fleet, observer, durations, clock, changes } = deps;
+  const { collection, models, fleet, journal, journalRecords, observer, durations, clock, changes } = deps;
   const step = async (key: string, etag: string, event: LifeEvent) => {
     const changed = await models.changeExisting(key, (r) => stepAll(r, event, durations, clock.now()), etag);
     return { model: toModel(changed, durations) };
@@ -95,6 +107,7 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
         throw invalidRequest([{ field: "container.model_key", message: "is not the key of `container.model_scope`" }]);
       }
       await fleet.presence(create(ContainerPresenceSchema, { container, isRunning: true }));
+      await journal.meet(container);
       const { value } = await models.ensure(container, sections);
       return create(EnsureModelResponseSchema, {
         modelPolicy: Buffer.from(value.policy, "base64"),
@@ -134,6 +147,21 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
           : item;
       const changed = await models.changeExisting(key, (r) => changeItems(r, accept, itemIds), etag);
       return { model: toModel(changed, durations) };
+    },
+
+    async getModelPolicy({ modelKey: key }) {
+      const stored = await collection.get(key);
+      if (!stored) throw notFound("model", key);
+      const modelPolicy = fromBinary(ModelPolicySchema, Buffer.from(stored.value.policy, "base64"));
+      return create(GetModelPolicyResponseSchema, { modelPolicy, containers: await journal.containersOf(key) });
+    },
+
+    async listJournal(request) {
+      const ofModel = { field: "modelKey", is: "eq", value: request.modelKey } as const;
+      const since = { field: "day", is: "gte", value: request.firstDay } as const;
+      const where = [...(request.modelKey === "" ? [] : [ofModel]), ...(request.firstDay === "" ? [] : [since])];
+      const { documents, nextPageToken } = await readPage(journalRecords, request, { where });
+      return create(ListJournalResponseSchema, { records: documents.map(({ value }) => value), nextPageToken });
     },
 
     ...operationHandlers(deps),

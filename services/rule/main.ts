@@ -1,18 +1,35 @@
+import { z } from "zod";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
 import type { ConfigOf } from "#lib/config/config.ts";
+import { createRpcClient } from "#lib/rpc/client.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
 import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
+import { createFleetView } from "./fleet-view.ts";
+import { RULE_HITS, RuleHits } from "./hits.ts";
+import { createStoppedBy, RollOuts } from "./roll-outs.ts";
 import { RULE_CHANGES, RULESETS, Rules } from "./rules.ts";
 import { publishedRuleset } from "./ruleset.ts";
 import { registerRuleService } from "./service.ts";
 
 /** Settings of rule-service. */
-export const RULE_SETTINGS = serviceSettings(SERVICE_PORTS.rule);
+export const RULE_SETTINGS = {
+  ...serviceSettings(SERVICE_PORTS.rule),
+  "model.url": {
+    type: z.string().default(`https://127.0.0.1:${SERVICE_PORTS.model}`),
+    description: "model-service, which knows nodes, containers and what happened",
+  },
+  "audit.url": {
+    type: z.string().default(`https://127.0.0.1:${SERVICE_PORTS.audit}`),
+    description: "audit-service, which knows what roll-outs stopped",
+  },
+};
+
+const ROLL_OUTS_MS = 5_000;
 
 /** Starts rule-service; the stack closes it. */
 export async function startRuleService(
@@ -29,6 +46,17 @@ export async function startRuleService(
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
   const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(body) });
   await rules.completeHistory();
+  const connect = (url: string, expects: string) =>
+    stack.use(createRpcClient({ url, credentials: runtime.credentials, expects }));
+  const fleet = createFleetView(connect(config["model.url"], "service/model"));
+  const hits = new RuleHits(await store.collection(RULE_HITS));
+  const stoppedBy = createStoppedBy(connect(config["audit.url"], "service/audit"));
+  const rollOuts = new RollOuts({ rules, fleet, stoppedBy, clock });
+  stack.use(
+    clock.every(ROLL_OUTS_MS, () =>
+      rollOuts.check().catch((err: unknown) => logger.warn({ err }, "roll-outs not looked at")),
+    ),
+  );
   void publisher.reconcile();
   return stack.use(
     await listenRpc({
@@ -38,7 +66,7 @@ export async function startRuleService(
       roles: ROLE_TABLE,
       services: [RuleService],
       logger,
-      routes: (router) => registerRuleService(router, { rules, changes, clock }),
+      routes: (router) => registerRuleService(router, { rules, changes, clock, fleet, hits }),
     }),
   );
 }

@@ -2,14 +2,21 @@ import { create } from "@bufbuild/protobuf";
 import { Code, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { warnOfRule } from "#core/policy/rule-check.ts";
 import { compileRuleChoice } from "#core/policy/rule-choice.ts";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { Effect, Reason, ResultantPolicySchema } from "#gen/gabion/policy/v1/policy_pb.ts";
-import { type Rule, RuleSchema, RuleWarningSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { deadParts, shadowedRules } from "#core/policy/rule-lint.ts";
+import { type Rule, RuleSchema, type Ruleset, RuleWarningSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import {
+  ApplyRulesResponseSchema,
+  CheckRulesResponseSchema,
   ListRuleChangesResponseSchema,
+  ListRuleHitsResponseSchema,
   ListRulesResponseSchema,
+  ReportRuleHitsResponseSchema,
   ResolveRuleResponseSchema,
+  RestartRollOutResponseSchema,
+  RestoreRulesResponseSchema,
   type RuleChange,
+  type RuleFinding,
+  RuleFindingSchema,
   RuleService,
 } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
@@ -18,21 +25,40 @@ import { notFound, RpcFault } from "#lib/rpc/errors.ts";
 import { peerKey } from "#lib/rpc/peer.ts";
 import { DEFAULT_PAGE_SIZE, readPage } from "#lib/service/page.ts";
 import type { Collection } from "#lib/store/port.ts";
+import { explainEvent } from "./explain.ts";
+import type { FleetView } from "./fleet-view.ts";
+import type { RuleHits } from "./hits.ts";
+import { armingOf, convergenceOf, coverageOf, withDraft } from "./reach.ts";
+import { resultantOf } from "./resultant.ts";
 import type { Rules } from "./rules.ts";
-import { addRule, moveRule, publishedRuleset, type RulesetChange, removeRule, replaceRule } from "./ruleset.ts";
+import {
+  type Author,
+  addRule,
+  applyRules,
+  moveRule,
+  publishedRuleset,
+  type RulesetChange,
+  removeRule,
+  replaceRule,
+  restoreRules,
+  stepRollOut,
+  type WholeChange,
+} from "./ruleset.ts";
+import { simulateRules } from "./simulate.ts";
 
 export interface RuleServiceDependencies {
   readonly rules: Rules;
   readonly changes: Collection<RuleChange>;
   readonly clock: Clock;
+  readonly fleet: FleetView;
+  readonly hits: RuleHits;
 }
+
+const FINDINGS_MAX = 10_000;
+const NO_MODEL = { policy: undefined };
 
 function author(context: HandlerContext): string {
   return identityText(context.values.get(peerKey));
-}
-
-function warnings(rule: Rule) {
-  return warnOfRule(rule).map(({ field, message }) => create(RuleWarningSchema, { path: field, message }));
 }
 
 /** Where a page begins. Pages of a set that was changed in between would repeat or skip rules: they are refused. */
@@ -43,39 +69,68 @@ function offsetOf(token: string, revision: bigint): number {
   throw new RpcFault(Code.Aborted, "STALE_PAGE_TOKEN", "the rules were changed between two pages: begin again");
 }
 
-/** What the rule's lists add to and take from the model. */
-function resultantOf(rule: Rule | undefined, modelKey: string) {
-  const process = rule?.process;
-  const entry = (source: Reason, isAllowed: boolean) => (e: { process: string }) => ({
-    object: e.process,
-    source,
-    isAllowed,
-  });
-  return create(ResultantPolicySchema, {
-    ruleId: rule?.ruleId ?? "",
-    ruleName: rule?.name ?? "",
-    modelKey,
-    sections: [
-      {
-        section: Section.PROCESS,
-        effect: process?.effect ?? Effect.DISABLE,
-        entries: [
-          ...(process?.denied ?? []).map(entry(Reason.DENIED_LIST, false)),
-          ...(process?.allowed ?? []).map(entry(Reason.ALLOWED_LIST, true)),
-        ],
-      },
-    ],
-  });
+/** What a rule's author should know, also beside the other rules. */
+function warningsIn(rules: readonly Rule[], rule: Rule) {
+  const by = shadowedRules(rules).get(rule);
+  const shadow = by ? [shadowWarning(by)] : [];
+  // What a list has twice was said of a list that is both allowed and denied before.
+  const all = [...shadow, ...warnOfRule(rule), ...deadParts(rule)];
+  const seen = new Set<string>();
+  return all
+    .filter(({ field, message }) => {
+      const key = `${field} ${/denied too/.test(message)}`;
+      const isNew = !/denied too/.test(message) || !seen.has(key);
+      seen.add(key);
+      return isNew;
+    })
+    .map(({ field, message }) => create(RuleWarningSchema, { path: field, message }));
+}
+
+function shadowWarning(by: Rule): { field: string; message: string } {
+  return {
+    field: "scope",
+    message: `no container gets this rule: \`${by.name}\` comes before it and takes all of them`,
+  };
+}
+
+/** Findings over all rules, in their order. */
+function findingsOf(rules: readonly Rule[]): RuleFinding[] {
+  const shadowed = shadowedRules(rules);
+  return rules
+    .flatMap((rule) => {
+      const by = shadowed.get(rule);
+      const found = [...(by ? [shadowWarning(by)] : []), ...deadParts(rule)];
+      return found.map(({ field, message }) =>
+        create(RuleFindingSchema, { ruleId: rule.ruleId, ruleName: rule.name, path: field, message }),
+      );
+    })
+    .slice(0, FINDINGS_MAX);
+}
+
+function ruleNamed(rules: readonly Rule[], wanted: string): Rule {
+  const rule = rules.find(({ ruleId, name }) => ruleId === wanted || name === wanted);
+  if (!rule) throw notFound("rule", wanted);
+  return rule;
 }
 
 /** Handlers of rule-service. */
-export function registerRuleService(router: ConnectRouter, { rules, changes, clock }: RuleServiceDependencies): void {
+export function registerRuleService(router: ConnectRouter, deps: RuleServiceDependencies): void {
+  const { rules, changes, clock, fleet, hits } = deps;
   /** A change that is only checked: everything but the writing. */
   const tryOut = async (
     context: HandlerContext,
     make: (change: Parameters<Parameters<Rules["change"]>[1]>[0]) => RulesetChange,
   ) => make(await rules.current()).rule ?? create(RuleSchema, { updateBy: author(context) });
   const at = (context: HandlerContext) => ({ name: author(context), nowMs: clock.now() });
+  const changeOrPlan = async (
+    context: HandlerContext,
+    make: (set: Ruleset, who: Author) => Promise<WholeChange>,
+    isPlan: boolean,
+  ) => {
+    if (!isPlan) return await rules.changeWhole(author(context), make);
+    const set = await rules.current();
+    return { ...(await make(set, at(context))), revision: set.revision };
+  };
   router.service(RuleService, {
     async listRules({ pageSize, pageToken }) {
       const value = await rules.current();
@@ -101,13 +156,15 @@ export function registerRuleService(router: ConnectRouter, { rules, changes, clo
       const wanted = rule as Rule;
       const make = (set: Parameters<typeof addRule>[0]) => addRule(set, wanted, position ?? 0, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
-      return { ...(made ? { rule: made } : {}), warnings: warnings(wanted) };
+      const beside = withDraft((await rules.current()).rules, made ?? wanted, position ?? 0);
+      return { ...(made ? { rule: made } : {}), warnings: warningsIn(beside, made ?? wanted) };
     },
     async updateRule({ rule, validateOnly }, context) {
       const wanted = rule as Rule;
       const make = (set: Parameters<typeof replaceRule>[0]) => replaceRule(set, wanted, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
-      return { ...(made ? { rule: made } : {}), warnings: warnings(wanted) };
+      const beside = withDraft((await rules.current()).rules, made ?? wanted, 0);
+      return { ...(made ? { rule: made } : {}), warnings: warningsIn(beside, made ?? wanted) };
     },
     async moveRule({ ruleId, position, etag }, context) {
       await rules.change(author(context), (set, who) => moveRule(set, ruleId, position, etag, who));
@@ -124,11 +181,65 @@ export function registerRuleService(router: ConnectRouter, { rules, changes, clo
     async resolveRule({ container }) {
       const wanted = container as NonNullable<typeof container>;
       const { rule, passedOver } = compileRuleChoice((await rules.current()).rules)(wanted);
+      const { policy: model } = rule ? await fleet.model(wanted.modelKey).catch(() => NO_MODEL) : NO_MODEL;
       return create(ResolveRuleResponseSchema, {
         ...(rule ? { rule } : {}),
         passedOver: passedOver.map((p) => ({ ruleId: p.rule.ruleId, name: p.rule.name, reason: p.reason })),
-        resultantPolicy: resultantOf(rule, wanted.modelKey),
+        resultantPolicy: resultantOf(rule, model, wanted.modelKey),
       });
+    },
+    async applyRules({ rules: wanted, rulesetRevision, validateOnly }, context) {
+      const make = async (set: Ruleset, who: Author) => applyRules(set, wanted, rulesetRevision, who);
+      const done = await changeOrPlan(context, make, validateOnly);
+      const warnings = wanted.flatMap((rule, index) =>
+        warningsIn(wanted, rule).map((each) =>
+          create(RuleWarningSchema, { ...each, path: `rules[${index}].${each.path}` }),
+        ),
+      );
+      const told = { steps: [...done.steps], rulesetRevision: done.revision };
+      return create(ApplyRulesResponseSchema, { ...told, warnings: warnings.slice(0, FINDINGS_MAX) });
+    },
+    async restoreRules({ rulesetRevision, ruleId, validateOnly }, context) {
+      const make = async (set: Ruleset, who: Author) =>
+        restoreRules(set, await rules.changesAfter(set, rulesetRevision), ruleId, who);
+      const done = await changeOrPlan(context, make, validateOnly);
+      return create(RestoreRulesResponseSchema, { steps: [...done.steps], rulesetRevision: done.revision });
+    },
+    async restartRollOut({ rule: wanted }, context) {
+      const rule = await rules.change(author(context), (set, who) =>
+        stepRollOut(set, ruleNamed(set.rules, wanted).ruleId, { stage: 0 }, who),
+      );
+      return create(RestartRollOutResponseSchema, rule ? { rule } : {});
+    },
+    async getConvergence() {
+      return convergenceOf(await rules.current(), await fleet.nodes());
+    },
+    async listCoverage({ rule: wanted, draft, position }) {
+      const { rules: saved } = await rules.current();
+      if (draft) return coverageOf(withDraft(saved, draft, position), draft, await fleet.containers());
+      return coverageOf(saved, ruleNamed(saved, wanted), await fleet.containers());
+    },
+    async checkRules() {
+      return create(CheckRulesResponseSchema, { findings: findingsOf((await rules.current()).rules) });
+    },
+    async getArming({ rule: wanted }) {
+      return armingOf(ruleNamed((await rules.current()).rules, wanted), await fleet.nodes());
+    },
+    async explainEvent(request) {
+      return await explainEvent((await rules.current()).rules, fleet, request);
+    },
+    async simulateRules(request) {
+      return await simulateRules((await rules.current()).rules, fleet, request, clock.now());
+    },
+    async reportRuleHits(request, context) {
+      const peer = context.values.get(peerKey);
+      await hits.add(peer.kind === "node" ? peer.name : "", request);
+      return create(ReportRuleHitsResponseSchema);
+    },
+    async listRuleHits({ rule: wanted }) {
+      const { rules: saved } = await rules.current();
+      const of = wanted === "" ? saved : [ruleNamed(saved, wanted)];
+      return create(ListRuleHitsResponseSchema, { hits: await hits.list(of, wanted === "") });
     },
   });
 }

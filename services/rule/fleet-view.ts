@@ -1,0 +1,82 @@
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import type { Node } from "#gen/gabion/fleet/v1/fleet_pb.ts";
+import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
+import type { JournalRecord, ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
+import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import type { RpcClient } from "#lib/rpc/client.ts";
+import { RpcFault } from "#lib/rpc/errors.ts";
+
+const PAGE = 1_000;
+/** Nodes and containers read for one answer at most. */
+const READ_MAX = 100_000;
+
+/** A model as it is enforced, with the containers that the journal knows of it. */
+export interface ModelView {
+  readonly policy: ModelPolicy | undefined;
+  readonly containers: readonly Container[];
+}
+
+/** What rule-service asks model-service for. */
+export interface FleetView {
+  readonly nodes: () => Promise<Node[]>;
+  readonly containers: () => Promise<Container[]>;
+  readonly model: (modelKey: string) => Promise<ModelView>;
+  readonly journal: (firstDay: string, modelKey: string) => AsyncIterable<JournalRecord>;
+}
+
+async function* pages<Item>(
+  read: (pageToken: string) => Promise<{ readonly items: readonly Item[]; readonly nextPageToken: string }>,
+): AsyncIterable<Item> {
+  let token = "";
+  for (let count = 0; count < READ_MAX; ) {
+    const { items, nextPageToken } = await read(token);
+    yield* items;
+    count += items.length;
+    token = nextPageToken;
+    if (token === "") return;
+  }
+}
+
+function said(error: unknown): never {
+  const { code, rawMessage } = ConnectError.from(error);
+  if (code !== Code.Unavailable && code !== Code.DeadlineExceeded) throw error;
+  throw new RpcFault(Code.Unavailable, "MODEL_SERVICE_UNAVAILABLE", `model-service does not answer: ${rawMessage}`);
+}
+
+/** Asks model-service by RPC. */
+export function createFleetView({ transport }: RpcClient): FleetView {
+  const fleet = createClient(FleetService, transport);
+  const models = createClient(ModelService, transport);
+  return {
+    nodes: () =>
+      Array.fromAsync(
+        pages(async (pageToken) => {
+          const { nodes, nextPageToken } = await fleet.listNodes({ pageSize: PAGE, pageToken }).catch(said);
+          return { items: nodes, nextPageToken };
+        }),
+      ),
+    containers: () =>
+      Array.fromAsync(
+        pages(async (pageToken) => {
+          const { containers, nextPageToken } = await fleet.listContainers({ pageSize: PAGE, pageToken }).catch(said);
+          return { items: containers, nextPageToken };
+        }),
+      ),
+    async model(modelKey) {
+      try {
+        const { modelPolicy, containers } = await models.getModelPolicy({ modelKey });
+        return { policy: modelPolicy, containers };
+      } catch (error) {
+        if (ConnectError.from(error).code === Code.NotFound) return { policy: undefined, containers: [] };
+        return said(error);
+      }
+    },
+    journal: (firstDay, modelKey) =>
+      pages(async (pageToken) => {
+        const request = { firstDay, modelKey, pageSize: PAGE, pageToken };
+        const { records, nextPageToken } = await models.listJournal(request).catch(said);
+        return { items: records, nextPageToken };
+      }),
+  };
+}
