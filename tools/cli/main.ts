@@ -7,11 +7,14 @@ import { gabionVersion } from "#lib/service/version.ts";
 import { addAuditCommands } from "./audits.ts";
 import { CommandError } from "./connection.ts";
 import { addDemoCommand } from "./demo.ts";
+import { addExplainCommand } from "./explain.ts";
 import { addIntelCommands } from "./intel.ts";
 import { addModelOperations } from "./model-operations.ts";
 import { addModelCommands } from "./models.ts";
 import { addNodeCommands } from "./nodes.ts";
 import { addProcessCommands } from "./processes.ts";
+import { addRuleInsight } from "./rule-insight.ts";
+import { addRuleSetCommands } from "./rule-sets.ts";
 import { addRuleCommands } from "./rules.ts";
 import { addSensorCommands } from "./sensor.ts";
 
@@ -41,7 +44,11 @@ function createProgram(): Command {
   addProcessCommands(program);
   addDemoCommand(program);
   addModelOperations(addModelCommands(program));
-  addRuleCommands(program);
+  const rules = program.command("rules").description("what administrators allow, deny and ask for");
+  addRuleCommands(rules);
+  addRuleSetCommands(rules);
+  addRuleInsight(rules);
+  addExplainCommand(program);
   addAuditCommands(program);
   addNodeCommands(program);
   addIntelCommands(program);

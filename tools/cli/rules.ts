@@ -1,13 +1,13 @@
-import { readFileSync } from "node:fs";
-import { create, fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { create, toJson } from "@bufbuild/protobuf";
 import type { Command } from "commander";
-import { parse, stringify } from "yaml";
+import { stringify } from "yaml";
 import { enumText } from "#core/text/enum-text.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type Rule, RuleSchema, type RuleWarning, type Scope } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, RuleChangeSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
 import { type Column, print, printOne, printRows, timeText } from "./output.ts";
+import { readRule } from "./rule-file.ts";
 import { withConnection } from "./shared.ts";
 
 function scopeText(scope: Scope | undefined): string {
@@ -47,22 +47,15 @@ const CHANGE_COLUMNS: readonly Column<RuleChange>[] = [
   { title: "RULE", of: (c) => c.after?.name ?? c.before?.name ?? "" },
 ];
 
-/** Reads a rule from YAML or JSON; unknown fields are faults. `-` is standard input. */
-function readRule(file: string): Rule {
-  try {
-    return fromJson(RuleSchema, parse(readFileSync(file === "-" ? 0 : file, "utf8")) as JsonValue);
-  } catch (error) {
-    throw new CommandError(`${file}: ${(error as Error).message}`);
-  }
-}
-
-async function findRule({ rules }: Connection, rule: string): Promise<Rule> {
+/** The rule of a name or identity. */
+export async function findRule({ rules }: Connection, rule: string): Promise<Rule> {
   const found = await rules.getRule({ rule });
   if (!found.rule) throw new CommandError(`there is no rule \`${rule}\`; see \`gabion rules list\``);
   return found.rule;
 }
 
-function tellWarnings(warnings: readonly RuleWarning[]): void {
+/** Warnings go to standard error: standard output carries answers only. */
+export function tellWarnings(warnings: readonly RuleWarning[]): void {
   for (const { path, message } of warnings) process.stderr.write(`warning: ${path}: ${message}\n`);
 }
 
@@ -73,7 +66,13 @@ function addReading(rules: Command): void {
     .action(
       withConnection(async ({ rules: client }, { output }) => {
         const { rules: found } = await client.listRules({ pageSize: 1000 });
-        printRows(output, RuleSchema, found, COLUMNS);
+        const { hits } = await client.listRuleHits({});
+        const byId = new Map(hits.map((hit) => [hit.ruleId, hit] as const));
+        const used = [
+          { title: "HITS", of: ({ ruleId }: Rule) => String(byId.get(ruleId)?.count ?? 0) },
+          { title: "LAST USE", of: ({ ruleId }: Rule) => timeText(byId.get(ruleId)?.lastTime) },
+        ];
+        printRows(output, RuleSchema, found, [...COLUMNS, ...used]);
       }),
     );
   rules
@@ -173,9 +172,8 @@ function addSwitching(rules: Command): void {
     );
 }
 
-/** Adds `gabion rules`. */
-export function addRuleCommands(program: Command): void {
-  const rules = program.command("rules").description("what administrators allow, deny and ask for");
+/** Adds what lists and changes single rules. */
+export function addRuleCommands(rules: Command): void {
   addReading(rules);
   addWriting(rules);
   addSwitching(rules);
