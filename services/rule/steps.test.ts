@@ -127,7 +127,12 @@ function defaultOf(set: Ruleset): Rule {
 
 test("a roll-out begins with its first stage, goes on, halts, and begins anew when the rule does something else", () => {
   const rollOut = { percents: [10, 100], dwell: { seconds: 60n }, maxStops: 1 };
-  const first = addRule(firstRuleset(ann), create(RuleSchema, { name: "a", process: { effect: Effect.BLOCK }, rollOut }), 0, ann);
+  const first = addRule(
+    firstRuleset(ann),
+    create(RuleSchema, { name: "a", process: { effect: Effect.BLOCK }, rollOut }),
+    0,
+    ann,
+  );
   const rule = first.rule as Rule;
   expect(rule.rollOut).toMatchObject({ stage: 0, isHalted: false });
   const second = stepRollOut(first.ruleset, rule.ruleId, { stage: 1 }, ann);

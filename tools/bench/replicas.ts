@@ -5,6 +5,7 @@
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import {
   ContainerPresenceSchema,
+  JournalNoteSchema,
   LearningState,
   ObservedFactSchema,
   PresenceSpanSchema,
@@ -52,7 +53,9 @@ for (const { kind, value } of rig.observations) {
           ? size(PresenceSpanSchema, value)
           : kind === "presence"
             ? size(ContainerPresenceSchema, value)
-            : 0;
+            : kind === "journal"
+              ? size(JournalNoteSchema, value)
+              : 0;
   const before = total.get(kind) ?? { count: 0, bytes: 0 };
   total.set(kind, { count: before.count + 1, bytes: before.bytes + bytes });
 }
@@ -71,6 +74,7 @@ printTable(
     row("units: what was seen in each container, with counts", "seen"),
     row("spans of time that were watched, two a second here", "span"),
     row("containers", "presence"),
+    row("what happened, for the journal", "journal"),
     ["the events one by one, as facts would be", String(seen), ((seen * perFact) / 1_024).toFixed(1)],
   ],
 );
