@@ -1,7 +1,7 @@
 import { ContentState, type Event, type Process } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Decision, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
-import { addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { addressText } from "../matching/address.ts";
 import { type CompiledContainerPolicy, sectionPolicy } from "./container-policy.ts";
 import { ruleWithCustom, withCustomRules } from "./custom-rules.ts";
 import { evaluateDnsQuery, ruleDnsQuery } from "./dns-policy.ts";
@@ -20,12 +20,11 @@ import { NOTHING_SPECIAL, type ProcessEvent, toProcessEvent } from "./process-ev
 import { evaluateProcess, ruleProcess, ruleRedirect } from "./process-policy.ts";
 import { evaluateSyscall, ruleSyscall } from "./syscall-policy.ts";
 
+/** 127.0.0.0/8 and ::1, of 4 or 16 bytes. */
 function isLoopback(address: Uint8Array): boolean {
-  const mapped = mappedAddress(address);
-  return ["127.0.0.0/8", "::1"].some((text) => {
-    const prefix = parsePrefix(text);
-    return prefix !== undefined && isWithin(prefix, mapped);
-  });
+  if (address.length === 4) return address[0] === 127;
+  const isMapped = address.subarray(0, 10).every((byte) => byte === 0) && address[10] === 0xff && address[11] === 0xff;
+  return isMapped ? address[12] === 127 : address[15] === 1 && address.subarray(0, 15).every((byte) => byte === 0);
 }
 
 /** A program that runs already, one of whose standard streams became a connection. */

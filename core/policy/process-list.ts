@@ -17,7 +17,8 @@ export interface CompiledEntry extends ListMatch {
 
 /** Texts that an entry with a slash is tried on: the real path, and the path as invoked (scripts, links). */
 function pathsOf(event: ProcessEvent): readonly string[] {
-  return event.invokedPath.startsWith("/") ? [event.path, event.invokedPath] : [event.path];
+  const { path, invokedPath } = event;
+  return invokedPath !== path && invokedPath.startsWith("/") ? [path, invokedPath] : [path];
 }
 
 /** A pattern below a directory applies to links only where they are scripts: a link is judged by what it leads to. */
@@ -27,7 +28,11 @@ function patternPathsOf(event: ProcessEvent): readonly string[] {
 
 /** Texts that an entry without a slash is tried on. A name given in argv[0] cannot hide the file's own. */
 function namesOf(event: ProcessEvent): readonly string[] {
-  return [event.isScript ? baseName(event.name) : event.name, baseName(event.path), baseName(event.invokedPath)];
+  const name = event.isScript ? baseName(event.name) : event.name;
+  const own = baseName(event.path);
+  const invoked = event.invokedPath === event.path ? own : baseName(event.invokedPath);
+  // Mostly all three are one.
+  return name === own && invoked === own ? [own] : [name, own, invoked];
 }
 
 /** Texts that an entry is tried on. */
@@ -83,10 +88,11 @@ export function compileProcessList(entries: readonly ProcessEntry[]): CompiledPr
     let first = compiled.length;
     for (const { textsOf, places, index } of groups) {
       for (const text of textsOf(event)) {
-        const place = places[index.find(text)];
-        if (place !== undefined && place < first) first = place;
+        const found = index.find(text);
+        if (found >= 0) first = Math.min(first, places[found] as number);
       }
     }
+    if (conditional.length === 0) return compiled[first];
     const under = conditional.find((entry) => entry.matchesObject(event) && entry.matchesConditions(event));
     return under !== undefined && under.index < first ? under : compiled[first];
   };

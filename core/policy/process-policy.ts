@@ -125,8 +125,11 @@ function driftMessage(event: ProcessEvent): string | undefined {
 /** A program with many names is what it was called by: the server of a busybox is no shell. */
 function namesOf(event: ProcessEvent): string[] {
   const isCalled = event.name !== "" && MULTI_CALL.has(baseName(event.path));
-  const names = isCalled ? [event.name] : [baseName(event.path), event.name, baseName(event.invokedPath)];
-  return names.map((name) => name.toLowerCase());
+  if (isCalled || event.path === event.invokedPath) {
+    const own = isCalled ? event.name : baseName(event.path);
+    return own === event.name ? [own.toLowerCase()] : [own.toLowerCase(), event.name.toLowerCase()];
+  }
+  return [baseName(event.path), event.name, baseName(event.invokedPath)].map((name) => name.toLowerCase());
 }
 
 function reverseShellMessage(event: ProcessEvent, names: readonly string[] = namesOf(event)): string | undefined {
