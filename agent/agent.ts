@@ -3,6 +3,7 @@ import { create } from "@bufbuild/protobuf";
 import type { BadFiles } from "#core/intel/bad-files.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
+import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
@@ -158,6 +159,7 @@ export class Agent implements AsyncDisposable {
 
   /** Brings a rule set into force for every container. */
   async applyRuleset(ruleset: Ruleset): Promise<void> {
+    if (ruleset.rules.some(({ customRules }) => customRules.length > 0)) await loadExpressionLanguage();
     this.#enforcer.takeRuleset(ruleset);
     await this.#enforceAll(this.containers.all());
   }

@@ -1,12 +1,13 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import fc from "fast-check";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { ContentState, type Event, EventSchema, Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type CustomRule, CustomRuleSchema, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { compileContainerPolicy, SECTIONS } from "./container-policy.ts";
+import { loadExpressionLanguage } from "./custom-rules.ts";
 import { decideEvent } from "./decide.ts";
 import { toKernelSlot } from "./kernel-slot.ts";
 import { DEFAULT_TREATMENT } from "./treatment.ts";
@@ -57,6 +58,8 @@ function policyOf(customRules: CustomRule[], effect: Effect, state: LearningStat
   });
   return compileContainerPolicy(rule, model(state), DEFAULT_TREATMENT);
 }
+
+beforeAll(loadExpressionLanguage);
 
 test("the first custom rule that is true decides, before the lists", () => {
   const policy = policyOf(

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { create, fromJson, type JsonValue } from "@bufbuild/protobuf";
-import { expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { type Event, EventSchema, type Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -8,6 +8,7 @@ import { RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { BadFiles } from "../intel/bad-files.ts";
 import { compileContainerPolicy } from "./container-policy.ts";
+import { loadExpressionLanguage } from "./custom-rules.ts";
 import { decideEvent, ruleEvent } from "./decide.ts";
 import { DEFAULT_TREATMENT } from "./treatment.ts";
 
@@ -174,6 +175,8 @@ function decide(kind: Kind, named: ReadonlySet<By>) {
   const policy = policyOf(kind, named);
   return { decision: decideEvent(policy, event, container), ruling: ruleEvent(policy, event, container) };
 }
+
+beforeAll(loadExpressionLanguage);
 
 test("every pair is there", () => {
   expect(pairs.length).toBe(28 + 21 + 15 + 6 + 15 + 21 + 15);

@@ -4,6 +4,7 @@ import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { eventOfFact, journalKey } from "../model/journal.ts";
+import { eventText } from "../text/event-text.ts";
 import { type CompiledContainerPolicy, compileContainerPolicy } from "./container-policy.ts";
 import { decideEvent, ruleEvent } from "./decide.ts";
 import { sectionOfEvent } from "./event-section.ts";
@@ -106,6 +107,8 @@ export class Simulation {
   itemCount = 0;
   readonly #now: Side;
   readonly #draft: Side;
+  /** What was recorded, by model: what a model knows is not told a second time. */
+  readonly #recorded = new Set<string>();
 
   constructor(now: readonly Rule[], draft: readonly Rule[]) {
     this.#now = new Side(now);
@@ -121,6 +124,7 @@ export class Simulation {
     const { event } = record;
     if (!event) return;
     this.recordCount += 1;
+    this.#recorded.add(`${record.modelKey} ${eventText(event)}`);
     for (const { nodeId, containerId, count } of record.counts) {
       const container = containerOf.get(`${nodeId}/${containerId}`);
       if (container) this.#addCount(container, model.policy, event, Number(count), record.day);
@@ -138,7 +142,7 @@ export class Simulation {
     );
     for (const fact of policy.sections.flatMap(({ facts }) => facts)) {
       const event = eventOfFact(fact);
-      if (!event) continue;
+      if (!event || this.#recorded.has(`${modelKey} ${eventText(event)}`)) continue;
       this.itemCount += 1;
       for (const [first, ...others] of kinds.values()) {
         if (first) this.#noteChange(first, policy, event, 0, [first, ...others], modelKey);

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
@@ -46,6 +47,7 @@ export async function startRuleService(
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
   const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(body) });
   await rules.completeHistory();
+  await loadExpressionLanguage();
   const connect = (url: string, expects: string) =>
     stack.use(createRpcClient({ url, credentials: runtime.credentials, expects }));
   const fleet = createFleetView(connect(config["model.url"], "service/model"));
