@@ -12,7 +12,7 @@ import { Outcome } from "../wire/layout.ts";
 import type { AuditDraft, AuditWriter } from "./audit-writer.ts";
 import type { Journal } from "./journal.ts";
 import type { Learner } from "./learner.ts";
-import type { Repeat } from "./repeats.ts";
+import type { Repeat, Told } from "./repeats.ts";
 
 /** How the effect reached the act, with a note for people. */
 export interface Delivered {
@@ -75,19 +75,24 @@ export class Conclusion {
     return this.#learner.idOf(container, fact);
   }
 
-  /** Notes what happened and what decided, for those who change rules. */
-  note(container: WatchedContainer, event: Event, decision: Decision, use: SlotUse, section: Section): void {
+  /** What happened and what decided, as it is noted for those who change rules. */
+  told(event: Event, decision: Decision): Told {
+    return { key: this.#journal.keyOf(event, decision), event, decision };
+  }
+
+  /** Notes what happened and what decided. */
+  note(container: WatchedContainer, { key, event, decision }: Told, use: SlotUse, section: Section): void {
     const policy = sectionPolicy(use.policy, section);
     // What a section that is off would have said is nobody's to know: it is not observed.
     if (policy.hasRule && policy.effect === Effect.DISABLE) return;
-    this.#journal.note(container, event, decision);
+    this.#journal.note(container, key, event, decision);
     if (use.rule) this.#onDecision?.(use.rule.ruleId, decision, section);
   }
 
   /** The same as before happened again. */
   countAgain(container: WatchedContainer, { section, factIds, told }: Repeat, use: SlotUse): void {
     for (const id of factIds) this.#learner.count(container, section, id);
-    if (told) this.note(container, told.event, told.decision, use, section);
+    if (told) this.note(container, told, use, section);
   }
 
   /**

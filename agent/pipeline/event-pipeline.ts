@@ -59,7 +59,7 @@ export class EventPipeline {
     const factIds = only.decision.isLearned
       ? only.facts.map((fact) => this.#deps.conclusion.idOf(container, fact))
       : [];
-    const told = { event: journalEvent(only.event), decision: only.decision };
+    const told = this.#deps.conclusion.told(journalEvent(only.event), only.decision);
     this.#repeats.remember(container, frame, { section: only.section, factIds, told });
   }
 
@@ -80,7 +80,7 @@ export class EventPipeline {
       ? judged.decision
       : withCustomRules(use.policy.custom, sectionPolicy(use.policy, section), of, () => judged.decision);
     conclusion.learn(container, facts, decision, use, section);
-    conclusion.note(container, event, decision, use, section);
+    conclusion.note(container, conclusion.told(event, decision), use, section);
     const outcome = judged.isCompanion ? Outcome.ASKED : frame.outcome;
     if (!decision.isAudited && !isActedInKernel(outcome)) return;
     const delivered = await conclusion.deliver(container, outcome, decision, act);

@@ -73,7 +73,7 @@ export class ExecPipeline {
     );
     if (exec.stream === "") this.#lookAgain(container, frame, event, use);
     this.#deps.conclusion.learn(container, [toFact(exec)], decision, use, Section.PROCESS);
-    this.#deps.conclusion.note(container, event, decision, use, Section.PROCESS);
+    this.#deps.conclusion.note(container, this.#deps.conclusion.told(event, decision), use, Section.PROCESS);
     this.#remember(container, frame, exec, decision);
     if (!decision.isAudited && !isActedInKernel(frame.outcome)) return;
     const killed = "killed before its first instruction";

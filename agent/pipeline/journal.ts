@@ -33,9 +33,13 @@ export class Journal {
     this.#send = send;
   }
 
-  /** Notes an event; answers the key by which the same again is counted. */
-  note(container: WatchedContainer, event: Event, { outcome, effectApplied, isAudited }: Decision): string {
-    const key = `${outcome} ${isAudited ? effectApplied : 0} ${journalKey(event)}`;
+  /** Key by which the same again is counted. */
+  keyOf(event: Event, { outcome, effectApplied, isAudited }: Decision): string {
+    return `${outcome} ${isAudited ? effectApplied : 0} ${journalKey(event)}`;
+  }
+
+  /** Notes an event under its key. */
+  note(container: WatchedContainer, key: string, event: Event, { outcome, effectApplied, isAudited }: Decision): void {
     const entries = this.#entries.get(container) ?? new Map<string, Entry>();
     this.#entries.set(container, entries);
     const now = this.#clock.now();
@@ -47,7 +51,6 @@ export class Journal {
       const effect = isAudited ? effectApplied : 0;
       entries.set(key, { event: journalEvent(event), outcome, effect, firstMs: now, lastMs: now, count: 1 });
     }
-    return key;
   }
 
   /** Sends what was noted of a container. */

@@ -4,12 +4,18 @@ import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { ContainerFrame } from "../wire/frames.ts";
 import { DnsFlag, FileFlag, Outcome } from "../wire/layout.ts";
 
+/** What happened and what was said of it, with the key under which the journal has it. */
+export interface Told {
+  readonly key: string;
+  readonly event: Event;
+  readonly decision: Decision;
+}
+
 /** What an event came to that was neither audited nor acted upon: facts that count again. */
 export interface Repeat {
   readonly section: Section;
   readonly factIds: readonly string[];
-  /** What happened, and what was said of it. */
-  readonly told?: { readonly event: Event; readonly decision: Decision };
+  readonly told?: Told;
 }
 
 /** Objects remembered for one container; when full, all are forgotten. */
