@@ -17,6 +17,7 @@ const MINE = `
     scope: { containers: [web] }
     process:
       effect: EFFECT_ALERT
+      allowed: [{ process: /bin/date }]
     customRules:
       - name: no netcat
         expression: event.exec.runs("/bin/nc")
@@ -56,6 +57,9 @@ endToEnd("rules are planned, applied, followed to the nodes, explained, counted,
 
   expect((await scene.gabion("rules", "resolve", "web")).stdout).toMatch(
     /^container `web` gets rule `no tools`\n {2}process: alert, \d+ allowed/,
+  );
+  expect((await scene.gabion("rules", "check")).stdout).toMatch(
+    /no tools +process\.allowed\[0\] +`\/bin\/date` can be left out: all 1 models/,
   );
   expect((await scene.gabion("rules", "coverage", "no tools")).stdout).toMatch(
     /gets 1 of 1[\s\S]*web +local .* this rule/,

@@ -44,7 +44,9 @@ export async function stopContainer(
 ): Promise<StopResult> {
   const byGroup = await killByGroup(sensor, container);
   const byRuntime = await killByRuntime(runcBinary, container);
-  if (GROUP_GONE.test(byGroup)) return { isStopped: true, note: "container stopped by the death of its first process" };
+  // A group that is on its way out refuses in other words, but then its runtime knows that the container has ended.
+  const hasEnded = GROUP_GONE.test(byGroup) || (byGroup !== "" && RUNTIME_GONE.test(byRuntime));
+  if (hasEnded) return { isStopped: true, note: "container stopped by the death of its first process" };
   if (byGroup === "") {
     const isToldRuntime = byRuntime === "" || RUNTIME_GONE.test(byRuntime);
     return { isStopped: true, note: `container stopped through its control group${isToldRuntime ? " and runc" : ""}` };

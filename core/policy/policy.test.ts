@@ -199,6 +199,17 @@ test("a malformed rule is refused with every fault and its place", () => {
   ]);
 });
 
+test("a domain in other letters is refused with the form in which it is looked up", () => {
+  const rule = create(RuleSchema, { dns: { denied: ["xn--bcher-kva.example", "*.bücher.example", "a..ü"] } });
+  expect(checkRule(rule)).toEqual([
+    {
+      field: "dns.denied[1]",
+      message: "`*.bücher.example` must be written as it is looked up, here `*.xn--bcher-kva.example`",
+    },
+    { field: "dns.denied[2]", message: expect.stringContaining("must be written as it is looked up") },
+  ]);
+});
+
 test("a broad scope with strong permissions is warned of", () => {
   const rule = create(RuleSchema, {
     process: { effect: Effect.BLOCK, allowed: [{ process: "a" }], denied: [{ process: "a" }] },

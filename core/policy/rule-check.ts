@@ -1,3 +1,4 @@
+import { domainToASCII } from "node:url";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { CustomRule, ProcessEntry, RollOut, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { parsePrefix } from "../matching/address.ts";
@@ -50,8 +51,21 @@ function detectorFaults(rule: Rule): RuleFault[] {
   });
 }
 
+/** A name with other letters as it is looked up (IDNA, by the URL standard); undefined where it can be none. */
+function asLookedUp(domain: string): string | undefined {
+  const isSuffix = domain.startsWith("*.");
+  const ascii = domainToASCII(isSuffix ? domain.slice(2) : domain);
+  return ascii === "" ? undefined : `${isSuffix ? "*." : ""}${ascii}`;
+}
+
 function domainFaults(place: string, domains: readonly string[]): RuleFault[] {
   return domains.flatMap((domain, index) => {
+    // Look-ups carry such names in their ASCII form: as written, the entry would name nothing.
+    if (/[^\0-\x7f]/.test(domain)) {
+      const form = asLookedUp(domain);
+      const right = form === undefined ? "and this can be no domain" : `here \`${form}\``;
+      return [{ field: `${place}[${index}]`, message: `\`${domain}\` must be written as it is looked up, ${right}` }];
+    }
     if (parseDomainPattern(domain)) return [];
     const message = `\`${domain}\` must be a domain such as \`example.com\`, or \`*.example.com\` for all below it`;
     return [{ field: `${place}[${index}]`, message }];

@@ -1,6 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { Code, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
-import { warnOfRule } from "#core/policy/rule-check.ts";
+import { type RuleFault, warnOfRule } from "#core/policy/rule-check.ts";
 import { compileRuleChoice } from "#core/policy/rule-choice.ts";
 import { deadParts, shadowedRules } from "#core/policy/rule-lint.ts";
 import { type Rule, RuleSchema, type Ruleset, RuleWarningSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -28,6 +28,7 @@ import type { Collection } from "#lib/store/port.ts";
 import { explainEvent } from "./explain.ts";
 import type { FleetView } from "./fleet-view.ts";
 import type { RuleHits } from "./hits.ts";
+import { knownEntries } from "./known-entries.ts";
 import { armingOf, convergenceOf, coverageOf, withDraft } from "./reach.ts";
 import { resultantOf } from "./resultant.ts";
 import type { Rules } from "./rules.ts";
@@ -94,12 +95,12 @@ function shadowWarning(by: Rule): { field: string; message: string } {
 }
 
 /** Findings over all rules, in their order. */
-function findingsOf(rules: readonly Rule[]): RuleFinding[] {
+function findingsOf(rules: readonly Rule[], known: ReadonlyMap<Rule, readonly RuleFault[]>): RuleFinding[] {
   const shadowed = shadowedRules(rules);
   return rules
     .flatMap((rule) => {
       const by = shadowed.get(rule);
-      const found = [...(by ? [shadowWarning(by)] : []), ...deadParts(rule)];
+      const found = [...(by ? [shadowWarning(by)] : []), ...deadParts(rule), ...(known.get(rule) ?? [])];
       return found.map(({ field, message }) =>
         create(RuleFindingSchema, { ruleId: rule.ruleId, ruleName: rule.name, path: field, message }),
       );
@@ -220,7 +221,9 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       return coverageOf(saved, ruleNamed(saved, wanted), await fleet.containers());
     },
     async checkRules() {
-      return create(CheckRulesResponseSchema, { findings: findingsOf((await rules.current()).rules) });
+      const saved = (await rules.current()).rules;
+      const known = await knownEntries(saved, fleet);
+      return create(CheckRulesResponseSchema, { findings: findingsOf(saved, known) });
     },
     async getArming({ rule: wanted }) {
       return armingOf(ruleNamed((await rules.current()).rules, wanted), await fleet.nodes());
