@@ -85,9 +85,12 @@ describe("what a learning container runs", () => {
 
   onKernel("a script that is called by a relative name has its full path all the same", async () => {
     await web.exec("/bin/sh", "-c", "cd /opt/../opt && ./job.sh");
-    expect(
-      rig.facts().filter(({ kind }) => kind.case === "process" && kind.value.name.endsWith("job.sh")),
-    ).toHaveLength(1);
+    const jobs = () =>
+      rig
+        .facts()
+        .flatMap(({ kind }) => (kind.case === "process" && kind.value.name.endsWith("job.sh") ? [kind.value] : []));
+    // The same program with another parent may be told again; under another name it may not.
+    expect(new Set(jobs().map(({ name }) => name))).toEqual(new Set(["/opt/job.sh"]));
   });
 
   onKernel("chroot hides nothing of the path", async () => {
