@@ -3,15 +3,8 @@ import { scanText } from "#core/detect/port-scan.ts";
 import { addressText } from "#core/matching/address.ts";
 import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
 import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
-import {
-  connectFacts,
-  evaluateConnect,
-  evaluateListen,
-  evaluatePortScan,
-  evaluateRawSocket,
-  listenFact,
-  transportOf,
-} from "#core/policy/network-policy.ts";
+import { connectFacts, evaluateConnect, evaluateListen, listenFact, transportOf } from "#core/policy/network-policy.ts";
+import { evaluatePortScan, evaluateRawSocket } from "#core/policy/socket-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";

@@ -22,12 +22,13 @@ export interface CompiledCustomRules {
 }
 
 /** What the first custom rule that is true says, and what was tried before it. */
-export interface CustomAnswer {
+interface CustomAnswer {
   readonly matched: CustomRule | undefined;
   readonly passedOver: readonly string[];
 }
 
-export const NO_CUSTOM_RULES: CompiledCustomRules = { rules: [], sections: new Set() };
+const NO_CUSTOM_RULES: CompiledCustomRules = { rules: [], sections: new Set() };
+const UNASKED: CustomAnswer = { matched: undefined, passedOver: [] };
 
 let language: ExpressionLanguage | undefined;
 
@@ -59,7 +60,7 @@ export function compileCustomRules(rule: Rule | undefined): CompiledCustomRules 
 }
 
 /** Tries custom rules in their order; the first that is true ends it. One that cannot be told is not true. */
-export function askCustomRules({ rules }: CompiledCustomRules, event: Event, container: Container): CustomAnswer {
+function askCustomRules({ rules }: CompiledCustomRules, event: Event, container: Container): CustomAnswer {
   const kind = event.kind.case as EventKind;
   const passedOver: string[] = [];
   for (const { rule, expression } of rules) {
@@ -87,43 +88,48 @@ function customFinding(rule: CustomRule, event: Event, section: Effect): Finding
   return { outcome: Outcome.DENIAL, eventClass: "denial", effect: rule.effect, reason, matched, message };
 }
 
-/**
- * The ruling on an event: custom rules come before everything else of their section, and a section that is off has none.
- * `decide` says what the section's lists, detectors and model come to.
- */
-export function ruleWithCustom(
-  custom: CompiledCustomRules,
-  policy: SectionPolicy,
-  { event, container }: { readonly event: Event; readonly container: Container },
-  decide: () => Ruling,
-): Ruling & { readonly isIncident?: boolean } {
+/** An event with the container that it happened in. */
+export interface Happening {
+  readonly event: Event;
+  readonly container: Container;
+}
+
+/** The first custom rule that is true of an event; a section that is off has none, and so has one that none looks at. */
+function answerOf(custom: CompiledCustomRules, policy: SectionPolicy, { event, container }: Happening): CustomAnswer {
   const isOff = !policy.hasRule || policy.effect === Effect.DISABLE;
-  if (isOff || !custom.sections.has(sectionOfEvent(event))) return decide();
-  const { matched, passedOver } = askCustomRules(custom, event, container);
-  if (!matched) {
-    const ruling = decide();
-    return { ...ruling, passedOver: () => [...passedOver, ...ruling.passedOver()] };
-  }
+  return isOff || !custom.sections.has(sectionOfEvent(event)) ? UNASKED : askCustomRules(custom, event, container);
+}
+
+function customRuling(policy: SectionPolicy, event: Event, matched: CustomRule, passedOver: readonly string[]): Ruling {
   const ruling = rulingOf(policy, customFinding(matched, event, policy.effect), () => [...passedOver]);
   return { ...ruling, isIncident: matched.isIncident && ruling.treatment.isAudited };
 }
 
-/** As `ruleWithCustom`, for what is told of an event anyhow. */
+/**
+ * The ruling on an event: custom rules come before everything else of their section. `decide` says what the section's lists,
+ * detectors and model come to.
+ */
+export function ruleWithCustom(
+  custom: CompiledCustomRules,
+  policy: SectionPolicy,
+  happening: Happening,
+  decide: () => Ruling,
+): Ruling {
+  const { matched, passedOver } = answerOf(custom, policy, happening);
+  if (matched) return customRuling(policy, happening.event, matched, passedOver);
+  const ruling = decide();
+  return passedOver.length === 0 ? ruling : { ...ruling, passedOver: () => [...passedOver, ...ruling.passedOver()] };
+}
+
+/** As `ruleWithCustom`, where the section has been judged already and may have been corrected since. */
 export function withCustomRules(
   custom: CompiledCustomRules,
   policy: SectionPolicy,
-  { event, container }: { readonly event: Event; readonly container: Container },
+  happening: Happening,
   decide: () => Decision,
 ): Decision {
-  const isOff = !policy.hasRule || policy.effect === Effect.DISABLE;
-  if (isOff || !custom.sections.has(sectionOfEvent(event))) return decide();
-  const { matched, passedOver } = askCustomRules(custom, event, container);
-  if (matched) {
-    const finding = customFinding(matched, event, policy.effect);
-    const decision = toDecision(rulingOf(policy, finding, () => [...passedOver]));
-    decision.isIncident = matched.isIncident && decision.isAudited;
-    return decision;
-  }
+  const { matched, passedOver } = answerOf(custom, policy, happening);
+  if (matched) return toDecision(customRuling(policy, happening.event, matched, passedOver));
   const decision = decide();
   decision.explanation?.passedOver.unshift(...passedOver);
   return decision;

@@ -3,22 +3,16 @@ import { type Decision, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { addressText } from "../matching/address.ts";
 import { type CompiledContainerPolicy, sectionPolicy } from "./container-policy.ts";
-import { ruleWithCustom, withCustomRules } from "./custom-rules.ts";
-import { evaluateDnsQuery, ruleDnsQuery } from "./dns-policy.ts";
+import { ruleWithCustom } from "./custom-rules.ts";
+import { ruleDnsQuery } from "./dns-policy.ts";
 import { sectionOfEvent } from "./event-section.ts";
-import { evaluateFile, ruleFile } from "./file-policy.ts";
+import { ruleFile } from "./file-policy.ts";
 import { type Ruling, rulingOf, toDecision, unjudged } from "./finding.ts";
-import {
-  evaluateConnect,
-  evaluateListen,
-  ruleConnect,
-  ruleListen,
-  rulePortScan,
-  ruleRawSocket,
-} from "./network-policy.ts";
+import { ruleConnect, ruleListen } from "./network-policy.ts";
 import { NOTHING_SPECIAL, type ProcessEvent, toProcessEvent } from "./process-event.ts";
-import { evaluateProcess, ruleProcess, ruleRedirect } from "./process-policy.ts";
-import { evaluateSyscall, ruleSyscall } from "./syscall-policy.ts";
+import { ruleProcess, ruleRedirect } from "./process-policy.ts";
+import { rulePortScan, ruleRawSocket } from "./socket-policy.ts";
+import { ruleSyscall } from "./syscall-policy.ts";
 
 /** 127.0.0.0/8 and ::1, of 4 or 16 bytes. */
 function isLoopback(address: Uint8Array): boolean {
@@ -76,35 +70,13 @@ function ruleSection(policy: CompiledContainerPolicy, { kind, actor }: Event): R
   }
 }
 
-/** As told to people: with what is nearest, where there is something to compare with. */
-function decideSection(policy: CompiledContainerPolicy, event: Event): Decision {
-  const { kind, actor } = event;
-  switch (kind.case) {
-    case "exec":
-      return evaluateProcess(policy.process, toProcessEvent(kind.value));
-    case "connect":
-      return evaluateConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
-    case "listen":
-      return evaluateListen(policy.network, kind.value);
-    case "dnsQuery":
-      return evaluateDnsQuery(policy.dns, kind.value);
-    case "fileChange":
-      return evaluateFile(policy.filesystem, { ...kind.value, processPath: actor?.path ?? "" });
-    case "syscallUse":
-      return evaluateSyscall(policy.syscall, kind.value);
-    default:
-      return toDecision(ruleSection(policy, event));
-  }
+/** The ruling of a container's policy on an event: custom rules, then lists, detectors and model of the section. */
+export function ruleEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Ruling {
+  const section = sectionPolicy(policy, sectionOfEvent(event));
+  return ruleWithCustom(policy.custom, section, { event, container }, () => ruleSection(policy, event));
 }
 
 /** What a container's policy says of an event: the same answer as on its node, for explaining. */
 export function decideEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Decision {
-  const section = sectionPolicy(policy, sectionOfEvent(event));
-  return withCustomRules(policy.custom, section, { event, container }, () => decideSection(policy, event));
-}
-
-/** As `decideEvent`, without what only people read. */
-export function ruleEvent(policy: CompiledContainerPolicy, event: Event, container: Container): Ruling {
-  const section = sectionPolicy(policy, sectionOfEvent(event));
-  return ruleWithCustom(policy.custom, section, { event, container }, () => ruleSection(policy, event));
+  return toDecision(ruleEvent(policy, event, container));
 }

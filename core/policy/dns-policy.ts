@@ -147,14 +147,7 @@ const CONSIDERATIONS: readonly Consideration<CompiledDnsPolicy, DnsQueryEvent>[]
 
 /** The ruling on a look-up. */
 export function ruleDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent): Ruling {
-  const ruling = rule(policy, "DNS", CONSIDERATIONS, event);
-  // What has no name cannot be learned.
-  return event.isMalformed ? { ...ruling, treatment: { ...ruling.treatment, isLearned: false } } : ruling;
-}
-
-/** What policy says of a look-up. */
-export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent): Decision {
-  return toDecision(ruleDnsQuery(policy, event), () =>
+  const ruling = rule(policy, "DNS", CONSIDERATIONS, event, () =>
     nearestItems(
       policy.items,
       (item) => -sharedLabels(item.name, event.name),
@@ -162,6 +155,13 @@ export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent
       (item) => (item.name === event.name ? "another record type" : "another name"),
     ),
   );
+  // What has no name cannot be learned.
+  return event.isMalformed ? { ...ruling, treatment: { ...ruling.treatment, isLearned: false } } : ruling;
+}
+
+/** What policy says of a look-up. */
+export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent): Decision {
+  return toDecision(ruleDnsQuery(policy, event));
 }
 
 /** What policy says of something that a DNS detector found. */

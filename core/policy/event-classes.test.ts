@@ -20,9 +20,10 @@ import {
 } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { compileDnsPolicy, evaluateDnsDetection, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, evaluateFile, evaluateWritten } from "./file-policy.ts";
-import { compileNetworkPolicy, evaluateConnect, evaluateListen, evaluatePortScan } from "./network-policy.ts";
+import { compileNetworkPolicy, evaluateConnect, evaluateListen } from "./network-policy.ts";
 import { NOTHING_SPECIAL, type ProcessEvent } from "./process-event.ts";
 import { compileProcessPolicy, evaluateProcess } from "./process-policy.ts";
+import { evaluatePortScan } from "./socket-policy.ts";
 import { compileSyscallPolicy, evaluateSyscall } from "./syscall-policy.ts";
 import classes from "./testdata/event-classes.json" with { type: "json" };
 import treatment from "./testdata/treatment.json" with { type: "json" };

@@ -207,12 +207,7 @@ const CONSIDERATIONS: readonly Consideration<CompiledFilePolicy, FileEvent>[] = 
 
 /** The ruling on a changed file. */
 export function ruleFile(policy: CompiledFilePolicy, event: FileEvent): Ruling {
-  return rule(policy, "filesystem", CONSIDERATIONS, event);
-}
-
-/** What policy says of a changed file. */
-export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Decision {
-  return toDecision(ruleFile(policy, event), () =>
+  return rule(policy, "filesystem", CONSIDERATIONS, event, () =>
     nearestItems(
       policy.items,
       (item) => (item.processPath === event.processPath ? 0 : 1_000) - sharedLength(item.path, event.path),
@@ -220,6 +215,11 @@ export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Deci
       (item) => (item.path === directoryOf(event.path) ? "another program" : "another folder"),
     ),
   );
+}
+
+/** What policy says of a changed file. */
+export function evaluateFile(policy: CompiledFilePolicy, event: FileEvent): Decision {
+  return toDecision(ruleFile(policy, event));
 }
 
 /** A file that was written and closed, with what is in it. */

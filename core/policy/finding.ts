@@ -123,6 +123,10 @@ export interface Ruling {
   readonly effectAsked: Effect;
   /** What was tried before, and had nothing to say. */
   readonly passedOver: () => string[];
+  /** Closest allowed objects, best first. */
+  readonly nearest: () => NearestItem[];
+  /** True where a custom rule asks for an incident. */
+  readonly isIncident?: boolean;
 }
 
 /** The ruling that a finding comes to. */
@@ -130,9 +134,10 @@ export function rulingOf(
   { state, settings = DEFAULT_TREATMENT }: SectionPolicy,
   finding: Finding,
   passedOver: () => string[] = () => [],
+  nearest: () => NearestItem[] = () => [],
 ): Ruling {
   const treatment = treat(finding.eventClass, state, finding.effect, settings);
-  return { finding, treatment, effectAsked: finding.effect, passedOver };
+  return { finding, treatment, effectAsked: finding.effect, passedOver, nearest };
 }
 
 /**
@@ -144,6 +149,7 @@ export function rule<Policy extends SectionPolicy, Event>(
   section: string,
   considerations: readonly Consideration<Policy, Event>[],
   event: Event,
+  nearest?: () => NearestItem[],
 ): Ruling {
   if (!policy.hasRule) return rulingOf(policy, unjudged(Reason.NO_RULE, "no rule applies to this container"));
   if (policy.effect === Effect.DISABLE) {
@@ -152,14 +158,21 @@ export function rule<Policy extends SectionPolicy, Event>(
   for (let tried = 0; tried < considerations.length; tried += 1) {
     const finding = considerations[tried]?.[1](policy, event);
     if (!finding) continue;
-    return rulingOf(policy, finding, () => considerations.slice(0, tried).map(([name]) => `${name}: names it not`));
+    const passedOver = () => considerations.slice(0, tried).map(([name]) => `${name}: names it not`);
+    return rulingOf(policy, finding, passedOver, nearest);
   }
   throw new Error("the model always answers");
 }
 
 /** A ruling as it is told. */
-export function toDecision(ruling: Ruling, nearest: () => NearestItem[] = () => []): Decision {
-  const { finding, treatment, effectAsked, passedOver } = ruling;
+export function toDecision({
+  finding,
+  treatment,
+  effectAsked,
+  passedOver,
+  nearest,
+  isIncident = false,
+}: Ruling): Decision {
   return create(DecisionSchema, {
     outcome: finding.outcome,
     effectAsked,
@@ -168,6 +181,7 @@ export function toDecision(ruling: Ruling, nearest: () => NearestItem[] = () => 
     isHeld: treatment.isHeld,
     isAudited: treatment.isAudited,
     isDryRun: treatment.isDryRun,
+    isIncident,
     detector: finding.detector ?? "",
     explanation: create(ExplanationSchema, {
       reason: finding.reason,

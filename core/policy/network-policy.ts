@@ -9,7 +9,7 @@ import {
   type OutboundFact,
   type ProcessFact,
 } from "#gen/gabion/model/v1/model_pb.ts";
-import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, addressText, parsePrefix } from "../matching/address.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
@@ -28,11 +28,10 @@ import {
   rule,
   type SectionPolicy,
   toDecision,
-  unjudged,
   whereNamed,
 } from "./finding.ts";
 import { nearestItems } from "./nearest.ts";
-import { type ConnectEvent, type ListenEvent, portText, type RawSocketEvent } from "./network-event.ts";
+import { type ConnectEvent, type ListenEvent, portText } from "./network-event.ts";
 import type { TreatmentSettings } from "./treatment.ts";
 
 /** What the network part of a resultant policy is made of. */
@@ -83,9 +82,8 @@ export const METADATA_ADDRESSES = ["169.254.169.254", "fd00:ec2::254"] as const;
 /** The kubelet's ports: its API, and the one for reading only. Source: Kubernetes' "Ports and Protocols". */
 export const KUBELET_PORTS = [10250, 10255] as const;
 
-const ICMP_PROTOCOLS = [1, 58];
-const AF_PACKET = 17;
-const PING = /^ping[46]?$/;
+/** Names of the program that sends ICMP echoes. */
+export const PING = /^ping[46]?$/;
 
 function compileEntries(entries: NetworkSection["allowed"]): CompiledNetworkEntries {
   const listening = entries?.listeningPorts ?? [];
@@ -210,12 +208,12 @@ const CONNECT: readonly Consideration<CompiledNetworkPolicy, ConnectEvent>[] = [
 
 /** The ruling on a connection or datagram. */
 export function ruleConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Ruling {
-  return rule(policy, "network", CONNECT, event);
+  return rule(policy, "network", CONNECT, event, () => nearestPorts(policy, event));
 }
 
 /** What policy says of a connection or datagram. */
 export function evaluateConnect(policy: CompiledNetworkPolicy, event: ConnectEvent): Decision {
-  return toDecision(ruleConnect(policy, event), () => nearestPorts(policy, event));
+  return toDecision(ruleConnect(policy, event));
 }
 
 function nearestPorts(policy: CompiledNetworkPolicy, { port }: { port: number }) {
@@ -261,12 +259,7 @@ const LISTEN: readonly Consideration<CompiledNetworkPolicy, ListenEvent>[] = [
 
 /** The ruling on a socket that listens. */
 export function ruleListen(policy: CompiledNetworkPolicy, event: ListenEvent): Ruling {
-  return rule(policy, "network", LISTEN, event);
-}
-
-/** What policy says of a socket that listens. */
-export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent): Decision {
-  return toDecision(ruleListen(policy, event), () =>
+  return rule(policy, "network", LISTEN, event, () =>
     nearestItems(
       policy.listening,
       (fact) => Math.abs(fact.port - event.port),
@@ -276,52 +269,9 @@ export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent
   );
 }
 
-/** A model that holds `ping` allows what `ping` needs, and no more than that. */
-function isKnownPing(policy: CompiledNetworkPolicy, { protocol, processPath, processName }: RawSocketEvent): boolean {
-  return (
-    ICMP_PROTOCOLS.includes(protocol) &&
-    policy.processes.some(
-      ({ path, name }) => PING.test(name) && path === processPath && (processName === "" || name === processName),
-    )
-  );
-}
-
-/** The ruling on a raw or packet socket: a detector of its own, on by default. */
-export function ruleRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Ruling {
-  const { effect, excepts } = policy.detectors.raw_socket;
-  const what = event.family === AF_PACKET ? "packet socket" : "raw socket";
-  const find = (): Finding => {
-    if (effect === Effect.DISABLE) return unjudged(Reason.SECTION_DISABLED, "the raw socket detector is off");
-    if (isKnownPing(policy, event)) return inModel(policy.effect, event.processPath, () => "`ping`");
-    if (excepts(event.processPath, event.processName)) {
-      return allowed(effect, event.processPath, () => `a ${what} of \`${event.processPath}\``);
-    }
-    const message = `a ${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
-    return detection(effect, "raw_socket", false, message);
-  };
-  const ruling = rule(policy, "network", [["raw socket detector", find]], event);
-  return { ...ruling, treatment: { ...ruling.treatment, isLearned: false } };
-}
-
-/** What policy says of a raw or packet socket. */
-export function evaluateRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Decision {
-  return toDecision(ruleRawSocket(policy, event));
-}
-
-/** The ruling on a port scan that was found. */
-export function rulePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Ruling {
-  const { effect, excepts } = policy.detectors.port_scan;
-  const isOff = effect === Effect.DISABLE || excepts(destinationText);
-  const finding = isOff
-    ? unjudged(Reason.SECTION_DISABLED, "the port scan detector is off")
-    : // Who scans has done so already: stopping its container is what the strongest effect can do.
-      detection(effect, "port_scan", true, message);
-  return rule(policy, "network", [["port scan detector", () => finding]], message);
-}
-
-/** What policy says of a port scan that was found. */
-export function evaluatePortScan(policy: CompiledNetworkPolicy, message: string, destinationText: string): Decision {
-  return toDecision(rulePortScan(policy, message, destinationText));
+/** What policy says of a socket that listens. */
+export function evaluateListen(policy: CompiledNetworkPolicy, event: ListenEvent): Decision {
+  return toDecision(ruleListen(policy, event));
 }
 
 /** What a connection teaches: a port of the Internet, or an address within; an address without a look-up besides. */

@@ -260,7 +260,7 @@ const CONSIDERATIONS: readonly Consideration<CompiledProcessPolicy, ProcessEvent
  * in the model and the content could not be read; that is audited and never stops anything.
  */
 export function ruleProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Ruling {
-  const ruling = rule(policy, "process", CONSIDERATIONS, event);
+  const ruling = rule(policy, "process", CONSIDERATIONS, event, () => nearestProcesses(policy.items, event));
   if (contentIdentity(event) !== "unknown") return ruling;
   const { treatment } = rulingOf(policy, capUndecided(ruling.finding));
   // What could not be read waits for a person instead of being learned.
@@ -270,5 +270,5 @@ export function ruleProcess(policy: CompiledProcessPolicy, event: ProcessEvent):
 
 /** What policy says of an exec. */
 export function evaluateProcess(policy: CompiledProcessPolicy, event: ProcessEvent): Decision {
-  return toDecision(ruleProcess(policy, event), () => nearestProcesses(policy.items, event));
+  return toDecision(ruleProcess(policy, event));
 }

@@ -77,6 +77,9 @@ function ofCustomRule(rule: Rule, custom: CompiledCustomRules, index: number): R
       const message = `may do less than the ${name} section, so nothing of that section is refused in the kernel: what it denies is acted upon after the fact`;
       return [{ field: `${field}.effect`, message }];
     }
+    if (section === Section.SYSCALL && own.effect === Effect.PREVENT) {
+      return [{ field: `${field}.effect`, message: "prevent is not offered for system calls: alert or block is" }];
+    }
     const isLate = !own.isAllow && own.effect !== Effect.ALERT && !isKnownToKernel(custom, section, index, effect);
     const message = `is not decided in the kernel (${name} section): it acts after the fact; \`runs\`, \`reaches\`, \`touches\` and equal ports, names and system calls, joined by \`||\`, are`;
     return isLate ? [{ field: `${field}.expression`, message }] : [];

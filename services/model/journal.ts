@@ -97,7 +97,9 @@ export class Journal {
 
   /** Takes in what happened on a node. */
   async add(nodeId: string, notes: readonly JournalNote[]): Promise<void> {
-    for (const note of notes) await this.#addOne(nodeId, note);
+    // Replicas tell the same at the same time: one write for all of them.
+    const byRecord = Map.groupBy(notes, (note) => this.#idOf(note));
+    await Promise.all([...byRecord].map(([id, equal]) => this.#addEqual(nodeId, id, equal)));
   }
 
   /** Remembers a container that the journal may be of. */
@@ -126,15 +128,27 @@ export class Journal {
     this.#sizes.clear();
   }
 
-  async #addOne(nodeId: string, note: JournalNote): Promise<void> {
-    const day = dayOf(note.lastTime ? timestampMs(note.lastTime) : this.#clock.now());
+  #dayOf({ lastTime }: JournalNote): string {
+    return dayOf(lastTime ? timestampMs(lastTime) : this.#clock.now());
+  }
+
+  #idOf(note: JournalNote): string {
     const what = `${note.outcome} ${journalKey(note.event as Event)}`;
-    const digest = createHash("sha256").update(what).digest("hex").slice(0, 32);
-    const id = `${note.modelKey} ${day} ${digest}`;
-    for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
+    return `${note.modelKey} ${this.#dayOf(note)} ${createHash("sha256").update(what).digest("hex").slice(0, 32)}`;
+  }
+
+  async #addEqual(nodeId: string, id: string, notes: readonly JournalNote[]): Promise<void> {
+    const [first] = notes as [JournalNote];
+    const day = this.#dayOf(first);
+    for (let attempt = 1; ; attempt += 1) {
       const stored = await this.#records.get(id);
-      if (!stored && !(await this.#hasRoom(`${note.modelKey} ${day}`))) return;
-      if (await this.#write(id, stored, merged(stored?.value ?? newRecord(note, day), note, nodeId))) return;
+      if (!stored && !(await this.#hasRoom(`${first.modelKey} ${day}`))) return;
+      const value = notes.reduce(
+        (record, note) => merged(record, note, nodeId),
+        stored?.value ?? newRecord(first, day),
+      );
+      if (await this.#write(id, stored, value)) return;
+      if (attempt >= TRIES_MAX) throw new Error(`journal record ${id} was changed ${TRIES_MAX} times meanwhile`);
     }
   }
 

@@ -22,6 +22,7 @@ export interface FleetView {
   readonly nodes: () => Promise<Node[]>;
   readonly containers: () => Promise<Container[]>;
   readonly model: (modelKey: string) => Promise<ModelView>;
+  /** Without an end of its own: whoever reads it stops where it has enough. */
   readonly journal: (firstDay: string, modelKey: string) => AsyncIterable<JournalRecord>;
 }
 
@@ -29,13 +30,24 @@ async function* pages<Item>(
   read: (pageToken: string) => Promise<{ readonly items: readonly Item[]; readonly nextPageToken: string }>,
 ): AsyncIterable<Item> {
   let token = "";
-  for (let count = 0; count < READ_MAX; ) {
+  do {
     const { items, nextPageToken } = await read(token);
     yield* items;
-    count += items.length;
     token = nextPageToken;
-    if (token === "") return;
+  } while (token !== "");
+}
+
+/** All of them, or none: an answer over a part would look like one over the whole. */
+async function whole<Item>(what: string, items: AsyncIterable<Item>): Promise<Item[]> {
+  const read: Item[] = [];
+  for await (const item of items) {
+    if (read.length >= READ_MAX) {
+      const message = `there are more than ${READ_MAX} ${what}, which is more than one answer goes through`;
+      throw new RpcFault(Code.ResourceExhausted, "FLEET_TOO_LARGE", message);
+    }
+    read.push(item);
   }
+  return read;
 }
 
 function said(error: unknown): never {
@@ -50,14 +62,16 @@ export function createFleetView({ transport }: RpcClient): FleetView {
   const models = createClient(ModelService, transport);
   return {
     nodes: () =>
-      Array.fromAsync(
+      whole(
+        "nodes",
         pages(async (pageToken) => {
           const { nodes, nextPageToken } = await fleet.listNodes({ pageSize: PAGE, pageToken }).catch(said);
           return { items: nodes, nextPageToken };
         }),
       ),
     containers: () =>
-      Array.fromAsync(
+      whole(
+        "containers",
         pages(async (pageToken) => {
           const { containers, nextPageToken } = await fleet.listContainers({ pageSize: PAGE, pageToken }).catch(said);
           return { items: containers, nextPageToken };

@@ -27,6 +27,8 @@ export const RULE_HITS: CollectionSpec<HitRecord> = { name: "rule_hits", codec: 
 
 /** Entries kept of one rule; hits of further ones count for the rule only. */
 const ENTRIES_MAX = 20_000;
+/** Nodes whose last report is remembered. */
+const NODES_MAX = 10_000;
 const TRIES_MAX = 20;
 
 const NONE: HitRecord = { entries: {}, reports: {} };
@@ -46,7 +48,10 @@ function added(
     const lastMs = Math.max(before?.lastMs ?? 0, lastTime ? timestampMs(lastTime) : 0);
     entries[entry] = { count: (before?.count ?? 0) + Number(count), lastMs };
   }
-  return { entries, reports: { ...record.reports, [nodeId]: report } };
+  // The node that reports goes last; the one that was silent longest is forgotten.
+  const { [nodeId]: _, ...others } = record.reports;
+  const kept = Object.entries(others).slice(1 - NODES_MAX);
+  return { entries, reports: { ...Object.fromEntries(kept), [nodeId]: report } };
 }
 
 /** The entries of a rule, as hits name them. */
@@ -84,9 +89,14 @@ export class RuleHits {
     this.#collection = collection;
   }
 
-  /** Takes in a node's report. */
-  async add(nodeId: string, { agentRunId, sequence, hits }: ReportRuleHitsRequest): Promise<void> {
+  /** Takes in a node's report on some of the given rules. */
+  async add(
+    nodeId: string,
+    { agentRunId, sequence, hits }: ReportRuleHitsRequest,
+    rules: ReadonlySet<string>,
+  ): Promise<void> {
     for (const [ruleId, own] of Map.groupBy(hits, (hit) => hit.ruleId)) {
+      if (!rules.has(ruleId)) continue;
       await this.#change(ruleId, (record) => {
         const [runId, last] = record.reports[nodeId] ?? ["", 0];
         if (runId === agentRunId && last >= Number(sequence)) return undefined;

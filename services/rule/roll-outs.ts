@@ -78,11 +78,11 @@ export class RollOuts {
     const sinceMs = rollOut.stageTime ? timestampMs(rollOut.stageTime) : 0;
     const dwellMs = rollOut.dwell ? durationMs(rollOut.dwell) : 0;
     const isLast = rollOut.stage >= rollOut.percents.length - 1;
-    const isOver = clock.now() - sinceMs >= dwellMs;
-    // The last stage is watched as long as the others, and then left alone.
-    if (isLast && isOver && clock.now() - sinceMs >= 2 * dwellMs) return;
+    const lastedMs = clock.now() - sinceMs;
+    // The last stage is watched twice as long as the others, and then left alone.
+    if (isLast && lastedMs >= 2 * dwellMs) return;
     const haltReason = await this.#haltReason(rules, rule, rollOut, sinceMs);
-    if (haltReason === undefined && (isLast || !isOver)) return;
+    if (haltReason === undefined && (isLast || lastedMs < dwellMs)) return;
     const step = haltReason === undefined ? { stage: rollOut.stage + 1 } : { haltReason };
     await this.#deps.rules.changeWhole(AUTHOR, async (ruleset, author) => {
       const current = ruleset.rules.find(({ ruleId }) => ruleId === rule.ruleId);

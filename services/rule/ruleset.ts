@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { defaultRule } from "#core/policy/default-rule.ts";
+import { plainRollOut, plainRule } from "#core/policy/plain-rule.ts";
 import { checkRule } from "#core/policy/rule-check.ts";
 import {
   type RollOut,
@@ -15,7 +16,7 @@ import { type RuleChange, RuleChangeSchema, type RuleStep } from "#gen/gabion/ru
 import type { PublishedBody } from "#lib/bus/head-publisher.ts";
 import { RULESET_KEY } from "#lib/bus/topology.ts";
 import { type FieldFault, invalidRequest, notFound, staleEtag } from "#lib/rpc/errors.ts";
-import { actingContentOf, plainRule, stepsTo, undone, type WantedRule } from "./steps.ts";
+import { actingContentOf, stepsTo, undone, type WantedRule } from "./steps.ts";
 
 /** Who changes, and when. */
 export interface Author {
@@ -45,9 +46,7 @@ function stampRollOut(rule: Rule, before: Rule | undefined, author: Author): Rol
   if (!rule.rollOut) return undefined;
   const isAsBefore = before?.rollOut !== undefined && actingContentOf(before) === actingContentOf(rule);
   if (isAsBefore) return before.rollOut;
-  const { percents, dwell, maxStops, maxRestarts } = rule.rollOut;
-  const stageTime = timestampFromMs(author.nowMs);
-  return create(RollOutSchema, { percents, maxStops, maxRestarts, stageTime, ...(dwell ? { dwell } : {}) });
+  return create(RollOutSchema, { ...plainRollOut(rule.rollOut), stageTime: timestampFromMs(author.nowMs) });
 }
 
 function stamp(rule: Rule, before: Rule | undefined, author: Author): Rule {

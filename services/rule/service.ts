@@ -71,8 +71,8 @@ function offsetOf(token: string, revision: bigint): number {
 }
 
 /** What a rule's author should know, also beside the other rules. */
-function warningsIn(rules: readonly Rule[], rule: Rule) {
-  const by = shadowedRules(rules).get(rule);
+function warningsOf(rule: Rule, shadowed: ReadonlyMap<Rule, Rule>) {
+  const by = shadowed.get(rule);
   const shadow = by ? [shadowWarning(by)] : [];
   // What a list has twice was said of a list that is both allowed and denied before.
   const all = [...shadow, ...warnOfRule(rule), ...deadParts(rule)];
@@ -158,14 +158,14 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       const make = (set: Parameters<typeof addRule>[0]) => addRule(set, wanted, position ?? 0, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
       const beside = withDraft((await rules.current()).rules, made ?? wanted, position ?? 0);
-      return { ...(made ? { rule: made } : {}), warnings: warningsIn(beside, made ?? wanted) };
+      return { ...(made ? { rule: made } : {}), warnings: warningsOf(made ?? wanted, shadowedRules(beside)) };
     },
     async updateRule({ rule, validateOnly }, context) {
       const wanted = rule as Rule;
       const make = (set: Parameters<typeof replaceRule>[0]) => replaceRule(set, wanted, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
       const beside = withDraft((await rules.current()).rules, made ?? wanted, 0);
-      return { ...(made ? { rule: made } : {}), warnings: warningsIn(beside, made ?? wanted) };
+      return { ...(made ? { rule: made } : {}), warnings: warningsOf(made ?? wanted, shadowedRules(beside)) };
     },
     async moveRule({ ruleId, position, etag }, context) {
       await rules.change(author(context), (set, who) => moveRule(set, ruleId, position, etag, who));
@@ -192,8 +192,9 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
     async applyRules({ rules: wanted, rulesetRevision, validateOnly }, context) {
       const make = async (set: Ruleset, who: Author) => applyRules(set, wanted, rulesetRevision, who);
       const done = await changeOrPlan(context, make, validateOnly);
+      const shadowed = shadowedRules(wanted);
       const warnings = wanted.flatMap((rule, index) =>
-        warningsIn(wanted, rule).map((each) =>
+        warningsOf(rule, shadowed).map((each) =>
           create(RuleWarningSchema, { ...each, path: `rules[${index}].${each.path}` }),
         ),
       );
@@ -236,7 +237,9 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
     },
     async reportRuleHits(request, context) {
       const peer = context.values.get(peerKey);
-      await hits.add(peer.kind === "node" ? peer.name : "", request);
+      // Of rules that are there: nobody makes records of others.
+      const known = new Set((await rules.current()).rules.map(({ ruleId }) => ruleId));
+      await hits.add(peer.kind === "node" ? peer.name : "", request, known);
       return create(ReportRuleHitsResponseSchema);
     },
     async listRuleHits({ rule: wanted }) {

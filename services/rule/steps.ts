@@ -1,18 +1,7 @@
 import { create, type JsonValue, toJson } from "@bufbuild/protobuf";
-import { type RollOut, RollOutSchema, type Rule, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { plainRule } from "#core/policy/plain-rule.ts";
+import { type Rule, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type RuleChange, type RuleStep, RuleStepSchema } from "#gen/gabion/rule/v1/rule_service_pb.ts";
-
-/** A roll-out as its author wrote it. */
-function plainRollOut({ percents, dwell, maxStops, maxRestarts }: RollOut): RollOut {
-  return create(RollOutSchema, { percents, maxStops, maxRestarts, ...(dwell ? { dwell } : {}) });
-}
-
-/** A rule as its author wrote it: without what the service sets. */
-export function plainRule(rule: Rule): Rule {
-  const { createTime: _, updateTime: __, rollOut, ...rest } = rule;
-  const plain = { ...rest, ruleId: "", revision: 0n, etag: "", updateBy: "" };
-  return create(RuleSchema, { ...plain, ...(rollOut ? { rollOut: plainRollOut(rollOut) } : {}) });
-}
 
 function sorted(value: JsonValue): JsonValue {
   if (Array.isArray(value)) return value.map(sorted);

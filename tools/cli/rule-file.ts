@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
-import { create, fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
+import { fromJson, type JsonValue, toJson } from "@bufbuild/protobuf";
 import { parse, stringify } from "yaml";
+import { plainRule } from "#core/policy/plain-rule.ts";
 import { type Rule, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { CommandError } from "./connection.ts";
 
@@ -65,17 +66,9 @@ export function readDrafts(file: string): Rule[] {
   return isFile ? readRules(file) : [toRule(file, "", json)];
 }
 
-/** A rule without what the service sets. */
-export function plain(rule: Rule): Rule {
-  const { createTime: _, updateTime: __, rollOut, ...rest } = rule;
-  const own = rollOut ? { rollOut: { ...rollOut, stage: 0, isHalted: false, haltReason: "" } } : {};
-  if (own.rollOut) delete own.rollOut.stageTime;
-  return create(RuleSchema, { ...rest, ...own, ruleId: "", etag: "", revision: 0n, updateBy: "" });
-}
-
 /** Rules as a file: the same rules give the same text. */
 export function rulesText(rules: readonly Rule[], isJson: boolean): string {
-  const file = { format: FORMAT, version: VERSION, rules: rules.map((rule) => toJson(RuleSchema, plain(rule))) };
+  const file = { format: FORMAT, version: VERSION, rules: rules.map((rule) => toJson(RuleSchema, plainRule(rule))) };
   return isJson ? JSON.stringify(file, null, 2) : stringify(file, { lineWidth: 0 }).trimEnd();
 }
 

@@ -1,11 +1,12 @@
 import { create } from "@bufbuild/protobuf";
 import type { Command } from "commander";
 import { diffLines } from "diff";
+import { plainRule } from "#core/policy/plain-rule.ts";
 import { type Rule, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { RuleChange, RuleStep } from "#gen/gabion/rule/v1/rule_service_pb.ts";
 import { CommandError, type Connection } from "./connection.ts";
 import { print, printOne, timeText } from "./output.ts";
-import { plain, readRules, rulesText, ruleText } from "./rule-file.ts";
+import { readRules, rulesText, ruleText } from "./rule-file.ts";
 import { findRule, tellWarnings } from "./rules.ts";
 import { withConnection } from "./shared.ts";
 
@@ -39,7 +40,7 @@ function lineDifference(before: string, after: string): string[] {
 const COMPARED_MAX = 2_000;
 
 function difference(before: Rule | undefined, after: Rule | undefined): string[] {
-  const text = (rule: Rule | undefined) => (rule ? `${ruleText(plain(rule))}\n` : "");
+  const text = (rule: Rule | undefined) => (rule ? `${ruleText(plainRule(rule))}\n` : "");
   const [a, b] = [text(before), text(after)];
   const isLong = [a, b].some((each) => each.split("\n").length > COMPARED_MAX);
   return isLong ? ["    (too long to compare)"] : lineDifference(a, b);
@@ -68,7 +69,7 @@ function mergedWith(rules: readonly Rule[], imported: readonly Rule[]): Rule[] {
   const byName = new Map(imported.map((rule) => [rule.name, rule] as const));
   return [
     ...imported.filter(({ name }) => !known.has(name)),
-    ...rules.map((rule) => byName.get(rule.name) ?? plain(rule)),
+    ...rules.map((rule) => byName.get(rule.name) ?? plainRule(rule)),
   ];
 }
 
@@ -184,7 +185,7 @@ export function addRuleSetCommands(rules: Command): void {
     .description("add a copy of a rule under another name, disabled, before all others")
     .action(
       withConnection(async (connection, { output }, wanted: string, name: string) => {
-        const copy = create(RuleSchema, { ...plain(await findRule(connection, wanted)), name, isDisabled: true });
+        const copy = create(RuleSchema, { ...plainRule(await findRule(connection, wanted)), name, isDisabled: true });
         const { rule } = await connection.rules.createRule({ rule: copy });
         if (rule) printOne(output, RuleSchema, rule, (r) => `rule \`${r.name}\` created, disabled`);
       }),
