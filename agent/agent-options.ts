@@ -36,6 +36,6 @@ export interface AgentOptions {
   readonly onFrame?: (frame: ContainerFrame) => void;
   readonly sendAudit: (audit: Audit) => void;
   readonly sendObservation: (observation: Observation) => void;
-  /** Told of every decision that a rule had a part in. */
-  readonly onDecision?: (ruleId: string, decision: Decision, section: Section) => void;
+  /** Told of every decision that a rule had a part in, and how often it was made. */
+  readonly onDecision?: (ruleId: string, decision: Decision, section: Section, count: number) => void;
 }

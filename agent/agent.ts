@@ -27,11 +27,12 @@ import { EventPipeline, sectionOfFrame } from "./pipeline/event-pipeline.ts";
 import { ExecPipeline } from "./pipeline/exec-pipeline.ts";
 import { Journal } from "./pipeline/journal.ts";
 import { openWritten } from "./pipeline/judge-written.ts";
+import { KernelHits } from "./pipeline/kernel-hits.ts";
 import { Learner } from "./pipeline/learner.ts";
 import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
-import type { ContainerFrame, HelloFrame, SensorFrame, StatsFrame, WrittenFrame } from "./wire/frames.ts";
+import type { ContainerFrame, HelloFrame, HitsFrame, SensorFrame, StatsFrame, WrittenFrame } from "./wire/frames.ts";
 import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
@@ -50,6 +51,9 @@ export class Agent implements AsyncDisposable {
   readonly #enforcer: Enforcer;
   readonly #learner: Learner;
   readonly #journal: Journal;
+  readonly #kernelHits: KernelHits;
+  /** Containers that have ended and whose last counters are still to come. */
+  readonly #leaving = new Map<bigint, WatchedContainer>();
   readonly #processes: ProcessTable;
   readonly #execs: ExecPipeline;
   readonly #events: EventPipeline;
@@ -76,6 +80,11 @@ export class Agent implements AsyncDisposable {
     });
     this.#learner = new Learner(clock, options.sendObservation);
     this.#journal = new Journal(clock, (value) => options.sendObservation({ kind: "journal", value }));
+    this.#kernelHits = new KernelHits({
+      learner: this.#learner,
+      journal: this.#journal,
+      onDecision: options.onDecision,
+    });
     this.#processes = new ProcessTable(bootId);
     const wallClock = { toMs: (ktimeNs: bigint) => this.#bootOffsetMs + Number(ktimeNs / 1_000_000n) };
     const conclusion = new Conclusion({
@@ -213,6 +222,10 @@ export class Agent implements AsyncDisposable {
     await Promise.all(this.containers.all().map((container) => container.events.idle()));
     this.#flushSpans();
     await this.#supervisor[Symbol.asyncDispose]();
+    for (const container of this.containers.all()) {
+      this.#kernelHits.flush(container, true);
+      this.#journal.flush(container);
+    }
     this.audits.flush();
     this.audits[Symbol.dispose]();
   }
@@ -228,6 +241,9 @@ export class Agent implements AsyncDisposable {
         break;
       case "stats":
         this.#takeStats(frame);
+        break;
+      case "hits":
+        this.#takeHits(frame);
         break;
       case "hold_expired":
         this.#takeHoldExpired(frame.cgroupId);
@@ -282,6 +298,12 @@ export class Agent implements AsyncDisposable {
     }
   }
 
+  #takeHits({ cgroupId, slot, rows }: HitsFrame): void {
+    const container = this.containers.byGroup(cgroupId) ?? this.#leaving.get(cgroupId);
+    const use = this.#enforcer.slots.of(slot);
+    if (container && use) this.#kernelHits.take(container, use, rows);
+  }
+
   #takeHoldExpired(cgroupId: bigint): void {
     const container = this.containers.byGroup(cgroupId);
     this.audits.writeSystem({
@@ -326,12 +348,16 @@ export class Agent implements AsyncDisposable {
     const end = async () => {
       await container.events.idle();
       const { modelKey } = container.message;
+      // Its last counters come before the answer.
+      this.#leaving.set(container.cgroup.id, container);
+      await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
+      this.#leaving.delete(container.cgroup.id);
+      this.#kernelHits.flush(container, true);
       this.#flush(container);
       const isLast = !this.containers.all().some((other) => other.message.modelKey === modelKey);
       this.#learner.forget(container, isLast);
       if (isLast) for (const section of SECTIONS) this.#full.delete(`${modelKey} ${section}`);
       this.#learner.presence(container, false);
-      await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
       await this.#dropFiles(container);
       this.#enforcer.release(container);
     };
@@ -405,6 +431,7 @@ export class Agent implements AsyncDisposable {
 
   #flush(container: WatchedContainer): void {
     flushSpans(container, this.#learner, this.#options.clock.now());
+    this.#kernelHits.flush(container);
     this.#journal.flush(container);
   }
 

@@ -101,7 +101,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     modelFor: (container, signal) => source.modelFor(container, signal),
     sendAudit: (audit) => audits.push(audit),
     sendObservation: (observation) => observations.push(observation),
-    onDecision: (ruleId, decision, section) => hits.note(ruleId, decision, section),
+    onDecision: (ruleId, decision, section, count) => hits.note(ruleId, decision, section, count),
   });
   const analyst = new StaticAnalyst({
     models,

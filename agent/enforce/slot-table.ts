@@ -1,5 +1,5 @@
 import type { CompiledContainerPolicy } from "#core/policy/container-policy.ts";
-import { type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
+import { type KernelEntry, type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Completeness } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -23,6 +23,8 @@ export interface SlotUse extends PolicyInForce {
   readonly slot: number;
   /** What opening is refused, where the node can do that. */
   readonly refused: readonly RefusedPath[];
+  /** As the kernel has them: the first is number 1. */
+  readonly entries: readonly KernelEntry[];
 }
 
 interface Loaded {
@@ -90,7 +92,11 @@ export class SlotTable {
     const slot = this.#freeSlot();
     const kernelSlot = toKernelSlot(policy.policy, this.#internal);
     const ready = this.#sensor?.loadSlot(slot, kernelSlot) ?? Promise.resolve();
-    const loaded: Loaded = { use: { ...policy, slot, refused: kernelSlot.refused }, ready, users: 0 };
+    const loaded: Loaded = {
+      use: { ...policy, slot, refused: kernelSlot.refused, entries: kernelSlot.entries },
+      ready,
+      users: 0,
+    };
     this.#byFingerprint.set(policy.fingerprint, loaded);
     this.#bySlot.set(slot, loaded);
     return loaded;

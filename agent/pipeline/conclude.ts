@@ -86,7 +86,7 @@ export class Conclusion {
     // What a section that is off would have said is nobody's to know: it is not observed.
     if (policy.hasRule && policy.effect === Effect.DISABLE) return;
     this.#journal.note(container, key, event, decision);
-    if (use.rule) this.#onDecision?.(use.rule.ruleId, decision, section);
+    if (use.rule) this.#onDecision?.(use.rule.ruleId, decision, section, 1);
   }
 
   /** The same as before happened again. */

@@ -21,7 +21,7 @@ const ENTRIES_MAX = 1_000;
 
 /**
  * What happened in containers since the last report, once for all that is equal: rules are tried on it before they are
- * saved. What the kernel lets through by itself is not seen here; models know of it.
+ * saved. What the kernel lets through by itself comes with the counters of its entries (`KernelHits`).
  */
 export class Journal {
   readonly #clock: Clock;
@@ -39,17 +39,23 @@ export class Journal {
   }
 
   /** Notes an event under its key. */
-  note(container: WatchedContainer, key: string, event: Event, { outcome, effectApplied, isAudited }: Decision): void {
+  note(
+    container: WatchedContainer,
+    key: string,
+    event: Event,
+    { outcome, effectApplied, isAudited }: Decision,
+    count = 1,
+  ): void {
     const entries = this.#entries.get(container) ?? new Map<string, Entry>();
     this.#entries.set(container, entries);
     const now = this.#clock.now();
     const known = entries.get(key);
     if (known) {
-      known.count += 1;
+      known.count += count;
       known.lastMs = now;
     } else if (entries.size < ENTRIES_MAX) {
       const effect = isAudited ? effectApplied : 0;
-      entries.set(key, { event: journalEvent(event), outcome, effect, firstMs: now, lastMs: now, count: 1 });
+      entries.set(key, { event: journalEvent(event), outcome, effect, firstMs: now, lastMs: now, count });
     }
   }
 

@@ -161,6 +161,25 @@ export class Learner {
     if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
   }
 
+  /**
+   * Facts that the kernel knew by itself were seen again. They count, and are no unit of completeness: what is new in an
+   * active section is not learned, so such units would make the model look more complete than it is.
+   */
+  countKnown(container: WatchedContainer, section: Section, counts: ReadonlyMap<string, number>): void {
+    const itemIds = [...counts.keys()];
+    const value = create(SeenUnitSchema, {
+      modelKey: container.message.modelKey,
+      containerId: container.id,
+      section,
+      unitIndex: BigInt(Math.floor(this.#clock.now() / 1_000 / UNIT_SECONDS)),
+      itemIds,
+      counts: [...counts.values()],
+      isFirst: itemIds.map(() => false),
+      isFirstPart: false,
+    });
+    this.#send({ kind: "seen", value });
+  }
+
   #report(container: WatchedContainer, section: Section, unit: Unit): void {
     if (unit.isReported && unit.counts.size === 0) return;
     const itemIds = [...unit.counts.keys()];

@@ -30,7 +30,7 @@ const ENTRIES_MAX = 9_000;
 const ENTRY_MAX = 4_608;
 
 /** What of a rule decided; empty where it was not the rule itself but the model. */
-function entryOf(decision: Decision, section: Section): string {
+export function entryOf(decision: Decision, section: Section): string {
   const { reason, matched = "" } = decision.explanation ?? {};
   const name = enumText(Section, section);
   switch (reason) {
@@ -60,10 +60,11 @@ export class RuleHits implements AsyncDisposable {
     this.#timer = options.clock.every(REPORT_MS, () => this.report());
   }
 
-  note(ruleId: string, decision: Decision, section: Section): void {
-    this.#count(ruleId, "");
+  /** Counts a decision, as often as it was made. */
+  note(ruleId: string, decision: Decision, section: Section, count = 1): void {
+    this.#count(ruleId, "", count);
     const entry = entryOf(decision, section).slice(0, ENTRY_MAX);
-    if (entry !== "") this.#count(ruleId, entry);
+    if (entry !== "") this.#count(ruleId, entry, count);
   }
 
   /** Sends what was counted; the service may be away. */
@@ -83,15 +84,15 @@ export class RuleHits implements AsyncDisposable {
     await this.report();
   }
 
-  #count(ruleId: string, entry: string): void {
+  #count(ruleId: string, entry: string, count: number): void {
     const key = `${ruleId}\0${entry}`;
     const known = this.#hits.get(key);
     const now = this.#options.clock.now();
     if (known) {
-      known.count += 1n;
+      known.count += BigInt(count);
       known.lastMs = now;
     } else if (entry === "" || this.#hits.size < ENTRIES_MAX) {
-      this.#hits.set(key, { ruleId, entry, count: 1n, lastMs: now });
+      this.#hits.set(key, { ruleId, entry, count: BigInt(count), lastMs: now });
     }
   }
 

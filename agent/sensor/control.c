@@ -78,6 +78,7 @@ static int change_group(struct programs *programs, const struct options *options
 		attach_forget(frame->cgroup_id);
 		refuse_forget(frame->cgroup_id);
 		written_forget(frame->cgroup_id);
+		counters_give_back(programs, frame->cgroup_id, 0);
 		error = groups_bind(options, programs, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);
 		return error == -ENOENT || error == -ESTALE ? 0 : error;
 	}

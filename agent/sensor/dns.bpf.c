@@ -209,6 +209,8 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 		key.hash = gabion_hash_join(hash, s->event.record_type);
 		value = bpf_map_lookup_elem(&policy, &key);
 		if (value)
+			s->event.event.entry = value->entry;
+		if (value)
 			return s->match.asked && value->action == GABION_ALLOW ? GABION_ASK : value->action;
 	}
 	return defaults->actions[GABION_DEFAULT_DOMAIN];
@@ -466,6 +468,8 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 		return PASS; /* an answer: the container is a resolver itself */
 	if (is_query) {
 		action = match_name(s);
+		if (action == GABION_ALLOW && s->match.allowed)
+			action = allow_listed(&s->event.event, gabion_hash_join(s->name_hash, s->event.record_type));
 	} else {
 		s->event.flags |= GABION_DNS_MALFORMED;
 		defaults = bpf_map_lookup_elem(&slots, &slot);
@@ -477,6 +481,7 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
+		count_entry(policy, s->event.event.entry);
 		return PASS;
 	}
 	s->event.event.frame.outcome = action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;

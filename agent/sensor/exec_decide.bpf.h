@@ -109,7 +109,7 @@ __attribute__((noinline)) int decide_exec(void)
 		return action;
 	if (s->match.allowed) {
 		s->event.event.entry = s->match.allowed_entry;
-		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? GABION_ALLOW : GABION_ASK;
+		return s->event.content == GABION_CONTENT_IMAGE && !is_script ? allow_listed(&s->event.event, item) : GABION_ASK;
 	}
 	return s->event.content == GABION_CONTENT_IMAGE ? s->image : s->foreign;
 }

@@ -127,12 +127,16 @@ __attribute__((noinline)) int hash_file_typed(void)
 	return 0;
 }
 
-static __always_inline __u32 file_item_action(__u32 slot, __u64 folder, __u64 exe)
+static __always_inline __u32 file_item_action(struct file_scratch *s)
 {
-	struct policy_key key = { .slot = slot, .kind = GABION_FILE_ITEM, .hash = gabion_hash_join(folder, exe) };
+	struct policy_key key = { .slot = s->event.event.slot, .kind = GABION_FILE_ITEM,
+				  .hash = gabion_hash_join(s->path.parent, s->exe_hash) };
 	struct policy_value *value = bpf_map_lookup_elem(&policy, &key);
 
-	return value ? value->action : 0;
+	if (!value)
+		return 0;
+	s->event.event.entry = value->entry;
+	return value->action;
 }
 
 static __always_inline void try_file(struct match *match, const struct slot_defaults *defaults, struct file_scratch *s)
@@ -174,10 +178,11 @@ __attribute__((noinline)) int decide_file(void)
 		return GABION_ASK;
 	if (match.allowed) {
 		s->event.event.entry = match.allowed_entry;
-		return GABION_ALLOW;
+		/* By folder, as files are learned. */
+		return allow_listed(&s->event.event, gabion_hash_join(s->path.parent, s->exe_hash));
 	}
 	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe_hash)
-		action = file_item_action(slot, s->path.parent, s->exe_hash);
+		action = file_item_action(s);
 	return action ? action : defaults->actions[GABION_DEFAULT_FILE];
 }
 
@@ -199,7 +204,7 @@ __attribute__((noinline)) int decide_typed(void)
 	if (match.denied || match.asked || match.allowed)
 		return GABION_ASK;
 	if (has_kind(defaults, GABION_FILE_ITEM) && s->exe_hash)
-		action = file_item_action(slot, s->path.parent, s->exe_hash);
+		action = file_item_action(s);
 	if (!action)
 		action = defaults->actions[GABION_DEFAULT_FILE];
 	return action == GABION_ALLOW ? GABION_ALLOW : GABION_ASK;

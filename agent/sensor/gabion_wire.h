@@ -9,7 +9,7 @@
 #ifndef GABION_WIRE_H
 #define GABION_WIRE_H
 
-#define GABION_WIRE_VERSION 2
+#define GABION_WIRE_VERSION 3
 #define GABION_MAX_FRAME (1024 * 1024)
 
 #define GABION_PATH_MAX 512
@@ -22,6 +22,9 @@
 #define GABION_DOMAIN_MAX 256
 #define GABION_ANSWERS_MAX 8
 #define GABION_SYSCALLS 512 /* numbers known of each table */
+/* Counters for entries of policies, for all containers together; each CPU has one of the stripes. */
+#define GABION_COUNTERS 131072
+#define GABION_COUNTER_STRIPES 4
 
 /* A name longer than this is not hashed in the kernel and is therefore never known-good there. */
 #define GABION_NAME_MAX 256
@@ -46,6 +49,7 @@ enum gabion_frame_type {
 	GABION_REDIRECT = 17,
 	GABION_REFUSED = 18,
 	GABION_WRITTEN = 19,
+	GABION_HITS = 20,
 
 	GABION_SLOT_LOAD = 64,
 	GABION_SLOT_DROP = 65,
@@ -439,6 +443,19 @@ struct stats_frame {
 	__u64 decide_buckets[GABION_BUCKETS]; /* how often each 64 ns; the last is everything above */
 };
 
+struct hit_row {
+	__u32 entry; /* number given by the agent */
+	__u32 count; /* acts that it let through since the frame before */
+};
+
+/* What the entries of a container's policy let through without telling it. Rows follow. */
+struct hits_frame {
+	struct gabion_frame frame;
+	__u64 cgroup_id;
+	__u32 slot;
+	__u32 row_count;
+};
+
 struct ack_frame {
 	struct gabion_frame frame;
 	__u32 request;
@@ -517,6 +534,8 @@ _Static_assert(sizeof(struct connect_event) == 32 + 312 + 32 + 256, "connect eve
 _Static_assert(sizeof(struct listen_event) == 32 + 312 + 24, "listen event");
 _Static_assert(sizeof(struct dns_event) == 32 + 312 + 32 + 128 + 256, "DNS event");
 _Static_assert(sizeof(struct file_event) == 32 + 312 + 32 + 1536, "file event");
+_Static_assert(sizeof(struct hit_row) == 8, "hit row");
+_Static_assert(sizeof(struct hits_frame) == 24, "hits frame");
 _Static_assert(sizeof(struct control_frame) == 40, "control frame");
 _Static_assert(sizeof(struct slot_head) == 64 + 256, "slot head");
 _Static_assert(sizeof(struct slot_entry) == 24, "slot entry");

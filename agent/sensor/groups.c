@@ -19,7 +19,7 @@ struct cgroup_policy {
 	uint32_t flags;
 	uint64_t container_id;
 	uint32_t device;
-	uint32_t reserved;
+	uint32_t counters;
 };
 
 struct group_calls {
@@ -224,7 +224,7 @@ int groups_adopt_tree(const struct options *options, const struct programs *prog
 	return put_tree(directory, programs, policy, true, 0, 0, false);
 }
 
-int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
+int groups_bind(const struct options *options, struct programs *programs, const char *path, uint64_t id,
 		uint32_t slot, uint32_t flags, uint32_t device)
 {
 	struct cgroup_policy policy = { .slot = slot, .flags = flags & ~GABION_CGROUP_RUNNING, .container_id = id, .device = device };
@@ -237,6 +237,11 @@ int groups_bind(const struct options *options, const struct programs *programs, 
 		close(directory);
 		return error;
 	}
-	return put_tree(directory, programs, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
-			flags & GABION_CGROUP_RUNNING);
+	if (flags & GABION_CGROUP_BOUND)
+		policy.counters = counters_take(programs, id, slot);
+	error = put_tree(directory, programs, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
+			 flags & GABION_CGROUP_RUNNING);
+	/* Nothing counts there any more. Where the policy could not be put, the one before stays, and is not counted. */
+	counters_give_back(programs, id, policy.counters);
+	return error;
 }

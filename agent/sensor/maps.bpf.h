@@ -8,7 +8,7 @@ struct cgroup_policy {
 	__u32 flags;
 	__u64 container_id; /* control group of the container, also for nested groups */
 	__u32 device;	    /* of the container's root file system: another overlay is not its image */
-	__u32 reserved;
+	__u32 counters;	    /* where those of its entries begin; 0 where there was no room for them */
 };
 
 struct cgroup_counts {
@@ -71,6 +71,39 @@ struct {
 	__type(key, __u32);
 	__type(value, struct totals);
 } totals SEC(".maps");
+
+/* How often entries let something through; CPUs write to stripes that lie far apart. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GABION_COUNTERS * GABION_COUNTER_STRIPES);
+	__type(key, __u32);
+	__type(value, __u64);
+} entry_counts SEC(".maps");
+
+/* What lists let through, and when it was last told. */
+struct told_key {
+	__u64 container_id;
+	__u64 what;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct told_key);
+	__type(value, __u64);
+} told SEC(".maps");
+
+struct told_budget {
+	__u64 second;
+	__u64 used;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct told_budget);
+} told_budgets SEC(".maps");
 
 static __always_inline struct cgroup_counts *counts_of(__u64 container_id, __u64 section)
 {

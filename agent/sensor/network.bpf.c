@@ -5,6 +5,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 #include "gabion_wire.h"
+#include "gabion_hash.h"
 #include "maps.bpf.h"
 #include "path_walk.bpf.h"
 #define READS_ACTOR
@@ -63,11 +64,12 @@ static __always_inline struct cgroup_policy *watched(void)
 
 /* Notes what is done, and answers what the hook returns. The first process ends here where that is safe. */
 static __always_inline int conclude(struct gabion_event *event, struct gabion_actor *actor, __u64 length, __u32 action,
-				    __u32 cgroup_flags, struct cgroup_counts *counts)
+				    const struct cgroup_policy *policy, struct cgroup_counts *counts)
 {
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
+		count_entry(policy, event->entry);
 		return ALLOWED;
 	}
 	event->frame.outcome = action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
@@ -76,12 +78,21 @@ static __always_inline int conclude(struct gabion_event *event, struct gabion_ac
 		event->frame.outcome = GABION_DENIED;
 	if (action == GABION_BLOCK) {
 		event->frame.outcome = GABION_DENIED_CONTAINER;
-		kill_first_process(cgroup_flags, actor->pid_ns);
+		kill_first_process(policy->flags, actor->pid_ns);
 	}
 	if (action >= GABION_PREVENT && counts)
 		__sync_fetch_and_add(&counts->killed, 1);
 	emit(&events, event, length, counts);
 	return action >= GABION_PREVENT ? REFUSED : ALLOWED;
+}
+
+static __always_inline __u64 destination_hash(const struct connect_event *event)
+{
+	__u64 high, low;
+
+	__builtin_memcpy(&high, event->address, 8);
+	__builtin_memcpy(&low, event->address + 8, 8);
+	return gabion_hash_join(gabion_hash_join(high, low), (__u64)event->transport << 16 | event->port);
 }
 
 /* What the allowed list, the model and the defaults say of a destination that nothing denies. */
@@ -95,14 +106,19 @@ static __always_inline __u32 known_destination(struct connect_event *event, cons
 		value = find_prefix(defaults, slot, GABION_PORT_ALLOWED, port, 24);
 	if (value) {
 		event->event.entry = value->entry;
-		return value->action;
+		return value->action == GABION_ALLOW ? allow_listed(&event->event, destination_hash(event)) : value->action;
 	}
 	if (event->flags & GABION_CONNECT_LOOPBACK)
 		return GABION_ALLOW;
-	if (!(event->flags & GABION_CONNECT_INTERNET))
-		return defaults->actions[GABION_DEFAULT_INTERNAL];
-	if (!find_prefix(defaults, slot, GABION_PORT_LEARNED, port, 24))
+	if (!(event->flags & GABION_CONNECT_INTERNET)) {
+		__u32 action = defaults->actions[GABION_DEFAULT_INTERNAL];
+
+		return action == GABION_ALLOW ? allow_listed(&event->event, destination_hash(event)) : action;
+	}
+	value = find_prefix(defaults, slot, GABION_PORT_LEARNED, port, 24);
+	if (!value)
 		return defaults->actions[GABION_DEFAULT_CONNECT];
+	event->event.entry = value->entry;
 	if (event->flags & GABION_CONNECT_DIRECT && !find_prefix(defaults, slot, GABION_DIRECT, event->address, 128))
 		return defaults->actions[GABION_DEFAULT_DIRECT];
 	return GABION_ALLOW;
@@ -225,7 +241,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	action = decide_connect(event, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
 		mark_dns(context, event);
-	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
 /* Takes a scratch for one act, and gives it back. */
@@ -306,7 +322,7 @@ static __always_inline int bound(struct bpf_sock *sk, struct network_scratch *s,
 	counts = counts_of(policy->container_id, SECTION_NETWORK);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
-	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
 static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
@@ -349,7 +365,7 @@ static __always_inline int raw_socket(struct bpf_sock *sk, struct network_scratc
 	action = defaults->actions[sk->protocol == IPPROTO_ICMP || sk->protocol == IPPROTO_ICMPV6 ?
 					   GABION_DEFAULT_RAW_ICMP :
 					   GABION_DEFAULT_RAW];
-	return conclude(&event->event, &event->actor, sizeof(*event), action, policy->flags, counts);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
 /* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */

@@ -129,7 +129,10 @@ static __always_inline __u32 decide_listen(struct listen_event *event)
 		port_bytes(port, event->transport, 0);
 		value = find_prefix(defaults, slot, GABION_LISTEN_ALLOWED, port, 24);
 	}
-	return value ? value->action : defaults->actions[GABION_DEFAULT_LISTEN];
+	if (!value)
+		return defaults->actions[GABION_DEFAULT_LISTEN];
+	event->event.entry = value->entry;
+	return value->action;
 }
 
 #endif

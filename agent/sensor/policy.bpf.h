@@ -53,6 +53,51 @@ struct {
 	__uint(map_flags, 1);
 } slots SEC(".maps");
 
+#define TOLD_AGAIN_NS (3600 * 1000000000ULL)
+#define TOLD_PER_SECOND 64
+
+/* An act goes by untold because an entry names it. */
+static __always_inline void count_entry(const struct cgroup_policy *policy, __u32 entry)
+{
+	__u32 index = (bpf_get_smp_processor_id() & (GABION_COUNTER_STRIPES - 1)) * GABION_COUNTERS;
+	__u64 *count;
+
+	if (!policy->counters || !entry)
+		return;
+	index += policy->counters + entry - 1;
+	count = bpf_map_lookup_elem(&entry_counts, &index);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/*
+ * A list may let many things through, and which they were should be known to those who change the list: each is told
+ * once an hour, as a question that stops nothing. What is over the bound is let through and counted.
+ */
+static __always_inline __u32 allow_listed(const struct gabion_event *event, __u64 what)
+{
+	struct told_key key = { .container_id = event->cgroup_id, .what = what };
+	__u64 now = event->ktime_ns, second = now >> 30;
+	__u64 *at = bpf_map_lookup_elem(&told, &key);
+	struct told_budget *budget;
+	__u32 zero = 0;
+
+	if (at && now - *at < TOLD_AGAIN_NS)
+		return GABION_ALLOW;
+	budget = bpf_map_lookup_elem(&told_budgets, &zero);
+	if (!budget)
+		return GABION_ALLOW;
+	if (budget->second != second) {
+		budget->second = second;
+		budget->used = 0;
+	}
+	if (budget->used >= TOLD_PER_SECOND)
+		return GABION_ALLOW;
+	budget->used++;
+	bpf_map_update_elem(&told, &key, &now, BPF_ANY);
+	return GABION_ASK;
+}
+
 struct match {
 	__u32 denied; /* strongest action of the denied list, 0 for none */
 	__u32 allowed;

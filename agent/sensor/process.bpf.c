@@ -153,6 +153,7 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	if (action == GABION_ALLOW) {
 		if (of_container)
 			__sync_fetch_and_add(&of_container->allowed, 1);
+		count_entry(of_cgroup, s->event.event.entry);
 	} else {
 		read_task(&s->event, task);
 		read_arguments(&s->event, task->mm);

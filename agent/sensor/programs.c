@@ -204,6 +204,7 @@ int programs_load(struct programs *programs, const struct options *options)
 	programs->files = find_map("files");
 	programs->contained = find_map("contained");
 	programs->group_calls = find_map("group_calls");
+	programs->entry_counts = find_map("entry_counts");
 	return 0;
 }
 

@@ -25,6 +25,8 @@
 /* While events come the ring is read every millisecond, otherwise every five (0.9 % of a core when idle). */
 #define BUSY_POLL_MS 1
 #define IDLE_POLL_MS 5
+/* How often it is told what entries of policies let through. */
+#define HITS_SECONDS 10
 
 static char input[2 * GABION_MAX_FRAME];
 static size_t input_length;
@@ -103,7 +105,7 @@ static int run(struct programs *programs, const struct options *options)
 	int poll = epoll_create1(EPOLL_CLOEXEC);
 	struct epoll_event on_input = { .events = EPOLLIN, .data.u32 = 1 };
 	struct epoll_event on_ring = { .events = EPOLLIN, .data.u32 = 2 };
-	uint64_t next_second = now_ms() + 1000;
+	uint64_t next_second = now_ms() + 1000, seconds = 0;
 	int wait = IDLE_POLL_MS;
 
 	if (!has_bulk || poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &on_input) < 0 ||
@@ -131,10 +133,14 @@ static int run(struct programs *programs, const struct options *options)
 		if (now_ms() >= next_second) {
 			next_second += 1000;
 			events_send_stats(programs);
+			if (++seconds % HITS_SECONDS == 0)
+				counters_tell(programs);
 		}
 		if (!output_flush())
 			is_ending = 1;
 	}
+	counters_tell(programs);
+	output_flush();
 	groups_thaw_all(options);
 	ring_buffer__free(ring);
 	return 0;

@@ -21,7 +21,7 @@ struct options {
 /* programs.c: loads and attaches the program groups. */
 struct programs {
 	uint32_t groups;
-	int events, bulk, cgroups, counts, totals, policy, prefixes, slots, files, contained, group_calls;
+	int events, bulk, cgroups, counts, totals, policy, prefixes, slots, files, contained, group_calls, entry_counts;
 	uint64_t hash_basis;
 	uint32_t host_mount_ns, host_pid_ns;
 	char missing[256];
@@ -41,6 +41,12 @@ void attach_end(void);
 /* slots.c: versions of policies. */
 int slots_load(struct programs *programs, const struct control_frame *frame);
 int slots_drop(struct programs *programs, uint32_t slot);
+uint32_t slots_entry_count(uint32_t slot);
+
+/* counters.c: how often entries let something through. */
+uint32_t counters_take(struct programs *programs, uint64_t cgroup_id, uint32_t slot);
+void counters_give_back(struct programs *programs, uint64_t cgroup_id, uint32_t kept);
+void counters_tell(struct programs *programs);
 
 /* refuse.c: opens and execs that are refused with EPERM, decided in a thread that waits for nothing else. */
 bool refuse_start(void);
@@ -69,7 +75,7 @@ void output_acknowledge(uint32_t request, int error, const char *message);
 
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
 int groups_adopt_tree(const struct options *options, const struct programs *programs);
-int groups_bind(const struct options *options, const struct programs *programs, const char *path, uint64_t id,
+int groups_bind(const struct options *options, struct programs *programs, const char *path, uint64_t id,
 		uint32_t slot, uint32_t flags, uint32_t device);
 int groups_write(const struct options *options, const char *path, uint64_t id, const char *file, const char *value);
 bool groups_hold(const struct options *options, const char *path, uint64_t id);

@@ -39,6 +39,7 @@ static struct {
 	uint32_t count, capacity;
 	struct prefix_key *prefixes;
 	uint32_t prefix_count, prefix_capacity;
+	uint32_t entry_count; /* highest number of an entry */
 	uint64_t kinds;
 	uint64_t listed[GABION_LISTED_WORDS];
 } loaded[SLOTS_MAX];
@@ -162,6 +163,8 @@ static int load_entries(struct programs *programs, const struct control_frame *f
 		if (error)
 			return error;
 		loaded[frame->slot].kinds |= 1ULL << entry->kind;
+		if (entry->entry > loaded[frame->slot].entry_count && entry->entry < GABION_COUNTERS)
+			loaded[frame->slot].entry_count = entry->entry;
 		at += (sizeof(*entry) + text_length + 7) & ~7UL;
 	}
 	return 0;
@@ -195,4 +198,9 @@ int slots_drop(struct programs *programs, uint32_t slot)
 		return -EINVAL;
 	drop(programs, slot);
 	return 0;
+}
+
+uint32_t slots_entry_count(uint32_t slot)
+{
+	return slot < SLOTS_MAX ? loaded[slot].entry_count : 0;
 }

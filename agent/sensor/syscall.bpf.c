@@ -240,6 +240,7 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
+		count_entry(policy, s->event.event.entry);
 		return;
 	}
 	conclude_file(s, action, policy->flags, counts);
@@ -335,6 +336,7 @@ static __always_inline void handle_path(struct cgroup_policy *policy, struct con
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
+		count_entry(policy, s->event.event.entry);
 		return;
 	}
 	conclude_file(s, GABION_ASK, policy->flags, counts);
@@ -441,7 +443,7 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 		if (defaults->syscalls_denied[word] & mask)
 			action = defaults->actions[GABION_DEFAULT_SYSCALL_DENIED];
 		else if (defaults->syscalls_allowed[word] & mask)
-			action = GABION_ALLOW;
+			action = GABION_ASK; /* known: told all the same, once while the policy is in force */
 	}
 	if (action == GABION_ALLOW) {
 		if (counts)

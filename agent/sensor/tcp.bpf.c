@@ -89,6 +89,7 @@ static __always_inline int listens(struct tcp_scratch *s, const struct sock *sk)
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
+		count_entry(policy, event->event.entry);
 		return 0;
 	}
 	read_actor(&event->actor);

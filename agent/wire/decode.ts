@@ -96,6 +96,21 @@ function decodeStats(frame: Buffer): SensorFrame | DecodeFault {
   };
 }
 
+function decodeHits(frame: Buffer): SensorFrame | DecodeFault {
+  const { hits_frame: HITS, hit_row: HIT } = LAYOUT;
+  const rowCount = frame.readUInt32LE(HITS.fields.row_count);
+  if (HITS.size + rowCount * HIT.size > frame.length) return fault("a frame of hits ends before its rows");
+  return {
+    kind: "hits",
+    cgroupId: frame.readBigUInt64LE(HITS.fields.cgroup_id),
+    slot: frame.readUInt32LE(HITS.fields.slot),
+    rows: Array.from({ length: rowCount }, (_, i) => {
+      const at = HITS.size + i * HIT.size;
+      return { entry: frame.readUInt32LE(at + HIT.fields.entry), count: frame.readUInt32LE(at + HIT.fields.count) };
+    }),
+  };
+}
+
 const CGROUP_KINDS = {
   [FrameType.CGROUP_NEW]: "cgroup_new",
   [FrameType.CGROUP_EMPTY]: "cgroup_empty",
@@ -136,6 +151,7 @@ const MINIMUM: Partial<Record<number, number>> = {
   [FrameType.CGROUP_EMPTY]: CGROUP.fields.path,
   [FrameType.CGROUP_GONE]: CGROUP.fields.path,
   [FrameType.STATS]: STATS.size,
+  [FrameType.HITS]: LAYOUT.hits_frame.size,
   [FrameType.ACK]: LAYOUT.ack_frame.size,
   [FrameType.HOLD_EXPIRED]: LAYOUT.hold_frame.size,
   [FrameType.CONNECT]: LAYOUT.connect_event.size,
@@ -171,6 +187,8 @@ export function decodeFrame(frame: Buffer): SensorFrame | DecodeFault {
       };
     case FrameType.STATS:
       return decodeStats(frame);
+    case FrameType.HITS:
+      return decodeHits(frame);
     case FrameType.HELLO:
       return decodeHello(frame);
     case FrameType.HOLD_EXPIRED:

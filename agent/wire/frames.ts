@@ -214,6 +214,15 @@ export interface StatsFrame {
   readonly decideBuckets: readonly bigint[];
 }
 
+/** What the entries of a container's policy let through without telling it, since the frame before. */
+export interface HitsFrame {
+  readonly kind: "hits";
+  readonly cgroupId: bigint;
+  readonly slot: number;
+  /** Number of the entry, from 1 in the order of its slot, and how often. */
+  readonly rows: readonly { readonly entry: number; readonly count: number }[];
+}
+
 export interface AckFrame {
   readonly kind: "ack";
   readonly request: number;
@@ -233,6 +242,7 @@ export type SensorFrame =
   | ExitFrame
   | CgroupFrame
   | StatsFrame
+  | HitsFrame
   | AckFrame
   | HoldExpiredFrame;
 

@@ -2,7 +2,7 @@
  * Layout of the frames in agent/sensor/gabion_wire.h: offset of each field in bytes, little endian. A test compares it
  * with the BTF of the compiled header.
  */
-export const WIRE_VERSION = 2;
+export const WIRE_VERSION = 3;
 export const MAX_FRAME_BYTES = 1024 * 1024;
 export const HEADER_BYTES = 8;
 
@@ -26,6 +26,7 @@ export const FrameType = {
   REDIRECT: 17,
   REFUSED: 18,
   WRITTEN: 19,
+  HITS: 20,
   SLOT_LOAD: 64,
   SLOT_DROP: 65,
   BIND: 66,
@@ -272,6 +273,8 @@ export const LAYOUT = {
       decide_buckets: 48,
     },
   },
+  hit_row: { size: 8, fields: { entry: 0, count: 4 } },
+  hits_frame: { size: 24, fields: { cgroup_id: 8, slot: 16, row_count: 20 } },
   ack_frame: { size: 128, fields: { request: 8, error: 12, message: 16 } },
   hold_frame: { size: 16, fields: { cgroup_id: 8 } },
   control_frame: {

@@ -1,3 +1,4 @@
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
@@ -55,10 +56,16 @@ export function toDnsSlot(
   const denied = strongestOf([...byCustomRules, ...byList]);
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
-  const allowed = policy.allowed.map((pattern) => entryOf(pattern, "allow"));
+  const allowed = policy.allowed.map((pattern): KernelEntry => {
+    const origin = { kind: "list", section: Section.DNS, matched: pattern.source } as const;
+    return { ...entryOf(pattern, "allow"), origin };
+  });
   const known = policy.items
     .filter(({ isPattern }) => !isPattern)
-    .map(({ name, recordType }) => ({ kind: "domain_item", text: name, recordType, action: "allow" }) as const);
+    .map((item): KernelEntry => {
+      const origin = { kind: "item", fact: { case: "domain", value: item } } as const;
+      return { kind: "domain_item", text: item.name, recordType: item.recordType, action: "allow", origin };
+    });
   // The kernel asks about everything below the part of a family's name that is fixed, and so refuses nothing there.
   const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));
   const open = [...new Set(families)].map((text) => ({ kind: "suffix", text, action: "ask" }) as const);

@@ -1,3 +1,5 @@
+import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { isWithin } from "../matching/address.ts";
 
@@ -20,8 +22,18 @@ type PrefixKind =
   | "internal"
   | "direct";
 
+/** What an entry that lets something through stands for: an item of the model, or an entry of a rule's allowed list. */
+export type EntryOrigin =
+  | { readonly kind: "item"; readonly fact: Fact["kind"] }
+  | {
+      readonly kind: "list";
+      readonly section: Section;
+      /** As decisions name it. */
+      readonly matched: string;
+    };
+
 /** One entry of a kernel policy slot. Texts are in escaped form. */
-export type KernelEntry = { readonly action: KernelAction } & (
+export type KernelEntry = { readonly action: KernelAction; readonly origin?: EntryOrigin } & (
   | { readonly kind: "item"; readonly path: string; readonly name: string }
   | {
       readonly kind: "item_content";
@@ -118,7 +130,7 @@ export class SlotBuilder {
   readonly #entries = new Map<string, KernelEntry>();
 
   add(entry: KernelEntry): void {
-    const { action, ...rest } = entry;
+    const { action, origin: _, ...rest } = entry;
     const key = JSON.stringify(rest);
     const known = this.#entries.get(key);
     if (known === undefined || STRENGTH[action] > STRENGTH[known.action]) this.#entries.set(key, entry);

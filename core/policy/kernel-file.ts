@@ -1,3 +1,4 @@
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { isPattern } from "../matching/pattern.ts";
@@ -68,13 +69,15 @@ export function toFileSlot(
   const isAllowedWhole = policy.allowed.every(({ source }) => express(source) !== undefined);
   const allowed = policy.allowed.flatMap(({ source }): KernelEntry[] => {
     const expressed = express(source);
-    return expressed ? [{ ...expressed, action: "allow" }] : [];
+    const origin = { kind: "list", section: Section.FILESYSTEM, matched: source } as const;
+    return expressed ? [{ ...expressed, action: "allow", origin }] : [];
   });
   const items = policy.items
     .filter(({ isExecutable, isPattern }) => !isExecutable && !isPattern)
-    .map(({ path, processPath }): KernelEntry => {
-      const directory = path.endsWith("/") ? path : `${path}/`;
-      return { kind: "file_item", directory, process: processPath, action: "allow" };
+    .map((item): KernelEntry => {
+      const directory = item.path.endsWith("/") ? item.path : `${item.path}/`;
+      const origin = { kind: "item", fact: { case: "file", value: item } } as const;
+      return { kind: "file_item", directory, process: item.processPath, action: "allow", origin };
     });
   const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
   const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";

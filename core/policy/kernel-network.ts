@@ -1,13 +1,20 @@
 import { create } from "@bufbuild/protobuf";
-import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState, type ListenFact, type OutboundFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type PortRange, PortRangeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
-import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
-import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES } from "./network-policy.ts";
+import {
+  actionOf,
+  type EntryOrigin,
+  type KernelAction,
+  type KernelDefaults,
+  type KernelEntry,
+  strongestOf,
+} from "./kernel-entry.ts";
+import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES, rangeText } from "./network-policy.ts";
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;
@@ -43,11 +50,13 @@ function ranges(kind: PortKind, action: KernelAction, list: readonly PortRange[]
   );
 }
 
-function learned(
-  kind: PortKind,
-  facts: readonly { readonly transport: Transport; readonly port: number }[],
-): KernelEntry[] {
-  return facts.flatMap(({ transport, port }) => {
+function byList(matched: string): EntryOrigin {
+  return { kind: "list", section: Section.NETWORK, matched };
+}
+
+function learned(kind: PortKind, facts: readonly (ListenFact | OutboundFact)[]): KernelEntry[] {
+  return facts.flatMap((fact) => {
+    const { transport, port } = fact;
     const protocol = PROTOCOLS[transport];
     if (protocol === undefined) return [];
     // Of ports that are connected to, 0 is the family of those that clients are given; listened on, it is the kernel's own 0.
@@ -55,7 +64,10 @@ function learned(
       kind === "port_learned" && port === 0
         ? portPrefixes(EPHEMERAL_FIRST, EPHEMERAL_LAST)
         : [{ port, length: PORT_BITS }];
-    return prefixes.map((prefix) => portEntry(kind, "allow", protocol, prefix));
+    const value =
+      "address" in fact ? ({ case: "outbound", value: fact } as const) : ({ case: "listen", value: fact } as const);
+    const origin: EntryOrigin = { kind: "item", fact: value };
+    return prefixes.map((prefix) => ({ ...portEntry(kind, "allow", protocol, prefix), origin }));
   });
 }
 
@@ -137,6 +149,15 @@ export function internalEntries(ranges: readonly string[]): KernelEntry[] {
   return addressEntries("internal", "allow", ranges);
 }
 
+/** Entries of a rule's allowed list, each with the name that decisions give it. */
+function listed<Item>(
+  items: readonly Item[],
+  textOf: (item: Item) => string,
+  entriesOf: (item: Item) => KernelEntry[],
+): KernelEntry[] {
+  return items.flatMap((item) => entriesOf(item).map((entry) => ({ ...entry, origin: byList(textOf(item)) })));
+}
+
 /** The network part of a kernel slot. */
 export function toNetworkSlot(
   policy: CompiledNetworkPolicy,
@@ -160,12 +181,13 @@ export function toNetworkSlot(
   return {
     entries: [
       ...denied,
-      ...ranges("listen_allowed", "allow", listening),
-      ...ranges("port_allowed", "allow", outbound),
-      ...addressEntries(
-        "address_allowed",
-        "allow",
-        addresses.map(({ text }) => text),
+      // Rare enough to be told each time: the journal then knows which ports of a range are in use.
+      ...listed(listening, rangeText, (range) => ranges("listen_allowed", "ask", [range])),
+      ...listed(outbound, rangeText, (range) => ranges("port_allowed", "allow", [range])),
+      ...listed(
+        addresses,
+        ({ text }) => text,
+        ({ text }) => addressEntries("address_allowed", "allow", [text]),
       ),
       ...learned("listen_allowed", policy.listening),
       ...learned(

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { ContentState } from "#gen/gabion/event/v1/event_pb.ts";
+import { ContentState, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { ProcessEntrySchema } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -91,7 +91,9 @@ function addAllowed(builder: SlotBuilder, policy: CompiledProcessPolicy, isDenie
   let isWhole = true;
   for (const entry of policy.allowed.entries) {
     const expressed = express(entry);
-    if (expressed) builder.add({ ...expressed, action: entry.hasConditions || !isDeniedWhole ? "ask" : "allow" });
+    const origin = { kind: "list", section: Section.PROCESS, matched: entry.entry.process } as const;
+    if (expressed)
+      builder.add({ ...expressed, action: entry.hasConditions || !isDeniedWhole ? "ask" : "allow", origin });
     else isWhole = false;
   }
   return isWhole;
@@ -127,7 +129,8 @@ function addItems(
     const own = itemAction(policy, item, denial);
     const action = own === "allow" && maybeNamed(item) ? "ask" : own;
     builder.add({ kind: "item", path, name, action: STRENGTH[action] > STRENGTH.ask ? action : "ask" });
-    if (content !== "") builder.add({ kind: "item_content", path, name, content, action });
+    const origin = { kind: "item", fact: { case: "process", value: item } } as const;
+    if (content !== "") builder.add({ kind: "item_content", path, name, content, action, origin });
   }
 }
 

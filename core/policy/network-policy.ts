@@ -134,7 +134,8 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
   };
 }
 
-function rangeText({ first, last }: PortRange): string {
+/** A range of ports as decisions name it. */
+export function rangeText({ first, last }: PortRange): string {
   return first === last ? String(first) : `${first}-${last}`;
 }
 
