@@ -1,11 +1,12 @@
 import { create } from "@bufbuild/protobuf";
-import { compileScope } from "#core/matching/scope.ts";
+import { compileScope, compileScopeMatch, scopeTexts } from "#core/matching/scope.ts";
 import { isArmed } from "#core/policy/roll-out.ts";
+import type { RuleFault } from "#core/policy/rule-check.ts";
 import { compileRuleChoice } from "#core/policy/rule-choice.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Node } from "#gen/gabion/fleet/v1/fleet_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { type Rule, type Ruleset, ScopeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import {
   type ArmedEffect,
   ArmedEffectSchema,
@@ -48,6 +49,17 @@ export function convergenceOf(ruleset: Ruleset, nodes: readonly Node[]): GetConv
 export function withDraft(rules: readonly Rule[], draft: Rule, position: number): Rule[] {
   const at = rules.findIndex((rule) => rule.ruleId === draft.ruleId || rule.name === draft.name);
   return at < 0 ? rules.toSpliced(Math.min(position, rules.length), 0, draft) : rules.with(at, draft);
+}
+
+/** Label patterns that no running container has anything for: often `key=value` was meant, and `key:value` is right. */
+export function unknownLabels(rule: Rule, containers: readonly Container[]): RuleFault[] {
+  const labels = rule.scope?.labels ?? [];
+  return labels.flatMap((pattern, i) => {
+    const alone = compileScopeMatch(create(ScopeSchema, { labels: [pattern.replace(/^-/, "")] }));
+    if (containers.length === 0 || containers.some((container) => alone(scopeTexts(container)))) return [];
+    const message = `no container that runs now has a label that \`${pattern}\` matches; labels are written \`key:value\``;
+    return [{ field: `scope.labels[${i}]`, message }];
+  });
 }
 
 /** The containers that a rule names, and which of them it gets. */

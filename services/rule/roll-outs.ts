@@ -48,14 +48,16 @@ export interface RollOutsDependencies {
   readonly clock: Clock;
 }
 
-/** How many more containers of a rule began on its armed nodes than on as many others. */
+/**
+ * How many more containers of a rule began on its armed nodes than on as many others. None where there are no others: that
+ * many containers begin may then be a new release.
+ */
 function excessStarts(rule: Rule, own: readonly Container[], nodeIds: readonly string[], sinceMs: number): number {
   const armed = new Set(nodeIds.filter((nodeId) => isArmed(rule, nodeId)));
   const started = own.filter(({ startTime }) => startTime && timestampMs(startTime) >= sinceMs);
   const onArmed = started.filter(({ nodeId }) => armed.has(nodeId)).length;
   const others = nodeIds.length - armed.size;
-  const expected = others === 0 ? 0 : ((started.length - onArmed) / others) * armed.size;
-  return onArmed - expected;
+  return others === 0 ? 0 : onArmed - ((started.length - onArmed) / others) * armed.size;
 }
 
 /** Takes roll-outs to their next stage when a stage has lasted, and halts them where containers stop or begin anew. */

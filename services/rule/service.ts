@@ -19,6 +19,7 @@ import {
   RuleFindingSchema,
   RuleService,
 } from "#gen/gabion/rule/v1/rule_service_pb.ts";
+import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import { identityText } from "#lib/pki/identity.ts";
 import { notFound, RpcFault } from "#lib/rpc/errors.ts";
@@ -29,7 +30,7 @@ import { explainEvent } from "./explain.ts";
 import type { FleetView } from "./fleet-view.ts";
 import type { RuleHits } from "./hits.ts";
 import { knownEntries } from "./known-entries.ts";
-import { armingOf, convergenceOf, coverageOf, withDraft } from "./reach.ts";
+import { armingOf, convergenceOf, coverageOf, unknownLabels, withDraft } from "./reach.ts";
 import { resultantOf } from "./resultant.ts";
 import type { Rules } from "./rules.ts";
 import {
@@ -71,11 +72,11 @@ function offsetOf(token: string, revision: bigint): number {
 }
 
 /** What a rule's author should know, also beside the other rules. */
-function warningsOf(rule: Rule, shadowed: ReadonlyMap<Rule, Rule>) {
+function warningsOf(rule: Rule, shadowed: ReadonlyMap<Rule, Rule>, running: readonly Container[]) {
   const by = shadowed.get(rule);
   const shadow = by ? [shadowWarning(by)] : [];
   // What a list has twice was said of a list that is both allowed and denied before.
-  const all = [...shadow, ...warnOfRule(rule), ...deadParts(rule)];
+  const all = [...shadow, ...warnOfRule(rule), ...deadParts(rule), ...unknownLabels(rule, running)];
   const seen = new Set<string>();
   return all
     .filter(({ field, message }) => {
@@ -95,12 +96,21 @@ function shadowWarning(by: Rule): { field: string; message: string } {
 }
 
 /** Findings over all rules, in their order. */
-function findingsOf(rules: readonly Rule[], known: ReadonlyMap<Rule, readonly RuleFault[]>): RuleFinding[] {
+function findingsOf(
+  rules: readonly Rule[],
+  known: ReadonlyMap<Rule, readonly RuleFault[]>,
+  running: readonly Container[],
+): RuleFinding[] {
   const shadowed = shadowedRules(rules);
   return rules
     .flatMap((rule) => {
       const by = shadowed.get(rule);
-      const found = [...(by ? [shadowWarning(by)] : []), ...deadParts(rule), ...(known.get(rule) ?? [])];
+      const found = [
+        ...(by ? [shadowWarning(by)] : []),
+        ...deadParts(rule),
+        ...unknownLabels(rule, running),
+        ...(known.get(rule) ?? []),
+      ];
       return found.map(({ field, message }) =>
         create(RuleFindingSchema, { ruleId: rule.ruleId, ruleName: rule.name, path: field, message }),
       );
@@ -132,6 +142,13 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
     const set = await rules.current();
     return { ...(await make(set, at(context))), revision: set.revision };
   };
+  /** Running containers, for warnings that need them; none where model-service does not answer: rules are saved all the same. */
+  const runningFor = (wanted: readonly Rule[]) =>
+    wanted.some(({ scope }) => scope && scope.labels.length > 0) ? fleet.containers().catch(() => []) : [];
+  const saved = async (rule: Rule, position: number) => {
+    const beside = withDraft((await rules.current()).rules, rule, position);
+    return warningsOf(rule, shadowedRules(beside), await runningFor([rule]));
+  };
   router.service(RuleService, {
     async listRules({ pageSize, pageToken }) {
       const value = await rules.current();
@@ -157,15 +174,13 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       const wanted = rule as Rule;
       const make = (set: Parameters<typeof addRule>[0]) => addRule(set, wanted, position ?? 0, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
-      const beside = withDraft((await rules.current()).rules, made ?? wanted, position ?? 0);
-      return { ...(made ? { rule: made } : {}), warnings: warningsOf(made ?? wanted, shadowedRules(beside)) };
+      return { ...(made ? { rule: made } : {}), warnings: await saved(made ?? wanted, position ?? 0) };
     },
     async updateRule({ rule, validateOnly }, context) {
       const wanted = rule as Rule;
       const make = (set: Parameters<typeof replaceRule>[0]) => replaceRule(set, wanted, at(context));
       const made = validateOnly ? await tryOut(context, make) : await rules.change(author(context), make);
-      const beside = withDraft((await rules.current()).rules, made ?? wanted, 0);
-      return { ...(made ? { rule: made } : {}), warnings: warningsOf(made ?? wanted, shadowedRules(beside)) };
+      return { ...(made ? { rule: made } : {}), warnings: await saved(made ?? wanted, 0) };
     },
     async moveRule({ ruleId, position, etag }, context) {
       await rules.change(author(context), (set, who) => moveRule(set, ruleId, position, etag, who));
@@ -193,8 +208,9 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       const make = async (set: Ruleset, who: Author) => applyRules(set, wanted, rulesetRevision, who);
       const done = await changeOrPlan(context, make, validateOnly);
       const shadowed = shadowedRules(wanted);
+      const running = await runningFor(wanted);
       const warnings = wanted.flatMap((rule, index) =>
-        warningsOf(rule, shadowed).map((each) =>
+        warningsOf(rule, shadowed, running).map((each) =>
           create(RuleWarningSchema, { ...each, path: `rules[${index}].${each.path}` }),
         ),
       );
@@ -217,14 +233,15 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       return convergenceOf(await rules.current(), await fleet.nodes());
     },
     async listCoverage({ rule: wanted, draft, position }) {
-      const { rules: saved } = await rules.current();
-      if (draft) return coverageOf(withDraft(saved, draft, position), draft, await fleet.containers());
-      return coverageOf(saved, ruleNamed(saved, wanted), await fleet.containers());
+      const { rules: all } = await rules.current();
+      if (draft) return coverageOf(withDraft(all, draft, position), draft, await fleet.containers());
+      return coverageOf(all, ruleNamed(all, wanted), await fleet.containers());
     },
     async checkRules() {
-      const saved = (await rules.current()).rules;
-      const known = await knownEntries(saved, fleet);
-      return create(CheckRulesResponseSchema, { findings: findingsOf(saved, known) });
+      const all = (await rules.current()).rules;
+      const known = await knownEntries(all, fleet);
+      const running = await runningFor(all);
+      return create(CheckRulesResponseSchema, { findings: findingsOf(all, known, running) });
     },
     async getArming({ rule: wanted }) {
       return armingOf(ruleNamed((await rules.current()).rules, wanted), await fleet.nodes());
@@ -243,8 +260,8 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       return create(ReportRuleHitsResponseSchema);
     },
     async listRuleHits({ rule: wanted }) {
-      const { rules: saved } = await rules.current();
-      const of = wanted === "" ? saved : [ruleNamed(saved, wanted)];
+      const { rules: all } = await rules.current();
+      const of = wanted === "" ? all : [ruleNamed(all, wanted)];
       return create(ListRuleHitsResponseSchema, { hits: await hits.list(of, wanted === "") });
     },
   });
