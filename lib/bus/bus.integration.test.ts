@@ -9,7 +9,7 @@ import { AppliedRevisions } from "../../agent/policy/applied-revisions.ts";
 import { VerdictSource } from "../../agent/policy/verdict-source.ts";
 import { missing } from "../../test/requirements.ts";
 import { until } from "../../tools/demo/until.ts";
-import { systemClock } from "../flow/clock.ts";
+import { ManualClock, systemClock } from "../flow/clock.ts";
 import { readCredentials } from "../pki/credentials.ts";
 import { createSignatureCheck, openSigner } from "../pki/signing.ts";
 import { prepareInstallation } from "../service/installation.ts";
@@ -17,7 +17,7 @@ import { readBusSeed, readTrust } from "../service/secrets.ts";
 import { createLogger } from "../telemetry/log.ts";
 import { type Bus, openBus } from "./connection.ts";
 import { seal } from "./envelope.ts";
-import { HeadPublisher } from "./head-publisher.ts";
+import { HeadPublisher, headOf } from "./head-publisher.ts";
 import { ensurePolicyBucket } from "./policy-bucket.ts";
 import { type BusServer, freePort, startBusServer } from "./server.ts";
 import { POLICY_SUBJECTS, policyKey, verdictSubject } from "./topology.ts";
@@ -167,10 +167,55 @@ onBus("a verdict is carried out once; forged, foreign, replayed and late ones ar
   expect(new AppliedRevisions(join(directory, "applied.json")).hasVerdict(good.verdictId)).toBe(true);
 });
 
+onBus(
+  "heads that were lost with the bus or written by somebody else are put right; those that stand there are left",
+  async () => {
+    const rule = await signIn("service/rule");
+    const clock = new ManualClock(Date.now());
+    const heads = Array.from({ length: 5 }, (_, i) =>
+      headOf({ key: `ruleset.part-${i}`, revision: BigInt(10 + i), body: Buffer.from(`body ${i}`) }),
+    );
+    const puts: string[] = [];
+    const counted = async () => {
+      const bucket = await ensurePolicyBucket(rule);
+      const put = (key: string, envelope: Uint8Array) => {
+        puts.push(key);
+        return bucket.put(key, envelope);
+      };
+      return { ...bucket, put };
+    };
+    const signer = openSigner(pki, "service/rule");
+    const all = async function* () {
+      yield* heads;
+    };
+    using publisher = new HeadPublisher({ bucket: counted, signer, clock, logger, all });
+    await publisher.reconcile();
+    expect(puts).toEqual(heads.map(({ key }) => key));
+    puts.length = 0;
+    await publisher.reconcile();
+    expect(puts).toEqual([]);
+    const bucket = await ensurePolicyBucket(rule);
+    await bucket.put("ruleset.part-1", Buffer.from("somebody else's"));
+    await bucket.remove("ruleset.part-3");
+    await publisher.reconcile();
+    expect(puts).toEqual(["ruleset.part-1", "ruleset.part-3"]);
+    puts.length = 0;
+    await server[Symbol.asyncDispose]();
+    rmSync(join(directory, "nats", "jetstream"), { recursive: true });
+    server = await startBusServer("/usr/sbin/nats-server", config, logger);
+    await until("the heads to be back", 20_000, async () => {
+      await publisher.reconcile();
+      return puts.length >= heads.length || undefined;
+    });
+
+    expect(puts).toEqual(heads.map(({ key }) => key));
+  },
+);
+
 onBus("what could not be published while the server was away is published afterwards", async () => {
   const rule = await signIn("service/rule");
   await using _ = await signIn("node/n2");
-  const bodies = [{ key: "ruleset.current", revision: 3n, body: Buffer.from("body") }];
+  const heads = [headOf({ key: "ruleset.current", revision: 3n, body: Buffer.from("body") })];
   const signer = openSigner(pki, "service/rule");
   using publisher = new HeadPublisher({
     bucket: () => ensurePolicyBucket(rule),
@@ -178,11 +223,11 @@ onBus("what could not be published while the server was away is published afterw
     clock: systemClock,
     logger,
     all: async function* () {
-      yield* bodies;
+      yield* heads;
     },
   });
   await server[Symbol.asyncDispose]();
-  publisher.publish(bodies[0] as (typeof bodies)[0]);
+  publisher.publish(heads[0] as (typeof heads)[0]);
   server = await startBusServer("/usr/sbin/nats-server", config, logger);
   const found = await until("the head on the bus", 30_000, async () => {
     const envelope = await ensurePolicyBucket(rule)

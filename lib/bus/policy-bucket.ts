@@ -7,6 +7,8 @@ export interface PolicyBucket {
   put(key: string, envelope: Uint8Array): Promise<void>;
   remove(key: string): Promise<void>;
   get(key: string): Promise<Uint8Array | undefined>;
+  /** When the bucket was made: another answer means that the server lost what was in it. */
+  birth(): Promise<string>;
 }
 
 const BUCKET_MAX_BYTES = 256 * 1024 * 1024;
@@ -22,6 +24,9 @@ function adapt(kv: KV): PolicyBucket {
     async get(key) {
       const entry = await kv.get(key);
       return entry?.operation === "PUT" ? entry.value : undefined;
+    },
+    async birth() {
+      return (await kv.status()).streamInfo.created;
     },
   };
 }

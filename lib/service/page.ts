@@ -53,7 +53,7 @@ interface Slice<T> {
 }
 
 async function readSlice<T>(
-  collection: Collection<T>,
+  collection: Pick<Collection<T>, "find">,
   query: Omit<Query, "limit">,
   size: number,
   positionAt: (document: Stored<T>) => Position,
@@ -66,7 +66,7 @@ async function readSlice<T>(
 
 /** One page of documents and the token of the next, empty on the last. */
 export async function readPage<T>(
-  collection: Collection<T>,
+  collection: Pick<Collection<T>, "find">,
   { pageSize, pageToken }: PageRequest,
   { positionOf, passes = () => true, ...query }: PageQuery<T>,
 ): Promise<{ readonly documents: Stored<T>[]; readonly nextPageToken: string }> {

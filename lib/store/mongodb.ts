@@ -1,6 +1,7 @@
 import {
   type Db,
   type Filter,
+  type FindCursor,
   MongoBulkWriteError,
   MongoClient,
   type Collection as MongoCollection,
@@ -20,6 +21,7 @@ import {
   StaleRevisionError,
   type Store,
   type Stored,
+  type StoredFields,
 } from "./port.ts";
 
 /** A document as MongoDB holds it: search fields of its own, the body as text, so that any key may stand in it. */
@@ -116,6 +118,15 @@ class MongoCollectionAdapter<T> implements Collection<T> {
   }
 
   async find(query: Query): Promise<Stored<T>[]> {
+    return (await this.#select(query).toArray()).map((document) => this.#stored(document));
+  }
+
+  async findFields(query: Query): Promise<StoredFields[]> {
+    const found = this.#select(query).project<Omit<MongoDocument, "body">>({ body: 0 });
+    return (await found.toArray()).map(({ _id, revision, fields }) => ({ id: _id, revision, fields }));
+  }
+
+  #select(query: Query): FindCursor<MongoDocument> {
     const direction = query.isDescending ? -1 : 1;
     const orderBy = path(query.orderBy ?? "id");
     const filter = allOf([...(query.where ?? []).map(conditionFilter), ...afterFilter(query)]);
@@ -126,8 +137,7 @@ class MongoCollectionAdapter<T> implements Collection<T> {
             [orderBy, direction],
             ["_id", direction],
           ];
-    const found = await this.#documents.find(filter).sort(sort).limit(checkedLimit(query.limit)).toArray();
-    return found.map((document) => this.#stored(document));
+    return this.#documents.find(filter).sort(sort).limit(checkedLimit(query.limit)) as FindCursor<MongoDocument>;
   }
 
   async count(where: readonly Condition[] = []): Promise<number> {

@@ -11,7 +11,10 @@ export type Fields = Readonly<Record<string, FieldValue>>;
 export interface Codec<T> {
   readonly encode: (value: T) => string;
   readonly decode: (body: string) => T;
-  /** Fields for searching; each must be listed in the collection's `fields`. */
+  /**
+   * Fields beside the body: for searching, where the collection's `fields` list them, and for what is shown of many
+   * documents at once.
+   */
   readonly fields: (value: T) => Fields;
 }
 
@@ -30,6 +33,13 @@ export interface Stored<T> {
   readonly id: string;
   readonly revision: number;
   readonly value: T;
+}
+
+/** What stands beside a document's body. */
+export interface StoredFields {
+  readonly id: string;
+  readonly revision: number;
+  readonly fields: Fields;
 }
 
 export type Comparison = "eq" | "lt" | "lte" | "gt" | "gte";
@@ -83,6 +93,8 @@ export interface Collection<T> {
   /** Removes; with a revision only that one, failing with StaleRevisionError. False where nothing was there. */
   delete(id: string, revision?: number): Promise<boolean>;
   find(query: Query): Promise<Stored<T>[]>;
+  /** As `find`, without reading bodies. */
+  findFields(query: Query): Promise<StoredFields[]>;
   count(where?: readonly Condition[]): Promise<number>;
   /** Removes up to `limit` documents that match; answers how many. For sweeps, in slices. */
   deleteWhere(where: readonly Condition[], limit: number): Promise<number>;

@@ -10,6 +10,7 @@ import {
   type Condition,
   checkedLimit,
   checkedName,
+  type Fields,
   type FieldValue,
   type Migration,
   type Query,
@@ -17,6 +18,7 @@ import {
   type Store,
   StoreBusyError,
   type Stored,
+  type StoredFields,
 } from "./port.ts";
 import type { WriteAnswer, WriteRequest } from "./sqlite-writer.ts";
 
@@ -174,12 +176,22 @@ class SqliteCollection<T> implements Collection<T> {
   }
 
   async find(query: Query): Promise<Stored<T>[]> {
+    return this.#select("id, revision, body", query).map((row) => this.#stored(row as unknown as Row));
+  }
+
+  async findFields(query: Query): Promise<StoredFields[]> {
+    return this.#select("id, revision, fields", query).map((row) => {
+      const { id, revision, fields } = row as unknown as { id: string; revision: number; fields: string };
+      return { id, revision, fields: JSON.parse(fields) as Fields };
+    });
+  }
+
+  #select(columns: string, query: Query): unknown[] {
     const { sql, parameters } = whereClause(query.where ?? [], query);
     const direction = query.isDescending ? "DESC" : "ASC";
     const order = `ORDER BY ${column(query.orderBy ?? "id")} ${direction}, id ${direction}`;
-    const text = `SELECT id, revision, body FROM ${this.#spec.name} ${sql} ${order} LIMIT ?`;
-    const rows = this.#reader.prepare(text).all(...parameters, checkedLimit(query.limit));
-    return rows.map((row) => this.#stored(row as unknown as Row));
+    const text = `SELECT ${columns} FROM ${this.#spec.name} ${sql} ${order} LIMIT ?`;
+    return this.#reader.prepare(text).all(...parameters, checkedLimit(query.limit));
   }
 
   async count(where: readonly Condition[] = []): Promise<number> {

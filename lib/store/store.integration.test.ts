@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type MongoFixture, startMongo } from "../../test/fixtures/mongo-server.ts";
 import { missing } from "../../test/requirements.ts";
 import { openMongoStore } from "./mongodb.ts";
+import { packedCodec } from "./packed-codec.ts";
 import {
   AlreadyExistsError,
   type CollectionSpec,
@@ -89,6 +90,46 @@ describe.each(adapters)("the store on %s", (_, reason, open) => {
     await expect(people.delete("1", 1)).rejects.toThrow(StaleRevisionError);
     expect(await people.delete("1", 2)).toBe(true);
     expect(await people.delete("1")).toBe(false);
+  });
+
+  contract(
+    "what stands beside the bodies is read by itself, in the same order and by the same conditions",
+    async () => {
+      await using store = await open(fresh());
+      const people = await store.collection({
+        ...PEOPLE,
+        codec: {
+          ...PEOPLE.codec,
+          fields: (person: Person) => ({ ...PEOPLE.codec.fields(person), shown: `${person.name}!` }),
+        },
+      });
+      const ages = [5, 3, 9, 1];
+      for (const age of ages) await people.insert(`p${age}`, { name: `n${age}`, age, isAdmin: age > 4 });
+      await people.replace("p5", { name: "n5", age: 6, isAdmin: true }, 1);
+      const where = [{ field: "isAdmin", is: "eq", value: true } as const];
+      const query = { where, orderBy: "age", isDescending: true, limit: 10 };
+      expect(await people.findFields(query)).toEqual([
+        { id: "p9", revision: 1, fields: { name: "n9", age: 9, isAdmin: true, shown: "n9!" } },
+        { id: "p5", revision: 2, fields: { name: "n5", age: 6, isAdmin: true, shown: "n5!" } },
+      ]);
+      expect((await people.findFields(query)).map(({ id }) => id)).toEqual(
+        (await people.find(query)).map(({ id }) => id),
+      );
+    },
+  );
+
+  contract("large bodies are kept packed, and what was written before that is read too", async () => {
+    await using store = await open(fresh());
+    const plain = await store.collection(PEOPLE);
+    const packed = await store.collection({ ...PEOPLE, codec: packedCodec(PEOPLE.codec) });
+    const large = { ...ann, "odd.$key": "ü😀 \u0000".repeat(5_000) };
+    await plain.insert("old", { ...large, name: "old" });
+    await packed.insert("new", { ...large, name: "new" });
+    await packed.insert("small", { ...ann, name: "small" });
+    expect((await packed.get("old"))?.value).toEqual({ ...large, name: "old" });
+    expect((await packed.get("new"))?.value).toEqual({ ...large, name: "new" });
+    expect((await plain.get("small"))?.value).toEqual({ ...ann, name: "small" });
+    expect(packedCodec(PEOPLE.codec).encode(large).length).toBeLessThan(2_000);
   });
 
   contract("queries filter, sort and page without gap or repeat", async () => {

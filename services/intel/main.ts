@@ -1,5 +1,5 @@
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
-import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
+import { HeadPublisher, headOf, type PublishedHead } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
 import type { ConfigOf } from "#lib/config/config.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
@@ -21,11 +21,11 @@ export async function startIntelService(
   const { store, clock, credentials, logger, bus, signer } = await openRuntime("intel", config, [], stack);
   const indicators = await store.collection(INDICATORS);
   const sets = await store.collection(FILE_SETS);
-  async function* all(): AsyncIterable<PublishedBody> {
-    yield publishedFileSet(await fileSets.current());
+  async function* all(): AsyncIterable<PublishedHead> {
+    yield headOf(publishedFileSet(await fileSets.current()));
   }
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
-  const fileSets = new FileSets({ indicators, sets, clock, publish: (body) => publisher.publish(body) });
+  const fileSets = new FileSets({ indicators, sets, clock, publish: (body) => publisher.publish(headOf(body)) });
   // A set that an end in between left behind, or that holds what has expired since.
   await fileSets.refresh();
   void publisher.reconcile();

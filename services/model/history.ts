@@ -3,6 +3,7 @@ import { isFamily, memberText } from "#core/model/item-pattern.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
+import { packedCodec } from "#lib/store/packed-codec.ts";
 import type { Collection, CollectionSpec } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 import { factOf } from "./items.ts";
@@ -14,22 +15,36 @@ import {
   type SectionRecord,
 } from "./record.ts";
 
-interface LoggedEntry extends HistoryRecord {
+/** Entries that were carried together; before there were such leaves, a single one. */
+interface HistoryLeaf extends Partial<HistoryRecord> {
   /** Model and when it was made: one that is made anew after its removal has a history of its own. */
   readonly generation: string;
+  /** Of its last entry. */
+  readonly sequence: number;
+  readonly entries?: readonly HistoryRecord[];
 }
 
 /** The log of all models' histories, in their order. */
-export const HISTORY: CollectionSpec<LoggedEntry> = {
+export const HISTORY: CollectionSpec<HistoryLeaf> = {
   name: "model_history",
-  codec: jsonCodec(({ generation, sequence }) => ({ generation, sequence })),
-  fields: { generation: { orderedBy: "sequence" }, sequence: {} },
+  codec: packedCodec(jsonCodec(({ generation, sequence }) => ({ generation, sequence }))),
+  fields: { generation: { orderedBy: "sequence" } },
 };
+
+function entriesIn({ generation: _, entries, ...single }: HistoryLeaf): readonly HistoryRecord[] {
+  return entries ?? [single as HistoryRecord];
+}
 
 /** Entries that one model keeps; the oldest go first. */
 export const HISTORY_MAX = 20_000;
 const SWEEP_EVERY = 100;
 const SLICE = 1_000;
+/** Entries of one leaf, and leaves that are read at once. */
+const LEAF_MAX = 500;
+const LEAVES = 20;
+/** Models whose place in the log is remembered; of others it is looked up. */
+const LOGGED_MAX = 20_000;
+const TRIES_MAX = 10;
 /** Paths of containers may be long; their history need not repeat them whole. */
 const TEXT_MAX = 400;
 
@@ -137,8 +152,11 @@ function generationOf(modelKey: string, { createMs }: ModelRecord): string {
   return `${modelKey}@${createMs}`;
 }
 
-function entryId(generation: string, sequence: number): string {
-  return `${generation}/${String(sequence).padStart(12, "0")}`;
+/** Entries that follow each other, as one document under the first one's sequence. */
+function leafOf(generation: string, entries: readonly HistoryRecord[]): { id: string; value: HistoryLeaf } {
+  const first = entries[0]?.sequence ?? 0;
+  const id = `${generation}/${String(first).padStart(12, "0")}`;
+  return { id, value: { generation, sequence: entries.at(-1)?.sequence ?? first, entries } };
 }
 
 /**
@@ -146,11 +164,11 @@ function entryId(generation: string, sequence: number): string {
  * id however often it is carried.
  */
 export class HistoryLog {
-  readonly #collection: Collection<LoggedEntry>;
+  readonly #collection: Collection<HistoryLeaf>;
   /** Highest sequence known to be in the log, by generation of a model. */
   readonly #logged = new Map<string, number>();
 
-  constructor(collection: Collection<LoggedEntry>) {
+  constructor(collection: Collection<HistoryLeaf>) {
     this.#collection = collection;
   }
 
@@ -167,26 +185,61 @@ export class HistoryLog {
     const { history = [] } = record;
     const generation = generationOf(modelKey, record);
     const last = history.at(-1)?.sequence ?? 0;
-    const logged = this.#logged.get(generation) ?? 0;
-    if (last <= logged) return;
-    const missing = history.filter(({ sequence }) => sequence > logged);
-    await this.#collection.insertMissing(
-      missing.map((entry) => ({ id: entryId(generation, entry.sequence), value: { ...entry, generation } })),
-    );
-    this.#logged.set(generation, Math.max(last, this.#logged.get(generation) ?? 0));
+    if (last <= (this.#logged.get(generation) ?? 0)) return;
+    let count = 0;
+    // A leaf that begins where another replica's does is that one's: what it lacks comes in the next.
+    for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
+      const logged = this.#logged.get(generation) ?? (await this.#lastLogged(generation));
+      const missing = history.filter(({ sequence }) => sequence > logged);
+      count += missing.length;
+      const leaves = Array.from({ length: Math.ceil(missing.length / LEAF_MAX) }, (_, i) =>
+        leafOf(generation, missing.slice(i * LEAF_MAX, (i + 1) * LEAF_MAX)),
+      );
+      const added = leaves.length === 0 ? 0 : await this.#collection.insertMissing(leaves);
+      const isWhole = added === leaves.length;
+      this.#remember(generation, isWhole ? last : await this.#lastLogged(generation));
+      if (isWhole) break;
+    }
     const oldest = last - HISTORY_MAX;
-    if (oldest > 0 && oldest % SWEEP_EVERY < missing.length) await this.#sweep(generation, oldest);
+    if (oldest > 0 && oldest % SWEEP_EVERY < count) await this.#sweep(generation, oldest);
+  }
+
+  async #lastLogged(generation: string): Promise<number> {
+    const where = [{ field: "generation", is: "eq", value: generation } as const];
+    const query = { where, orderBy: "sequence", isDescending: true, limit: 1 };
+    const [last] = await this.#collection.findFields(query);
+    return Number(last?.fields["sequence"] ?? 0);
+  }
+
+  #remember(generation: string, sequence: number): void {
+    const known = this.#logged.get(generation) ?? 0;
+    this.#logged.delete(generation);
+    this.#logged.set(generation, Math.max(sequence, known));
+    for (const [oldest] of this.#logged) {
+      if (this.#logged.size <= LOGGED_MAX) return;
+      this.#logged.delete(oldest);
+    }
   }
 
   /** Entries after a sequence, oldest first. */
   async read(modelKey: string, record: ModelRecord, after: number, limit: number): Promise<HistoryRecord[]> {
     const generation = generationOf(modelKey, record);
-    const where = [
-      { field: "generation", is: "eq", value: generation } as const,
-      { field: "sequence", is: "gt", value: after } as const,
-    ];
-    const found = await this.#collection.find({ where, orderBy: "sequence", limit });
-    return found.map(({ value }) => value);
+    const entries: HistoryRecord[] = [];
+    for (let last = after; entries.length < limit; ) {
+      const where = [
+        { field: "generation", is: "eq", value: generation } as const,
+        { field: "sequence", is: "gt", value: last } as const,
+      ];
+      const found = await this.#collection.find({ where, orderBy: "sequence", limit: LEAVES });
+      for (const { value } of found) {
+        // Two replicas may have carried the same entry in leaves that begin elsewhere.
+        const fresh = entriesIn(value).filter(({ sequence }) => sequence > last);
+        entries.push(...fresh);
+        last = Math.max(last, value.sequence);
+      }
+      if (found.length < LEAVES) break;
+    }
+    return entries.slice(0, limit);
   }
 
   async remove(modelKey: string, record: ModelRecord): Promise<void> {

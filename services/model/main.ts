@@ -2,8 +2,9 @@ import { z } from "zod";
 import { DEFAULT_DURATIONS, type LifecycleDurations } from "#core/model/lifecycle.ts";
 import { FleetService } from "#gen/gabion/fleet/v1/fleet_service_pb.ts";
 import { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
-import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
+import { HeadPublisher, headOf } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
+import { modelKeyOnBus } from "#lib/bus/topology.ts";
 import { type ConfigOf, durationMs } from "#lib/config/config.ts";
 import { FanOut } from "#lib/flow/fan-out.ts";
 import { ROLE_TABLE } from "#lib/rpc/role-table.ts";
@@ -13,15 +14,15 @@ import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import { LEASES, Lease } from "#lib/store/lease.ts";
-import type { Collection } from "#lib/store/port.ts";
 import { CONTAINERS, Fleet, NODES } from "./fleet.ts";
 import { HISTORY, HistoryLog } from "./history.ts";
 import { JOURNAL, JOURNAL_CONTAINERS, Journal } from "./journal.ts";
 import { dueMs } from "./life.ts";
-import { Models, publishedBody } from "./models.ts";
+import { Models } from "./models.ts";
 import { Observer } from "./observe.ts";
-import { allModels, type ModelRecord, modelCollection } from "./record.ts";
+import { modelCollection } from "./record.ts";
 import { type ModelChange, registerFleetService, registerModelService } from "./service.ts";
+import { Summaries, summaryFields } from "./summary.ts";
 
 const duration = (fallback: number, description: string) => ({ type: durationMs.default(fallback), description });
 
@@ -69,10 +70,6 @@ function durationsOf(config: ConfigOf<typeof MODEL_SETTINGS>): LifecycleDuration
   };
 }
 
-async function* allBodies(collection: Collection<ModelRecord>): AsyncIterable<PublishedBody> {
-  for await (const { id, value } of allModels(collection)) yield publishedBody(id, value);
-}
-
 /** Starts model-service; the stack closes it. */
 export async function startModelService(
   config: ConfigOf<typeof MODEL_SETTINGS>,
@@ -81,18 +78,26 @@ export async function startModelService(
   const runtime = await openRuntime("model", config, [], stack);
   const { store, clock, bus, signer, logger } = runtime;
   const durations = durationsOf(config);
-  const collection = await store.collection(modelCollection((record) => dueMs(record, durations)));
+  const collection = await store.collection(
+    modelCollection(
+      (record) => dueMs(record, durations),
+      (record) => summaryFields(record, durations),
+    ),
+  );
+  const summaries = new Summaries(collection, durations);
   const fleet = new Fleet(await store.collection(NODES), await store.collection(CONTAINERS), clock);
   const changes = new FanOut<ModelChange>(WATCH_CAPACITY);
   const history = new HistoryLog(await store.collection(HISTORY));
   const bucket = () => ensurePolicyBucket(bus);
-  const publisher = stack.use(new HeadPublisher({ bucket, signer, clock, logger, all: () => allBodies(collection) }));
+  const publisher = stack.use(
+    new HeadPublisher({ bucket, signer, clock, logger, all: () => summaries.heads(modelKeyOnBus) }),
+  );
   const models = new Models({
     collection,
     clock,
     durations,
     onChange: (modelKey, model) => changes.send({ modelKey, model }),
-    publish: (body) => publisher.publish(body),
+    publish: (body) => publisher.publish(headOf(body)),
     unpublish: (key) => void publisher.remove(key),
     history,
     carriesOver: config["model.carryOver"],
@@ -123,7 +128,19 @@ export async function startModelService(
       }
     }),
   );
-  const deps = { journal, journalRecords, collection, history, models, fleet, observer, changes, durations, clock };
+  const deps = {
+    journal,
+    journalRecords,
+    collection,
+    summaries,
+    history,
+    models,
+    fleet,
+    observer,
+    changes,
+    durations,
+    clock,
+  };
   return stack.use(
     await listenRpc({
       host: config["listen.host"],

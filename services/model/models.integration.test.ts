@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,9 +19,11 @@ import { CONTAINERS, Fleet, NODES } from "./fleet.ts";
 import { HISTORY, HistoryLog } from "./history.ts";
 import { applyBatch } from "./learn.ts";
 import { dueMs } from "./life.ts";
+import { toModel } from "./message.ts";
 import { Models } from "./models.ts";
 import { applyAnalysis } from "./operations.ts";
 import { modelCollection } from "./record.ts";
+import { Summaries, summaryFields } from "./summary.ts";
 
 const LEASE_MS = 600_000;
 
@@ -30,7 +33,12 @@ async function openReplicas(stack: AsyncDisposableStack, count: number, carriesO
   stack.defer(() => rmSync(directory, { recursive: true }));
   const store = stack.use(await openStore({ dataDirectory: directory, mongodbUrl: "" }, "model", []));
   const clock = new ManualClock();
-  const collection = await store.collection(modelCollection((record) => dueMs(record, DEFAULT_DURATIONS)));
+  const collection = await store.collection(
+    modelCollection(
+      (record) => dueMs(record, DEFAULT_DURATIONS),
+      (record) => summaryFields(record, DEFAULT_DURATIONS),
+    ),
+  );
   const logs = await store.collection(HISTORY);
   const replicas = Array.from({ length: count }, () => {
     const history = new HistoryLog(logs);
@@ -134,6 +142,65 @@ test("a history is whole, in order, and begins anew with a model that is made an
     "1 learning began: the section came into use",
     "2 `/bin/new` added: seen in a running container",
   ]);
+});
+
+test("two replicas that carry one history, of which one knows less, leave no entry out and none twice", async () => {
+  await using stack = new AsyncDisposableStack();
+  const { replicas, clock, store } = await openReplicas(stack, 2);
+  const web = container("c1");
+  const [one, other] = replicas as [(typeof replicas)[number], (typeof replicas)[number]];
+  await one.models.ensure(web, [Section.PROCESS]);
+  for (let i = 0; i < 40; i += 1) {
+    const facts = Array.from({ length: 30 }, (_, k) => program(`/bin/p${i}-${k}`));
+    await Promise.all([
+      learn(one.models, web, facts.slice(0, 15), clock.now()),
+      learn(other.models, web, facts.slice(15), clock.now()),
+    ]);
+  }
+  const record = (await one.models.change(web.modelKey, (r) => r))?.value;
+  if (!record) throw new Error("no model");
+  await other.history.carry(web.modelKey, record);
+  const whole = async (history: HistoryLog) => {
+    const read = [];
+    for (let after = 0; ; ) {
+      const page = await history.read(web.modelKey, record, after, 70);
+      read.push(...page);
+      after = page.at(-1)?.sequence ?? after;
+      if (page.length < 70) return read.map(({ sequence }) => sequence);
+    }
+  };
+  const expected = Array.from({ length: record.historySequence ?? 0 }, (_, i) => i + 1);
+  expect(expected.length).toBeGreaterThan(1_200);
+  expect(await whole(one.history)).toEqual(expected);
+  // A process that begins anew knows nothing of what it carried, and carries nothing a second time.
+  const fresh = new HistoryLog(await store.collection(HISTORY));
+  await fresh.carry(web.modelKey, record);
+  expect(await whole(fresh)).toEqual(expected);
+});
+
+test("lists and heads are read beside the models, and say what the models say", async () => {
+  await using stack = new AsyncDisposableStack();
+  const { replicas, clock, collection } = await openReplicas(stack, 1);
+  const [{ models }] = replicas as [(typeof replicas)[number]];
+  const summaries = new Summaries(collection, DEFAULT_DURATIONS);
+  for (const digest of ["a", "b", "c"]) {
+    const web = container(`c-${digest}`, digest);
+    await models.ensure(web, [Section.PROCESS, Section.DNS]);
+    await learn(models, web, [program("/bin/common"), program(`/bin/own-${digest}`)], clock.now());
+  }
+  const found = await summaries.find({ orderBy: "updateMs", limit: 10 });
+  for (const { id, revision, value } of found) {
+    const stored = await collection.get(id);
+    if (!stored) throw new Error("no model");
+    const { transitions: _, staticAnalysis: __, ...shown } = toModel(stored, DEFAULT_DURATIONS, { hasItems: false });
+    expect(revision).toBe(stored.revision);
+    expect({ ...value, transitions: [] }).toEqual({ ...shown, transitions: [] });
+    expect(value.sections.map(({ itemCount }) => itemCount)).toEqual([2, 0]);
+  }
+  const heads = await Array.fromAsync(summaries.heads((key) => `models.${key}`));
+  const bodies = await Promise.all(found.map(async ({ id }) => (await collection.get(id))?.value.policy ?? ""));
+  const digests = bodies.map((body) => createHash("sha256").update(Buffer.from(body, "base64")).digest("hex"));
+  expect(heads.map(({ digest }) => digest).sort()).toEqual(digests.sort());
 });
 
 test("a node that is not heard of for a lease has lost its containers, one that is has not", async () => {

@@ -3,7 +3,8 @@ import type { SectionLife } from "#core/model/lifecycle.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ItemSource, ItemStatus, LearningState, ModelHistoryKind } from "#gen/gabion/model/v1/model_pb.ts";
 import type { DigestSource } from "#gen/gabion/workload/v1/workload_pb.ts";
-import type { Collection, CollectionSpec, Stored } from "#lib/store/port.ts";
+import { packedCodec } from "#lib/store/packed-codec.ts";
+import type { Collection, CollectionSpec, Fields, Stored } from "#lib/store/port.ts";
 import { jsonCodec } from "#lib/store/proto-codec.ts";
 
 /** One learned item as stored. */
@@ -126,16 +127,20 @@ export function lineageOf({ cluster, namespace, workload, imageName }: ModelReco
 /** When the model falls due for the clock, in ms; a far date while nothing is. */
 export type DueOf = (record: ModelRecord) => number;
 
-export function modelCollection(dueOf: DueOf): CollectionSpec<ModelRecord> {
+/** The models, with `more` beside each body: what is shown of many of them at once. */
+export function modelCollection(dueOf: DueOf, more: (record: ModelRecord) => Fields): CollectionSpec<ModelRecord> {
   return {
     name: "models",
-    codec: jsonCodec((record) => ({
-      updateMs: record.updateMs,
-      dueMs: dueOf(record),
-      imageName: record.imageName,
-      imageDigest: record.imageDigest,
-      lineage: lineageOf(record),
-    })),
+    codec: packedCodec(
+      jsonCodec((record) => ({
+        updateMs: record.updateMs,
+        dueMs: dueOf(record),
+        imageName: record.imageName,
+        imageDigest: record.imageDigest,
+        lineage: lineageOf(record),
+        ...more(record),
+      })),
+    ),
     fields: {
       updateMs: {},
       dueMs: {},

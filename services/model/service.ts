@@ -1,4 +1,5 @@
 import { create, fromBinary } from "@bufbuild/protobuf";
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { modelKey } from "#core/model/key.ts";
 import type { LifecycleDurations, LifeEvent } from "#core/model/lifecycle.ts";
@@ -14,6 +15,7 @@ import {
   ItemStatus,
   type JournalRecord,
   LearningState,
+  type Model,
   ModelPolicySchema,
 } from "#gen/gabion/model/v1/model_pb.ts";
 import {
@@ -24,6 +26,7 @@ import {
   type ListModelsRequest,
   ListModelsResponseSchema,
   ModelService,
+  type WatchModelsRequest,
   type WatchModelsResponse,
   WatchModelsResponseSchema,
 } from "#gen/gabion/model/v1/model_service_pb.ts";
@@ -37,13 +40,14 @@ import type { Collection, Condition, FieldValue, Stored } from "#lib/store/port.
 import type { Fleet } from "./fleet.ts";
 import type { HistoryLog } from "./history.ts";
 import type { Journal } from "./journal.ts";
-import { leastAdvanced, stepAll } from "./life.ts";
-import { heldCount, toModel } from "./message.ts";
+import { stepAll } from "./life.ts";
+import { toModel } from "./message.ts";
 import type { Models } from "./models.ts";
 import type { Observer } from "./observe.ts";
 import { operationHandlers } from "./operation-handlers.ts";
 import { changeItems } from "./operations.ts";
 import { allModels, type ItemRecord, type ModelRecord } from "./record.ts";
+import type { Summaries } from "./summary.ts";
 
 export interface ModelChange {
   readonly modelKey: string;
@@ -52,6 +56,7 @@ export interface ModelChange {
 
 export interface ModelServiceDependencies {
   readonly collection: Collection<ModelRecord>;
+  readonly summaries: Summaries;
   readonly models: Models;
   readonly fleet: Fleet;
   readonly journal: Journal;
@@ -64,7 +69,7 @@ export interface ModelServiceDependencies {
 }
 
 /** What the store is asked for a page of models, and what is left to look at one by one. */
-function modelQuery(request: ListModelsRequest): PageQuery<ModelRecord> {
+function modelQuery(request: ListModelsRequest): PageQuery<Model> {
   const { state, imageNameContains, orderBy, namespace, imageDigest, isArchived, hasHeld } = request;
   const [field = "", direction] = orderBy.split(" ");
   const order = ORDERS[field];
@@ -74,23 +79,23 @@ function modelQuery(request: ListModelsRequest): PageQuery<ModelRecord> {
     isDescending: direction === "desc",
     where,
     passes: ({ value }) =>
-      (state === LearningState.UNSPECIFIED || leastAdvanced(value.sections) === state) &&
-      (namespace === "" || value.namespace === namespace) &&
-      (isArchived === undefined || isArchived === (value.archivedMs !== null)) &&
-      (!hasHeld || heldCount(value) > 0) &&
+      (state === LearningState.UNSPECIFIED || value.state === state) &&
+      (namespace === "" || value.scope?.namespace === namespace) &&
+      (isArchived === undefined || isArchived === value.isArchived) &&
+      (!hasHeld || value.heldCount > 0) &&
       value.imageName.includes(imageNameContains),
   };
 }
 
 /** Orders beside that by key. */
-const ORDERS: Readonly<Record<string, { readonly field: string; readonly of: (record: ModelRecord) => FieldValue }>> = {
-  update_time: { field: "updateMs", of: ({ updateMs }) => updateMs },
+const ORDERS: Readonly<Record<string, { readonly field: string; readonly of: (model: Model) => FieldValue }>> = {
+  update_time: { field: "updateMs", of: ({ updateTime }) => (updateTime ? timestampMs(updateTime) : 0) },
   image_name: { field: "imageName", of: ({ imageName }) => imageName },
 };
 
 /** Handlers of model-service. */
 export function registerModelService(router: ConnectRouter, deps: ModelServiceDependencies): void {
-  const { collection, models, fleet, journal, journalRecords, observer, durations, clock, changes } = deps;
+  const { collection, summaries, models, fleet, journal, journalRecords, observer, durations, clock } = deps;
   const step = async (key: string, etag: string, event: LifeEvent) => {
     const changed = await models.changeExisting(key, (r) => stepAll(r, event, durations, clock.now()), etag);
     return { model: toModel(changed, durations) };
@@ -116,9 +121,12 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
     },
 
     async listModels(request) {
-      const { omitItems } = request;
-      const { documents, nextPageToken } = await readPage(collection, request, modelQuery(request));
-      const shown = documents.map((document) => toModel(document, durations, { hasItems: !omitItems }));
+      const { documents, nextPageToken } = await readPage(summaries, request, modelQuery(request));
+      const shown: Model[] = [];
+      for (const { id, value } of documents) {
+        const stored = request.omitItems ? undefined : await collection.get(id);
+        shown.push(stored ? toModel(stored, durations) : value);
+      }
       return create(ListModelsResponseSchema, { models: shown, nextPageToken });
     },
 
@@ -128,7 +136,7 @@ export function registerModelService(router: ConnectRouter, deps: ModelServiceDe
       return create(GetModelResponseSchema, { model: toModel(stored, durations) });
     },
 
-    watchModels: ({ modelKey: key }, { signal }) => watch(deps, changes, key, signal),
+    watchModels: (request, { signal }) => watch(deps, request, signal),
 
     relearnModel: ({ modelKey: key, etag }) => step(key, etag, { kind: "relearn" }),
     startManualLearning: ({ modelKey: key, etag }) => step(key, etag, { kind: "start_manual" }),
@@ -174,19 +182,22 @@ async function* oneModel(collection: Collection<ModelRecord>, key: string): Asyn
 }
 
 async function* watch(
-  { collection, durations }: ModelServiceDependencies,
-  changes: FanOut<ModelChange>,
-  key: string,
+  { collection, summaries, durations, changes }: ModelServiceDependencies,
+  { modelKey: key, omitItems }: WatchModelsRequest,
   signal: AbortSignal,
 ): AsyncIterable<WatchModelsResponse> {
   const live = changes.watch(signal);
-  for await (const document of key === "" ? allModels(collection) : oneModel(collection, key)) {
-    yield create(WatchModelsResponseSchema, { model: toModel(document, durations) });
+  if (key === "" && omitItems) {
+    for await (const { value: model } of summaries.all()) yield create(WatchModelsResponseSchema, { model });
+  } else {
+    for await (const document of key === "" ? allModels(collection) : oneModel(collection, key)) {
+      yield create(WatchModelsResponseSchema, { model: toModel(document, durations, { hasItems: !omitItems }) });
+    }
   }
   for await (const { items, skippedCount } of live) {
     for (const { modelKey: changed, model } of items) {
       if (key !== "" && key !== changed) continue;
-      const shown = model ? toModel(model, durations) : { modelKey: changed };
+      const shown = model ? toModel(model, durations, { hasItems: !omitItems }) : { modelKey: changed };
       yield create(WatchModelsResponseSchema, {
         model: shown,
         isRemoved: model === undefined,

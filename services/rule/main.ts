@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
 import { RuleService } from "#gen/gabion/rule/v1/rule_service_pb.ts";
-import { HeadPublisher, type PublishedBody } from "#lib/bus/head-publisher.ts";
+import { HeadPublisher, headOf, type PublishedHead } from "#lib/bus/head-publisher.ts";
 import { ensurePolicyBucket } from "#lib/bus/policy-bucket.ts";
 import type { ConfigOf } from "#lib/config/config.ts";
 import { createRpcClient } from "#lib/rpc/client.ts";
@@ -41,11 +41,11 @@ export async function startRuleService(
   const { store, clock, bus, signer, logger } = runtime;
   const rulesets = await store.collection(RULESETS);
   const changes = await store.collection(RULE_CHANGES);
-  async function* all(): AsyncIterable<PublishedBody> {
-    yield publishedRuleset(await rules.current());
+  async function* all(): AsyncIterable<PublishedHead> {
+    yield headOf(publishedRuleset(await rules.current()));
   }
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
-  const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(body) });
+  const rules = new Rules({ rulesets, changes, clock, publish: (body) => publisher.publish(headOf(body)) });
   await rules.completeHistory();
   await loadExpressionLanguage();
   const connect = (url: string, expects: string) =>
