@@ -181,19 +181,29 @@ async function* oneModel(collection: Collection<ModelRecord>, key: string): Asyn
   if (stored) yield stored;
 }
 
-async function* watch(
-  { collection, summaries, durations, changes }: ModelServiceDependencies,
+/** Models as they are when a watch begins. */
+async function* existing(
+  { collection, summaries, durations }: ModelServiceDependencies,
   { modelKey: key, omitItems }: WatchModelsRequest,
+): AsyncIterable<Model> {
+  if (key === "" && omitItems) {
+    for await (const { value } of summaries.all()) yield value;
+    return;
+  }
+  for await (const document of key === "" ? allModels(collection) : oneModel(collection, key)) {
+    yield toModel(document, durations, { hasItems: !omitItems });
+  }
+}
+
+async function* watch(
+  deps: ModelServiceDependencies,
+  request: WatchModelsRequest,
   signal: AbortSignal,
 ): AsyncIterable<WatchModelsResponse> {
+  const { durations, changes } = deps;
+  const { modelKey: key, omitItems } = request;
   const live = changes.watch(signal);
-  if (key === "" && omitItems) {
-    for await (const { value: model } of summaries.all()) yield create(WatchModelsResponseSchema, { model });
-  } else {
-    for await (const document of key === "" ? allModels(collection) : oneModel(collection, key)) {
-      yield create(WatchModelsResponseSchema, { model: toModel(document, durations, { hasItems: !omitItems }) });
-    }
-  }
+  for await (const model of existing(deps, request)) yield create(WatchModelsResponseSchema, { model });
   for await (const { items, skippedCount } of live) {
     for (const { modelKey: changed, model } of items) {
       if (key !== "" && key !== changed) continue;
