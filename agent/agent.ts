@@ -1,6 +1,6 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
-import type { BadFiles } from "#core/intel/bad-files.ts";
+import type { Intel } from "#core/intel/intel-set.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
@@ -193,9 +193,9 @@ export class Agent implements AsyncDisposable {
     }
   }
 
-  /** Brings intelligence into force: files that are known to be bad. */
-  async applyBadFiles(files: BadFiles): Promise<void> {
-    this.#enforcer.takeBadFiles(files);
+  /** Brings intelligence into force: what is known to be bad. */
+  async applyIntel(intel: Intel): Promise<void> {
+    this.#enforcer.takeIntel(intel);
     await this.#enforceAll(this.containers.all());
   }
 

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { createClient } from "@connectrpc/connect";
-import { compileBadFiles } from "#core/intel/bad-files.ts";
+import { compileIntel } from "#core/intel/intel-set.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { AuditService } from "#gen/gabion/audit/v1/audit_service_pb.ts";
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
@@ -124,14 +124,14 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     onRuleset: (ruleset) => agent.applyRuleset(ruleset),
     onModel: (model) => agent.applyModel(model),
     onUnanalysed: (container) => analyst.request(container),
-    onFiles: (files) => agent.applyBadFiles(compileBadFiles(files, systemClock.now())),
+    onIntel: (set) => agent.applyIntel(compileIntel(set, systemClock.now())),
   });
   stack.defer(() => end(agent, audits, observations));
   const cached = source.cachedRuleset();
   if (cached) await agent.applyRuleset(cached);
-  const cachedFiles = source.cachedFiles();
-  if (cachedFiles) await agent.applyBadFiles(compileBadFiles(cachedFiles, systemClock.now()));
-  await source.fetchFiles().catch((err: unknown) => logger.warn({ err }, "intelligence not fetched yet"));
+  const cachedIntel = source.cachedIntel();
+  if (cachedIntel) await agent.applyIntel(compileIntel(cachedIntel, systemClock.now()));
+  await source.fetchIntel().catch((err: unknown) => logger.warn({ err }, "intelligence not fetched yet"));
   await source.fetchRuleset().catch((err: unknown) => logger.warn({ err }, "rule set not fetched yet"));
   stack.use(source);
   try {

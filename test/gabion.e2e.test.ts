@@ -48,7 +48,7 @@ endToEnd("a file that somebody lists as bad is found in a container that writes 
   });
   expect(audit.message).toContain("`/tmp/download` was written");
   expect(audit.message).toContain("listed by own: a dropper");
-  expect(audit.intelVersion).toMatch(/^files-\d+$/);
+  expect(audit.intelVersion).toMatch(/^set-\d+$/);
 });
 
 endToEnd("the command lists, shows, changes and refuses", async () => {

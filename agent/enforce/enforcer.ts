@@ -1,4 +1,4 @@
-import { type BadFiles, NO_BAD_FILES } from "#core/intel/bad-files.ts";
+import { type Intel, NO_INTEL, withoutExpired } from "#core/intel/intel-set.ts";
 import { compileContainerPolicy, SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
 import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import { ruleOnNode } from "#core/policy/roll-out.ts";
@@ -60,7 +60,7 @@ export class Enforcer {
   readonly #needs = new Map<WatchedContainer, number>();
   #choose: RuleChooser | undefined;
   #rulesetRevision = 0n;
-  #badFiles = NO_BAD_FILES;
+  #intel = NO_INTEL;
   #sensor: Sensor | undefined;
   #groups = 0;
   #sensed = 0;
@@ -94,11 +94,11 @@ export class Enforcer {
 
   /** Version of the intelligence in force, empty for none. */
   get intelVersion(): string {
-    return this.#badFiles.revision === 0n ? "" : `files-${this.#badFiles.revision}`;
+    return this.#intel.revision === 0n ? "" : `set-${this.#intel.revision}`;
   }
 
-  takeBadFiles(files: BadFiles): void {
-    this.#badFiles = files;
+  takeIntel(intel: Intel): void {
+    this.#intel = intel;
   }
 
   /** Sections that a container's rule has in use; the process section is always watched. */
@@ -136,13 +136,11 @@ export class Enforcer {
     void this.#sense().catch((err: unknown) => this.#logger.warn({ err }, "sensor groups not changed"));
   }
 
-  /** Leaves out the bad files whose time is over; true where there were some. */
+  /** Leaves out intelligence whose time is over; true where there was some. */
   dropExpired(nowMs: number): boolean {
-    const { revision, byHash } = this.#badFiles;
-    const living = [...byHash].filter(([, { expireMs }]) => expireMs === undefined || expireMs > nowMs);
-    if (living.length === byHash.size) return false;
-    this.#badFiles = { revision, byHash: new Map(living) };
-    return true;
+    const before = this.#intel;
+    this.#intel = withoutExpired(before, nowMs);
+    return this.#intel !== before;
   }
 
   /**
@@ -153,7 +151,7 @@ export class Enforcer {
     clearTimeout(container.contentRetry);
     if (!this.#sensor || (this.#groups & Group.FANOTIFY) === 0) return;
     const { effect } = use.policy.filesystem.detectors.malware;
-    const isAsked = use.policy.filesystem.hasRule && effect !== Effect.DISABLE && this.#badFiles.byHash.size > 0;
+    const isAsked = use.policy.filesystem.hasRule && effect !== Effect.DISABLE && this.#intel.byHash.size > 0;
     if (!isAsked && !container.isContentWatched) return;
     const { rootfs } = container.identified.bundle;
     const mounts = isAsked ? await mountsOf(this.#cgroupMount, container.cgroup, rootfs) : [];
@@ -268,12 +266,12 @@ export class Enforcer {
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
     const { kubernetesApi } = container.identified.bundle;
-    const badFiles = this.#badFiles;
-    const executables = badFiles.byHash.size === 0 ? [] : container.identified.manifest.executables;
+    const intel = this.#intel;
+    const executables = intel.byHash.size === 0 ? [] : container.identified.manifest.executables;
     const imageHashes = new Map([...executables].map(([path, { sha256 }]) => [path, sha256] as const));
     return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${badFiles.revision}/${badFiles.byHash.size}`,
-      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, badFiles, imageHashes }),
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${intel.revision}/${intel.count}`,
+      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, intel, imageHashes }),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,

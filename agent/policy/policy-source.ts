@@ -3,7 +3,7 @@ import { fromBinary } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
 import { type BodyHead, BodyHeadSchema } from "#gen/gabion/bus/v1/envelope_pb.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { type FileSet, FileSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
+import { type IntelSet, IntelSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
 import type { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
 import { type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import type { ModelService } from "#gen/gabion/model/v1/model_service_pb.ts";
@@ -13,7 +13,7 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Bus } from "#lib/bus/connection.ts";
 import { EnvelopeError, unseal } from "#lib/bus/envelope.ts";
 import {
-  FILE_SET_KEY,
+  INTEL_SET_KEY,
   modelKeyOnBus,
   modelOfBusKey,
   POLICY_SUBJECTS,
@@ -47,11 +47,11 @@ export interface PolicySourceOptions {
   readonly onModel: (model: ModelPolicy) => Promise<void>;
   /** Nobody has analysed the image of a container yet. */
   readonly onUnanalysed: (container: Container) => void;
-  readonly onFiles: (files: FileSet) => Promise<void>;
+  readonly onIntel: (set: IntelSet) => Promise<void>;
 }
 
 /** Whose word counts for a key; all others are models. */
-const ISSUERS: Readonly<Record<string, string>> = { [RULESET_KEY]: "service/rule", [FILE_SET_KEY]: "service/intel" };
+const ISSUERS: Readonly<Record<string, string>> = { [RULESET_KEY]: "service/rule", [INTEL_SET_KEY]: "service/intel" };
 
 /** What is applied is compared with the services this often: a message on the bus may be missed. */
 const RECONCILE_MS = 30_000;
@@ -63,7 +63,7 @@ export class PolicySource implements AsyncDisposable {
   readonly #listening: Promise<void>;
   readonly #timer: Disposable;
   #rulesetRevision = 0n;
-  #filesRevision = 0n;
+  #intelRevision = 0n;
 
   constructor(options: PolicySourceOptions) {
     this.#options = options;
@@ -78,24 +78,24 @@ export class PolicySource implements AsyncDisposable {
     return body && fromBinary(RulesetSchema, body);
   }
 
-  /** The bad files last verified on this node, if there are some. */
-  cachedFiles(): FileSet | undefined {
-    const body = this.#options.cache.read(FILE_SET_KEY);
-    return body && fromBinary(FileSetSchema, body);
+  /** The intelligence last verified on this node, if there is some. */
+  cachedIntel(): IntelSet | undefined {
+    const body = this.#options.cache.read(INTEL_SET_KEY);
+    return body && fromBinary(IntelSetSchema, body);
   }
 
-  /** Fetches the bad files now. */
-  async fetchFiles(head?: BodyHead): Promise<void> {
-    const { intel, cache, applied, onFiles } = this.#options;
-    const { fileSet: body } = await intel.getFileSet({ knownRevision: this.#filesRevision });
+  /** Fetches intelligence now. */
+  async fetchIntel(head?: BodyHead): Promise<void> {
+    const { intel, cache, applied, onIntel } = this.#options;
+    const { intelSet: body } = await intel.getIntelSet({ knownRevision: this.#intelRevision });
     if (body.length === 0) return;
-    const files = fromBinary(FileSetSchema, body);
-    this.#checkBody(FILE_SET_KEY, files.revision, body, head);
-    if (files.revision === this.#filesRevision) return;
-    this.#filesRevision = files.revision;
-    cache.write(FILE_SET_KEY, body);
-    applied.apply(FILE_SET_KEY, files.revision);
-    await onFiles(files);
+    const set = fromBinary(IntelSetSchema, body);
+    this.#checkBody(INTEL_SET_KEY, set.revision, body, head);
+    if (set.revision === this.#intelRevision) return;
+    this.#intelRevision = set.revision;
+    cache.write(INTEL_SET_KEY, body);
+    applied.apply(INTEL_SET_KEY, set.revision);
+    await onIntel(set);
   }
 
   /** Fetches the rule set now. */
@@ -169,7 +169,7 @@ export class PolicySource implements AsyncDisposable {
     } catch (err) {
       logger.debug({ err }, "policy not compared with the services");
     }
-    await this.fetchFiles().catch((err: unknown) =>
+    await this.fetchIntel().catch((err: unknown) =>
       logger.debug({ err }, "intelligence not compared with the service"),
     );
   }
@@ -208,7 +208,7 @@ export class PolicySource implements AsyncDisposable {
 
   async #fetchFor(key: string, head: BodyHead): Promise<void> {
     if (key === RULESET_KEY) return this.fetchRuleset(head);
-    if (key === FILE_SET_KEY) return this.fetchFiles(head);
+    if (key === INTEL_SET_KEY) return this.fetchIntel(head);
     const modelKey = modelOfBusKey(key);
     const container = this.#options.containers().find((c) => c.modelKey === modelKey);
     if (container) await this.#options.onModel(await this.#fetchModel(container, head));

@@ -213,7 +213,8 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 		if (value)
 			return s->match.asked && value->action == GABION_ALLOW ? GABION_ASK : value->action;
 	}
-	return defaults->actions[GABION_DEFAULT_DOMAIN];
+	/* A family may cover it, or something may ask for less than the section: refusing is not for here. */
+	return s->match.asked ? GABION_ASK : defaults->actions[GABION_DEFAULT_DOMAIN];
 }
 
 /* One label of a record's name. */

@@ -2,7 +2,7 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Fact, ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { type BadFiles, NO_BAD_FILES } from "../intel/bad-files.ts";
+import { type Intel, NO_INTEL } from "../intel/intel-set.ts";
 import { type CompiledCustomRules, compileCustomRules } from "./custom-rules.ts";
 import { type CompiledDnsPolicy, compileDnsPolicy } from "./dns-policy.ts";
 import { type CompiledFilePolicy, compileFilePolicy } from "./file-policy.ts";
@@ -43,7 +43,7 @@ function values<Case extends keyof FactValues>(
 export interface Surroundings {
   /** Address of the Kubernetes API server that the container was told of. */
   readonly kubernetesApi?: string;
-  readonly badFiles?: BadFiles;
+  readonly intel?: Intel;
   /** SHA-256 of the image's executables by path. */
   readonly imageHashes?: ReadonlyMap<string, string>;
 }
@@ -55,7 +55,7 @@ export function compileContainerPolicy(
   rule: Rule | undefined,
   model: ModelPolicy | undefined,
   settings: TreatmentSettings,
-  { kubernetesApi = "", badFiles = NO_BAD_FILES, imageHashes = new Map() }: Surroundings = {},
+  { kubernetesApi = "", intel = NO_INTEL, imageHashes = new Map() }: Surroundings = {},
 ): CompiledContainerPolicy {
   const base = (section: Section) => ({
     hasRule: rule !== undefined,
@@ -69,7 +69,7 @@ export function compileContainerPolicy(
       ...base(Section.PROCESS),
       section: rule?.process,
       items: processes,
-      badFiles,
+      intel,
       imageHashes,
     }),
     network: compileNetworkPolicy({
@@ -79,13 +79,19 @@ export function compileContainerPolicy(
       outbound: values(model, Section.NETWORK, "outbound"),
       processes,
       kubernetesApi,
+      intel,
     }),
-    dns: compileDnsPolicy({ ...base(Section.DNS), section: rule?.dns, items: values(model, Section.DNS, "domain") }),
+    dns: compileDnsPolicy({
+      ...base(Section.DNS),
+      section: rule?.dns,
+      items: values(model, Section.DNS, "domain"),
+      intel,
+    }),
     filesystem: compileFilePolicy({
       ...base(Section.FILESYSTEM),
       section: rule?.filesystem,
       items: values(model, Section.FILESYSTEM, "file"),
-      badFiles,
+      intel,
     }),
     syscall: compileSyscallPolicy({
       ...base(Section.SYSCALL),

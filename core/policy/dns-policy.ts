@@ -2,6 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { type DomainFact, type Fact, FactSchema, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { DnsSection } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { badText, findBadDomain, type Intel, type Listed } from "../intel/intel-set.ts";
 import { compileDomainIndex, type DomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
@@ -31,9 +32,10 @@ export interface DnsPolicyInput {
   readonly items: readonly DomainFact[];
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
+  readonly intel?: Intel;
 }
 
-export const DNS_DETECTORS = ["dns_tunnel", "dns_flood", "encrypted_dns"] as const;
+export const DNS_DETECTORS = ["dns_tunnel", "dns_flood", "encrypted_dns", "intel"] as const;
 export type DnsDetector = (typeof DNS_DETECTORS)[number];
 
 /** The resultant policy for look-ups. */
@@ -139,9 +141,26 @@ function findInModel(policy: CompiledDnsPolicy, event: DnsQueryEvent): Finding {
     : deviation(policy.effect, () => `the look-up of ${shown(event)} is not in the model`);
 }
 
+/** The name of an intelligence entry that the DNS section acts on; undefined where it has nothing to say. */
+export function findListedName({ intel, detectors }: CompiledDnsPolicy, name: string): Listed | undefined {
+  const { effect, excepts } = detectors.intel;
+  if (!intel || effect === Effect.DISABLE || excepts(name)) return undefined;
+  return findBadDomain(intel, name);
+}
+
+/** Intelligence comes after the allowed list, which exists to correct it. */
+function findBadName(policy: CompiledDnsPolicy, event: DnsQueryEvent): Finding | undefined {
+  const bad = event.isMalformed ? undefined : findListedName(policy, event.name);
+  if (!bad) return undefined;
+  const within = bad.value === event.name ? "a bad domain" : `below the bad domain \`${bad.value}\``;
+  const message = `the look-up of ${shown(event)}: it is ${within}, ${badText(bad)}`;
+  return detection(policy.detectors.intel.effect, "intel", true, message);
+}
+
 const CONSIDERATIONS: readonly Consideration<CompiledDnsPolicy, DnsQueryEvent>[] = [
   ["denied list", (p, e) => whereNamed(findListed(p.lists.denied, e), (m) => denial(p.effect, m, () => shown(e)))],
   ["allowed list", (p, e) => whereNamed(findListed(p.lists.allowed, e), (m) => allowed(p.effect, m, () => shown(e)))],
+  ["intelligence", findBadName],
   ["model", findInModel],
 ];
 

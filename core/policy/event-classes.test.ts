@@ -1,6 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { ContentState, FileOperation, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { IntelSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
 import {
   DomainFactSchema,
   FileFactSchema,
@@ -18,6 +19,7 @@ import {
   ProcessSectionSchema,
   SyscallSectionSchema,
 } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { compileIntel } from "../intel/intel-set.ts";
 import { compileDnsPolicy, evaluateDnsDetection, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, evaluateFile, evaluateWritten } from "./file-policy.ts";
 import { compileNetworkPolicy, evaluateConnect, evaluateListen } from "./network-policy.ts";
@@ -28,8 +30,16 @@ import { compileSyscallPolicy, evaluateSyscall } from "./syscall-policy.ts";
 import classes from "./testdata/event-classes.json" with { type: "json" };
 import treatment from "./testdata/treatment.json" with { type: "json" };
 
-const BAD = { feed: "own", description: "a test", expireMs: undefined };
-const badFiles = { revision: 1n, byHash: new Map([["b".repeat(64), BAD]]) };
+const BAD = { feed: "own", description: "a test" };
+const intel = compileIntel(
+  create(IntelSetSchema, {
+    revision: 1n,
+    files: [{ ...BAD, sha256: Buffer.from("b".repeat(64), "hex") }],
+    domains: [{ ...BAD, value: "bad.example" }],
+    prefixes: [{ ...BAD, value: "198.51.100.0/24" }],
+  }),
+  0,
+);
 const effect = Effect.BLOCK;
 const hasRule = true;
 
@@ -53,18 +63,23 @@ function execOf(state: LearningState, change: Partial<ProcessEvent>): Decision {
   const items = [
     create(ProcessFactSchema, { path: "/bin/known", name: "known", contentState: ContentState.UNCHANGED }),
   ];
-  return evaluateProcess(compileProcessPolicy({ section, hasRule, items, badFiles, state }), process(change));
+  return evaluateProcess(compileProcessPolicy({ section, hasRule, items, intel, state }), process(change));
 }
 
 function networkOf(state: LearningState) {
   const denied = { outboundAddresses: ["203.0.113.66"], listeningPorts: [{ first: 66, last: 66 }] };
-  const section = create(NetworkSectionSchema, { effect, denied, detectors: { metadata_service: {}, port_scan: {} } });
+  const section = create(NetworkSectionSchema, {
+    effect,
+    denied,
+    detectors: { metadata_service: {}, port_scan: {}, intel: {} },
+  });
   return compileNetworkPolicy({
     section,
     hasRule,
     listening: [create(ListenFactSchema, { transport: Transport.TCP, port: 80 })],
     outbound: [create(OutboundFactSchema, { transport: Transport.TCP, port: 443 })],
     processes: [],
+    intel,
     state,
   });
 }
@@ -88,13 +103,13 @@ function dnsOf(state: LearningState) {
   const section = create(DnsSectionSchema, {
     effect,
     denied: ["denied.example"],
-    detectors: { dns_tunnel: {}, encrypted_dns: {} },
+    detectors: { dns_tunnel: {}, encrypted_dns: {}, intel: {} },
   });
   const items = [
     create(DomainFactSchema, { name: "known.example.com", recordType: 1 }),
     create(DomainFactSchema, { name: "shard-?.example.net", recordType: 1, isPattern: true }),
   ];
-  return compileDnsPolicy({ section, hasRule, items, state });
+  return compileDnsPolicy({ section, hasRule, items, intel, state });
 }
 
 function queryOf(state: LearningState, name: string): Decision {
@@ -108,7 +123,7 @@ function filesOf(state: LearningState) {
     create(FileFactSchema, { path: "/srv/known", processPath: "/bin/app" }),
     create(FileFactSchema, { path: "/srv/job-?", processPath: "/bin/app", isPattern: true }),
   ];
-  return compileFilePolicy({ section, hasRule, items, badFiles, state });
+  return compileFilePolicy({ section, hasRule, items, intel, state });
 }
 
 function writeOf(state: LearningState, path: string, isExecutable = false): Decision {
@@ -140,6 +155,7 @@ const EVENTS: Readonly<Record<string, Readonly<Record<string, (state: LearningSt
   network: {
     "an unknown port of the Internet": (s) => connectOf(s, "203.0.113.1", 4444),
     "a known port of the Internet": (s) => connectOf(s, "203.0.113.1", 443),
+    "an address that intelligence lists": (s) => connectOf(s, "198.51.100.9", 443),
     "a denied address": (s) => connectOf(s, "203.0.113.66", 443),
     "the metadata service": (s) => connectOf(s, "169.254.169.254", 80),
     "an unknown listening port": (s) => listenOf(s, 4444),
@@ -151,6 +167,7 @@ const EVENTS: Readonly<Record<string, Readonly<Record<string, (state: LearningSt
     "an unknown name": (s) => queryOf(s, "new.example.com"),
     "a known name": (s) => queryOf(s, "known.example.com"),
     "a name that a family covers": (s) => queryOf(s, "shard-7.example.net"),
+    "a name that intelligence lists": (s) => queryOf(s, "c2.bad.example"),
     "a denied name": (s) => queryOf(s, "denied.example"),
     "a tunnel": (s) => evaluateDnsDetection(dnsOf(s), "dns_tunnel", "a tunnel", "t.example"),
     "a resolver over HTTPS": (s) => evaluateDnsDetection(dnsOf(s), "encrypted_dns", "a resolver", "dns.example"),

@@ -3,7 +3,7 @@ import { FileOperation } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Fact, FactSchema, type FileFact, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { FilesystemSection } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { type BadFiles, badFileText } from "../intel/bad-files.ts";
+import { badText, type Intel } from "../intel/intel-set.ts";
 import { compilePattern, type Pattern } from "../matching/pattern.ts";
 import { compileTextIndex, firstPlace, type TextIndex } from "../matching/text-index.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
@@ -32,7 +32,7 @@ export interface FilePolicyInput {
   readonly section: FilesystemSection | undefined;
   readonly hasRule: boolean;
   readonly items: readonly FileFact[];
-  readonly badFiles?: BadFiles;
+  readonly intel?: Intel;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
 }
@@ -232,10 +232,10 @@ export interface WrittenFile {
 /** What policy says of content that was written: only whether it is known to be bad is asked. Undefined where it is not. */
 export function evaluateWritten(policy: CompiledFilePolicy, file: WrittenFile): Decision | undefined {
   const { effect, excepts } = policy.detectors.malware;
-  const bad = policy.badFiles?.byHash.get(file.sha256);
+  const bad = policy.intel?.byHash.get(file.sha256);
   if (bad === undefined || !policy.hasRule || effect === Effect.DISABLE) return undefined;
   if (excepts(file.path, file.sha256)) return undefined;
-  const message = `\`${file.path}\` was written${byWhom(file.processPath)} with the content of a bad file, ${badFileText(bad)}`;
+  const message = `\`${file.path}\` was written${byWhom(file.processPath)} with the content of a bad file, ${badText(bad)}`;
   return toDecision(rulingOf(policy, detection(effect, "malware", true, message)));
 }
 

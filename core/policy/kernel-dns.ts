@@ -6,8 +6,15 @@ import { parsePrefix } from "../matching/address.ts";
 import { type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
-import type { CompiledDnsPolicy } from "./dns-policy.ts";
-import { actionOf, type KernelAction, type KernelDefaults, type KernelEntry, strongestOf } from "./kernel-entry.ts";
+import { type CompiledDnsPolicy, findListedName } from "./dns-policy.ts";
+import {
+  actionOf,
+  KERNEL_INDICATORS_MAX,
+  type KernelAction,
+  type KernelDefaults,
+  type KernelEntry,
+  strongestOf,
+} from "./kernel-entry.ts";
 
 function entryOf({ name, isSuffix }: DomainPattern, action: KernelAction): KernelEntry {
   return { kind: isSuffix ? "suffix" : "domain", text: name, action };
@@ -27,10 +34,51 @@ export function encryptedDnsEntries(policy: CompiledDnsPolicy): KernelEntry[] {
   return [...addresses, ...port];
 }
 
-/** Names of such resolvers are told when they are looked up, though they may be known. */
+/**
+ * Names of such resolvers are told when they are looked up, though they may be known. A question would make room for what
+ * the section refuses, so one that nothing lets through is left to that.
+ */
 function encryptedDnsNames(policy: CompiledDnsPolicy): KernelEntry[] {
   if (policy.detectors.encrypted_dns.effect === Effect.DISABLE) return [];
-  return ENCRYPTED_DNS_NAMES.map((text) => ({ kind: "domain", text, action: "ask" }) as const);
+  const isLetThrough = (name: string) =>
+    policy.lists.allowed.find(name) !== undefined ||
+    policy.items.some((item) => item.name === name || (item.isPattern && isAbove(fixedEnd(item.name), name)));
+  const names = policy.effect === Effect.ALERT ? ENCRYPTED_DNS_NAMES : ENCRYPTED_DNS_NAMES.filter(isLetThrough);
+  return names.map((text) => ({ kind: "domain", text, action: "ask" }) as const);
+}
+
+function isAbove(outer: string, inner: string): boolean {
+  return inner === outer || inner.endsWith(`.${outer}`);
+}
+
+/**
+ * Domains that intelligence lists, acted upon in the kernel once the model is active. Where the allowed list or an exception
+ * may correct one for some names, the kernel asks.
+ */
+function badNames(policy: CompiledDnsPolicy): KernelEntry[] {
+  const { intel, detectors, allowed } = policy;
+  const { effect } = detectors.intel;
+  if (!intel || effect === Effect.DISABLE || intel.domains.size > KERNEL_INDICATORS_MAX) return [];
+  const hasExceptions = (policy.section?.detectors["intel"]?.exceptions.length ?? 0) > 0;
+  const corrections = [...intel.domainExceptions.keys(), ...allowed.map(({ name }) => name)];
+  return [...intel.domains.keys()].flatMap((text): KernelEntry[] => {
+    const isCorrected = corrections.some((name) => isAbove(text, name) || isAbove(name, text));
+    const isStrong = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT;
+    const isActing = isStrong && !hasExceptions && !isCorrected;
+    const action = isActing ? actionOf(effect) : "ask";
+    return [
+      { kind: "domain", text, action },
+      { kind: "suffix", text, action },
+    ];
+  });
+}
+
+/** What denied entries and custom rules name is theirs, whatever intelligence says of it: a stronger effect is not to take its place. */
+function unnamed(entries: readonly KernelEntry[], named: readonly DomainPattern[]): KernelEntry[] {
+  return entries.map((entry) => {
+    const isNamed = "text" in entry && named.some(({ name }) => isAbove(entry.text, name) || isAbove(name, entry.text));
+    return isNamed ? { ...entry, action: "ask" as const } : entry;
+  });
 }
 
 /** Of a family's name the labels behind the last one with a star. */
@@ -53,7 +101,8 @@ export function toDnsSlot(
     return pattern ? [entryOf(pattern, actionOf(effect))] : [];
   });
   const byList = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
-  const denied = strongestOf([...byCustomRules, ...byList]);
+  const named = [...objects.flatMap(({ text }) => parseDomainPattern(text) ?? []), ...policy.denied];
+  const denied = strongestOf([...byCustomRules, ...byList, ...unnamed(badNames(policy), named)]);
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
   const allowed = policy.allowed.map((pattern): KernelEntry => {
@@ -64,7 +113,8 @@ export function toDnsSlot(
     .filter(({ isPattern }) => !isPattern)
     .map((item): KernelEntry => {
       const origin = { kind: "item", fact: { case: "domain", value: item } } as const;
-      return { kind: "domain_item", text: item.name, recordType: item.recordType, action: "allow", origin };
+      const action = findListedName(policy, item.name) ? "ask" : "allow";
+      return { kind: "domain_item", text: item.name, recordType: item.recordType, action, origin };
     });
   // The kernel asks about everything below the part of a family's name that is fixed, and so refuses nothing there.
   const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));

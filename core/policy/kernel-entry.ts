@@ -101,6 +101,12 @@ export function actionOf(effect: Effect): KernelAction {
   return effect === Effect.PREVENT ? "prevent" : "audit";
 }
 
+/**
+ * Indicators of one kind that a slot takes in; of more the kernel knows nothing, and they are acted upon after the fact
+ * where nothing else denies them.
+ */
+export const KERNEL_INDICATORS_MAX = 2_000;
+
 type PrefixEntry = Extract<KernelEntry, { bytes: Uint8Array }>;
 
 function covers(outer: PrefixEntry, inner: PrefixEntry): boolean {

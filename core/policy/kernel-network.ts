@@ -9,6 +9,7 @@ import type { KernelObject } from "./custom-rules.ts";
 import {
   actionOf,
   type EntryOrigin,
+  KERNEL_INDICATORS_MAX,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -110,8 +111,11 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   const kubernetes = detectorAction(policy, "kubernetes_api");
   const server = policy.kubernetesApi ?? "";
   const api = isKubernetes && server !== "" && !isDenied(server) ? [server] : [];
+  const detected = [...metadata, ...api].flatMap((text) => parsePrefix(text) ?? []);
+  const taken = [...addresses, ...byCustomRules, ...detected];
   return strongestOf([
     ...objectEntries(objects),
+    ...badEntries(policy, taken),
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...addressEntries("address_denied", kubernetes, api),
     ...(isKubernetes ? KUBELET_PORTS : []).map((port) =>
@@ -127,10 +131,35 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   ]);
 }
 
+/**
+ * Addresses that intelligence lists, acted upon in the kernel once the model is active. Where a rule, an exception or
+ * another detector may say something else of some of them the kernel asks: of prefixes it takes the longest alone. The
+ * question stands among the allowed addresses, so that the section's own effect does not forestall the answer.
+ */
+function badEntries(policy: CompiledNetworkPolicy, taken: readonly AddressPrefix[]): KernelEntry[] {
+  const { intel, allowed } = policy;
+  const effect = policy.detectors.intel.effect;
+  if (!intel || effect === Effect.DISABLE || intel.prefixes.length > KERNEL_INDICATORS_MAX) return [];
+  const own = detectorAction(policy, "intel");
+  const kubernetes = policy.detectors.kubernetes_api.effect;
+  // A port that the allowed list or a detector names comes before intelligence, and is another kind of entry.
+  const isPortNamed = allowed.outbound.length > 0 || kubernetes !== Effect.DISABLE;
+  const corrections = [...taken, ...intel.prefixExceptions, ...allowed.addresses];
+  const overlaps = (a: AddressPrefix, b: AddressPrefix) =>
+    a.length <= b.length ? isWithin(a, b.bytes) : isWithin(b, a.bytes);
+  return intel.prefixes.map((prefix) => {
+    const isPlain =
+      !isPortNamed && policy.denied.outbound.length === 0 && !corrections.some((one) => overlaps(one, prefix));
+    const action = isPlain ? own : "ask";
+    const { bytes, length } = prefix;
+    return { kind: action === "ask" ? "address_allowed" : "address_denied", action, bytes, prefix: length };
+  });
+}
+
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
 function detectorAction(
   policy: CompiledNetworkPolicy,
-  name: "raw_socket" | "metadata_service" | "kubernetes_api",
+  name: "raw_socket" | "metadata_service" | "kubernetes_api" | "intel",
 ): KernelAction {
   const { effect } = policy.detectors[name];
   if (effect === Effect.DISABLE) return "allow";

@@ -58,10 +58,10 @@ function dependsOnLink({ entry }: CompiledEntry): boolean {
 }
 
 /** Content that intelligence names: found by the agent, which knows the hash. */
-function isBad({ badFiles, imageHashes, detectors }: CompiledProcessPolicy, item: ProcessFact): boolean {
-  if (detectors.intel.effect === Effect.DISABLE || !badFiles || badFiles.byHash.size === 0) return false;
+function isBad({ intel, imageHashes, detectors }: CompiledProcessPolicy, item: ProcessFact): boolean {
+  if (detectors.intel.effect === Effect.DISABLE || !intel || intel.byHash.size === 0) return false;
   const ofImage = imageHashes?.get(item.path);
-  return badFiles.byHash.has(item.sha256) || (ofImage !== undefined && badFiles.byHash.has(ofImage));
+  return intel.byHash.has(item.sha256) || (ofImage !== undefined && intel.byHash.has(ofImage));
 }
 
 /** What an item of the model is in the kernel: allowed, unless the denied list may name it. */

@@ -2,6 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { FileOperation, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { IntelSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
 import {
   DomainFactSchema,
   FileFactSchema,
@@ -17,6 +18,7 @@ import {
   NetworkSectionSchema,
   SyscallSectionSchema,
 } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { compileIntel } from "../intel/intel-set.ts";
 import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { syscallNumber } from "../syscall/names.ts";
 import { compileDnsPolicy, evaluateDnsQuery } from "./dns-policy.ts";
@@ -94,12 +96,17 @@ const networkPolicy = fc
     state,
     allowed: list,
     denied: list,
-    detectors: fc.constantFrom<Record<string, { effect?: Effect }>>(
+    detectors: fc.constantFrom<Record<string, { effect?: Effect; exceptions?: string[] }>>(
       {},
       { metadata_service: {} },
       { kubernetes_api: {} },
       { kubernetes_api: { effect: Effect.ALERT } },
+      { intel: {} },
+      { intel: { effect: Effect.BLOCK } },
+      { intel: { effect: Effect.PREVENT, exceptions: ["203.0.113.5"] } },
+      { intel: { effect: Effect.ALERT }, metadata_service: {} },
     ),
+    bad: fc.array(fc.record({ value: prefix, isException: fc.boolean() }), { maxLength: 3 }),
     listening: fc.array(fc.record({ transport, port }), { maxLength: 3 }),
     outbound: fc.array(fc.record({ transport, port, address: fc.constantFrom("", "", "198.51.100.1") }), {
       maxLength: 3,
@@ -118,6 +125,7 @@ const networkPolicy = fc
       outbound: p.outbound.map((fact) => create(OutboundFactSchema, fact)),
       processes: [],
       kubernetesApi: "10.1.2.3",
+      intel: compileIntel(create(IntelSetSchema, { revision: 1n, prefixes: p.bad }), 0),
       state: p.state,
     }),
   );
@@ -222,13 +230,24 @@ test("look-ups: the kernel says what the policy says", () => {
           .map((item) => ({ ...item, isPattern: item.name.includes("*") })),
         { maxLength: 3 },
       ),
+      fc.array(fc.record({ value: fc.constantFrom(...names, "example", "test"), isException: fc.boolean() }), {
+        maxLength: 3,
+      }),
+      fc.constantFrom<Record<string, { effect?: Effect; exceptions?: string[] }>>(
+        {},
+        { intel: {} },
+        { intel: { effect: Effect.BLOCK } },
+        { intel: { effect: Effect.ALERT } },
+        { intel: { effect: Effect.PREVENT, exceptions: ["*.good.test"] } },
+      ),
       fc.constantFrom(...names),
       fc.constantFrom(1, 16, 28),
-      (e, s, allowed, denied, items, name, recordType) => {
+      (e, s, allowed, denied, items, bad, detectors, name, recordType) => {
         const policy = compileDnsPolicy({
-          section: create(DnsSectionSchema, { effect: e, allowed, denied }),
+          section: create(DnsSectionSchema, { effect: e, allowed, denied, detectors }),
           hasRule: true,
           items: items.map((item) => create(DomainFactSchema, item)),
+          intel: compileIntel(create(IntelSetSchema, { revision: 1n, domains: bad }), 0),
           state: s,
         });
         const { entries, defaults } = toDnsSlot(policy);

@@ -31,7 +31,7 @@ export interface KernelSlot {
 }
 
 /** Where a custom rule may do less than a detector with an effect of its own, the kernel leaves detectors to the agent. */
-const WITH_ACTING_DETECTORS: readonly Section[] = [Section.NETWORK, Section.FILESYSTEM];
+const WITH_ACTING_DETECTORS: readonly Section[] = [Section.NETWORK, Section.DNS, Section.FILESYSTEM];
 
 /** A section as the kernel sees it beside custom rules, which come first. */
 function shared<Policy extends SectionPolicy>(

@@ -11,6 +11,7 @@ import {
 } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { badText, findBadAddress, type Intel } from "../intel/intel-set.ts";
 import { type AddressPrefix, addressText, parsePrefix } from "../matching/address.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
@@ -44,6 +45,7 @@ export interface NetworkPolicyInput {
   readonly processes: readonly ProcessFact[];
   /** Address of the Kubernetes API server that the container was told of; empty for none. */
   readonly kubernetesApi?: string;
+  readonly intel?: Intel;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
 }
@@ -59,7 +61,7 @@ interface CompiledNetworkEntries {
   readonly index: { readonly listening: PortIndex; readonly outbound: PortIndex; readonly addresses: AddressIndex };
 }
 
-export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service", "kubernetes_api"] as const;
+export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service", "kubernetes_api", "intel"] as const;
 export type NetworkDetector = (typeof NETWORK_DETECTORS)[number];
 
 /** The resultant policy for the network: model + allowed − denied. */
@@ -199,11 +201,22 @@ function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent,
   return { ...inModel(policy.effect, "", shown), message };
 }
 
+/** Intelligence comes after the allowed list, which exists to correct it. It is of every destination. */
+function findBadDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.intel;
+  if (!policy.intel || effect === Effect.DISABLE) return undefined;
+  const bad = findBadAddress(policy.intel, event.address);
+  if (!bad || excepts(addressText(event.address), bad.value)) return undefined;
+  const message = `${destination(event)} is within the bad addresses \`${bad.value}\`, ${badText(bad)}`;
+  return detection(effect, "intel", true, message);
+}
+
 const CONNECT: readonly Consideration<CompiledNetworkPolicy, ConnectEvent>[] = [
   ["denied list", (p, e) => whereNamed(findListed(p.denied, e), (m) => denial(p.effect, m, () => destination(e)))],
   ["metadata service detector", findMetadata],
   ["Kubernetes detector", findKubernetes],
   ["allowed list", (p, e) => whereNamed(findListed(p.allowed, e), (m) => allowed(p.effect, m, () => destination(e)))],
+  ["intelligence", findBadDestination],
   ["model", findKnownDestination],
 ];
 

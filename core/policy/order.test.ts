@@ -2,11 +2,12 @@ import { readFileSync } from "node:fs";
 import { create, fromJson, type JsonValue } from "@bufbuild/protobuf";
 import { beforeAll, expect, test } from "vitest";
 import { type Event, EventSchema, type Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { IntelSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
 import { LearningState, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
-import type { BadFiles } from "../intel/bad-files.ts";
+import { compileIntel } from "../intel/intel-set.ts";
 import { compileContainerPolicy } from "./container-policy.ts";
 import { loadExpressionLanguage } from "./custom-rules.ts";
 import { decideEvent, ruleEvent } from "./decide.ts";
@@ -78,7 +79,10 @@ const scenes: Record<Kind, Scene> = {
       network: {
         denied: { outboundAddresses: only(named, "denied", ["0.0.0.0/0"]) },
         allowed: { outboundAddresses: only(named, "allowed", ["8.8.8.8", "169.254.169.254"]) },
-        detectors: named.has("detector") ? { metadata_service: {} } : {},
+        detectors: {
+          ...(named.has("detector") ? { metadata_service: {} } : {}),
+          ...(named.has("intel") ? { intel: {} } : {}),
+        },
       },
     }),
     facts: [{ outbound: { transport: "TRANSPORT_TCP", port: 443 } }],
@@ -107,7 +111,11 @@ const scenes: Record<Kind, Scene> = {
     custom: "event.dns_query.record_type == 1",
     event: () => ({ dnsQuery: { name: "www.example.com", recordType: 1 } }),
     part: (named) => ({
-      dns: { denied: only(named, "denied", ["*.example.com"]), allowed: only(named, "allowed", ["www.example.com"]) },
+      dns: {
+        denied: only(named, "denied", ["*.example.com"]),
+        allowed: only(named, "allowed", ["www.example.com"]),
+        detectors: named.has("intel") ? { intel: {} } : {},
+      },
     }),
     facts: [{ domain: { name: "www.example.com", recordType: 1 } }],
   },
@@ -139,10 +147,18 @@ const scenes: Record<Kind, Scene> = {
 };
 
 const container = create(ContainerSchema, { containerId: "c1", name: "web" });
-const badFiles: BadFiles = {
-  revision: 1n,
-  byHash: new Map([[SHA, { name: "evil", source: "test" }]]),
-} as unknown as BadFiles;
+const intel = compileIntel(
+  create(IntelSetSchema, {
+    revision: 1n,
+    files: [{ sha256: Buffer.from(SHA, "hex"), feed: "test" }],
+    domains: [{ value: "example.com", feed: "test" }],
+    prefixes: [
+      { value: "8.8.8.0/24", feed: "test" },
+      { value: "169.254.0.0/16", feed: "test" },
+    ],
+  }),
+  0,
+);
 
 function policyOf(kind: Kind, named: ReadonlySet<By>) {
   const { section, custom, part, facts } = scenes[kind];
@@ -161,7 +177,7 @@ function policyOf(kind: Kind, named: ReadonlySet<By>) {
   });
   for (const each of model.sections) each.state = state;
   if (kind === "exec") model.sections.splice(1);
-  return compileContainerPolicy(rule, model, DEFAULT_TREATMENT, { badFiles });
+  return compileContainerPolicy(rule, model, DEFAULT_TREATMENT, { intel });
 }
 
 const pairs = Object.entries(golden.kinds).flatMap(([kind, steps]) =>
@@ -179,7 +195,7 @@ function decide(kind: Kind, named: ReadonlySet<By>) {
 beforeAll(loadExpressionLanguage);
 
 test("every pair is there", () => {
-  expect(pairs.length).toBe(28 + 21 + 15 + 6 + 15 + 21 + 15);
+  expect(pairs.length).toBe(28 + 28 + 15 + 6 + 21 + 21 + 15);
 });
 
 test.each(pairs)("$kind: of $first and $second, $first decides", ({ kind, first, second, outcome, reason }) => {

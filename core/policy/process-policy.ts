@@ -3,7 +3,7 @@ import type { LearningState, ProcessFact } from "#gen/gabion/model/v1/model_pb.t
 import { type Decision, Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { ProcessSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ATTACK_TOOLS, MINER_ARGUMENTS, MINERS, MULTI_CALL, SHELLS } from "../detect/programs.ts";
-import { type BadFiles, badFileText } from "../intel/bad-files.ts";
+import { badText, type Intel } from "../intel/intel-set.ts";
 import { contentIdentity, PARENTS_MAX } from "../model/fact.ts";
 import { isLearning } from "../model/lifecycle.ts";
 import {
@@ -34,7 +34,7 @@ export interface ProcessPolicyInput {
   readonly hasRule: boolean;
   /** Allowed items of the model. */
   readonly items: readonly ProcessFact[];
-  readonly badFiles?: BadFiles;
+  readonly intel?: Intel;
   /** SHA-256 of the image's executables by path. */
   readonly imageHashes?: ReadonlyMap<string, string>;
   readonly state: LearningState;
@@ -169,9 +169,9 @@ function parentMessage(event: ProcessEvent, _: readonly string[], policy: Compil
 /** Intelligence comes after the allowed list, which exists to correct it. */
 function findBadFile(policy: CompiledProcessPolicy, event: ProcessEvent): Finding | undefined {
   const { effect, excepts } = policy.detectors.intel;
-  const bad = policy.badFiles?.byHash.get(event.sha256);
+  const bad = policy.intel?.byHash.get(event.sha256);
   if (bad === undefined || effect === Effect.DISABLE || excepts(event.path, event.sha256)) return undefined;
-  return detection(effect, "intel", true, `${shown(event)} has the content of a bad file, ${badFileText(bad)}`);
+  return detection(effect, "intel", true, `${shown(event)} has the content of a bad file, ${badText(bad)}`);
 }
 
 /** What each detector says of an event; a threat is never learned. */

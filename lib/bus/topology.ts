@@ -8,7 +8,7 @@ export const POLICY_BUCKET = "gabion_policy";
 export const RULESET_KEY = "ruleset.current";
 
 /** Key of the head of the bad files. */
-export const FILE_SET_KEY = "intel.files";
+export const INTEL_SET_KEY = "intel.set";
 
 const MODEL_PREFIX = "models.";
 

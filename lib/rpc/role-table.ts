@@ -58,7 +58,7 @@ export const ROLE_TABLE: RoleTable = {
   "gabion.intel.v1.IntelService/DeleteIndicator": administer,
   "gabion.intel.v1.IntelService/ListIndicators": view,
   "gabion.intel.v1.IntelService/LookUpIndicator": viewOrNode,
-  "gabion.intel.v1.IntelService/GetFileSet": viewOrNode,
+  "gabion.intel.v1.IntelService/GetIntelSet": viewOrNode,
   "gabion.audit.v1.AuditService/SubmitAudits": node,
   "gabion.audit.v1.AuditService/ListAudits": view,
   "gabion.audit.v1.AuditService/GetAudit": view,

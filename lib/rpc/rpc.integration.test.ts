@@ -13,7 +13,7 @@ import { IndicatorType, Verdict } from "#gen/gabion/intel/v1/intel_pb.ts";
 import { IntelService } from "#gen/gabion/intel/v1/intel_service_pb.ts";
 import { BadRequestSchema, ErrorInfoSchema } from "#gen/google/rpc/error_details_pb.ts";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "#gen/grpc/health/v1/health_pb.ts";
-import { FILE_SETS, FileSets } from "../../services/intel/file-set.ts";
+import { INTEL_SETS, IntelSets } from "../../services/intel/intel-set.ts";
 import { INDICATORS, registerIntelService } from "../../services/intel/service.ts";
 import { systemClock } from "../flow/clock.ts";
 import { Authority, type Credentials } from "../pki/authority.ts";
@@ -44,8 +44,8 @@ beforeAll(async () => {
   stranger = { ...(await other.credentials("operator/eve/admin")), authority: authority.certificatePem };
   store = await openSqliteStore(join(directory, "intel.sqlite"));
   const indicators = await store.collection(INDICATORS);
-  const sets = await store.collection(FILE_SETS);
-  const fileSets = new FileSets({ indicators, sets, clock: systemClock, publish: () => {} });
+  const sets = await store.collection(INTEL_SETS);
+  const intelSets = new IntelSets({ indicators, sets, clock: systemClock, publish: () => {} });
   server = await listenRpc({
     host: "127.0.0.1",
     port: 0,
@@ -53,7 +53,7 @@ beforeAll(async () => {
     roles: ROLE_TABLE,
     services: [IntelService],
     logger: createLogger("test", "error"),
-    routes: (router) => registerIntelService(router, { indicators, fileSets, clock: systemClock }),
+    routes: (router) => registerIntelService(router, { indicators, intelSets, clock: systemClock }),
   });
 });
 

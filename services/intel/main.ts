@@ -7,7 +7,7 @@ import { listenRpc, type RpcServer } from "#lib/rpc/server.ts";
 import { runService } from "#lib/service/run.ts";
 import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
-import { FILE_SETS, FileSets, publishedFileSet } from "./file-set.ts";
+import { INTEL_SETS, IntelSets, publishedIntelSet } from "./intel-set.ts";
 import { INDICATORS, registerIntelService } from "./service.ts";
 
 /** Settings of intel-service. */
@@ -20,14 +20,14 @@ export async function startIntelService(
 ): Promise<RpcServer> {
   const { store, clock, credentials, logger, bus, signer } = await openRuntime("intel", config, [], stack);
   const indicators = await store.collection(INDICATORS);
-  const sets = await store.collection(FILE_SETS);
+  const sets = await store.collection(INTEL_SETS);
   async function* all(): AsyncIterable<PublishedHead> {
-    yield headOf(publishedFileSet(await fileSets.current()));
+    yield headOf(publishedIntelSet(await intelSets.current()));
   }
   const publisher = stack.use(new HeadPublisher({ bucket: () => ensurePolicyBucket(bus), signer, clock, logger, all }));
-  const fileSets = new FileSets({ indicators, sets, clock, publish: (body) => publisher.publish(headOf(body)) });
+  const intelSets = new IntelSets({ indicators, sets, clock, publish: (body) => publisher.publish(headOf(body)) });
   // A set that an end in between left behind, or that holds what has expired since.
-  await fileSets.refresh();
+  await intelSets.refresh();
   void publisher.reconcile();
   return stack.use(
     await listenRpc({
@@ -37,7 +37,7 @@ export async function startIntelService(
       roles: ROLE_TABLE,
       services: [IntelService],
       logger,
-      routes: (router) => registerIntelService(router, { indicators, fileSets, clock }),
+      routes: (router) => registerIntelService(router, { indicators, intelSets, clock }),
     }),
   );
 }

@@ -19,7 +19,7 @@ import { invalidRequest, notFound, staleEtag } from "#lib/rpc/errors.ts";
 import { readPage } from "#lib/service/page.ts";
 import { type Collection, type CollectionSpec, StaleRevisionError, type Stored } from "#lib/store/port.ts";
 import { protoCodec } from "#lib/store/proto-codec.ts";
-import { FILES_MAX, type FileSets, publishedFileSet } from "./file-set.ts";
+import { INDICATORS_MAX, type IntelSets, publishedIntelSet } from "./intel-set.ts";
 
 export const INDICATORS: CollectionSpec<Indicator> = {
   name: "indicators",
@@ -34,7 +34,7 @@ const TRIES_MAX = 10;
 
 export interface IntelServiceDependencies {
   readonly indicators: Collection<Indicator>;
-  readonly fileSets: FileSets;
+  readonly intelSets: IntelSets;
   readonly clock: Clock;
 }
 
@@ -105,19 +105,14 @@ async function checkEtags({ indicators }: IntelServiceDependencies, wanted: read
   }
 }
 
-function isFile({ type }: Indicator): boolean {
-  return type === IndicatorType.SHA256;
-}
-
-/** Agents hold a bounded number of hashes: more is refused, and not quietly left out. */
+/** Agents hold a bounded number of indicators: more is refused, and not quietly left out. */
 async function checkRoom({ indicators }: IntelServiceDependencies, wanted: readonly Indicator[]): Promise<void> {
-  const files = wanted.filter((indicator) => isFile(indicator) && indicator.verdict === Verdict.BAD);
-  const known = await Promise.all(files.map(({ type, value }) => indicators.get(indicatorId(type, value))));
+  const known = await Promise.all(wanted.map(({ type, value }) => indicators.get(indicatorId(type, value))));
   const added = known.filter((stored) => stored === undefined).length;
   if (added === 0) return;
-  const count = await indicators.count([{ field: "type", is: "eq", value: IndicatorType.SHA256 }]);
-  if (count + added <= FILES_MAX) return;
-  const message = `${count} file hashes are listed and ${added} would be added: agents hold ${FILES_MAX} at most`;
+  const count = await indicators.count();
+  if (count + added <= INDICATORS_MAX) return;
+  const message = `${count} indicators are listed and ${added} would be added: agents hold ${INDICATORS_MAX} at most`;
   throw invalidRequest([{ field: "indicators", message }]);
 }
 
@@ -138,7 +133,7 @@ function reasonOf(object: string, found: readonly Indicator[]): { isBad: boolean
 
 /** Handlers of intel-service. */
 export function registerIntelService(router: ConnectRouter, deps: IntelServiceDependencies): void {
-  const { indicators, fileSets } = deps;
+  const { indicators, intelSets } = deps;
   router.service(IntelService, {
     async putIndicators({ indicators: wanted, validateOnly }) {
       const normal = normalized(wanted);
@@ -147,7 +142,7 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
       if (validateOnly) return { indicators: normal };
       const saved: Indicator[] = [];
       for (const indicator of normal) saved.push(await put(deps, indicator));
-      if (normal.some(isFile)) await fileSets.refresh();
+      await intelSets.refresh();
       return { indicators: saved };
     },
     async deleteIndicator({ type, value, etag }) {
@@ -161,7 +156,7 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
         if (error instanceof StaleRevisionError) throw staleEtag(`indicator \`${form.value}\``);
         throw error;
       }
-      if (type === IndicatorType.SHA256) await fileSets.refresh();
+      await intelSets.refresh();
       return {};
     },
     async listIndicators({ type, pageSize, pageToken }) {
@@ -169,9 +164,9 @@ export function registerIntelService(router: ConnectRouter, deps: IntelServiceDe
       const { documents, nextPageToken } = await readPage(indicators, { pageSize, pageToken }, { where });
       return create(ListIndicatorsResponseSchema, { indicators: documents.map(shown), nextPageToken });
     },
-    async getFileSet({ knownRevision }) {
-      const set = await fileSets.current();
-      return { fileSet: set.revision === knownRevision ? new Uint8Array() : publishedFileSet(set).body };
+    async getIntelSet({ knownRevision }) {
+      const set = await intelSets.current();
+      return { intelSet: set.revision === knownRevision ? new Uint8Array() : publishedIntelSet(set).body };
     },
     async lookUpIndicator({ object }) {
       const type = guessType(object);

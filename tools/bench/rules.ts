@@ -276,7 +276,7 @@ async function measureConvergence(entries: number): Promise<string[]> {
         },
         onModel: async () => {},
         onUnanalysed: () => {},
-        onFiles: async () => {},
+        onIntel: async () => {},
       }),
     );
     await bus.connection();

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file gabion/intel/v1/intel.proto.
  */
 export const file_gabion_intel_v1_intel: GenFile = /*@__PURE__*/
-  fileDesc("ChtnYWJpb24vaW50ZWwvdjEvaW50ZWwucHJvdG8SD2dhYmlvbi5pbnRlbC52MSKTAgoPSW5kaWNhdG9yU291cmNlEhYKBGZlZWQYASABKAlCCLpIBXIDGIABEhsKCmNvbmZpZGVuY2UYAiABKA1CB7pIBCoCGGQSMwoPZmlyc3Rfc2Vlbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlzX3Jldm9rZWQYBiABKAgSHQoLZGVzY3JpcHRpb24YByABKAlCCLpIBXIDGIAIIusBCglJbmRpY2F0b3ISOAoEdHlwZRgBIAEoDjIeLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3JUeXBlQgq6SAeCAQQQASAAEhkKBXZhbHVlGAIgASgJQgq6SAdyBRABGIAEEjUKB3ZlcmRpY3QYAyABKA4yGC5nYWJpb24uaW50ZWwudjEuVmVyZGljdEIKukgHggEEEAEgABI7Cgdzb3VyY2VzGAQgAygLMiAuZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclNvdXJjZUIIukgFkgECEEASFQoEZXRhZxgFIAEoCUIHukgEcgIYQCKPAQoNRmlsZUluZGljYXRvchIXCgZzaGEyNTYYASABKAxCB7pIBHoCaCASFgoEZmVlZBgCIAEoCUIIukgFcgMYgAESHAoLZGVzY3JpcHRpb24YAyABKAlCB7pIBHICGEASLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlYKB0ZpbGVTZXQSEAoIcmV2aXNpb24YASABKAQSOQoFZmlsZXMYAiADKAsyHi5nYWJpb24uaW50ZWwudjEuRmlsZUluZGljYXRvckIKukgHkgEEEKCcASJ3CgxJbnRlbFNldEhlYWQSGQoHdmVyc2lvbhgBIAEoCUIIukgFcgMYgAESJQoGZGlnZXN0GAIgASgJQhW6SBJyEDIOXlswLTlhLWZdezY0fSQSDAoEc2l6ZRgDIAEoBBIXCg9pbmRpY2F0b3JfY291bnQYBCABKAQqgAEKDUluZGljYXRvclR5cGUSHgoaSU5ESUNBVE9SX1RZUEVfVU5TUEVDSUZJRUQQABIZChVJTkRJQ0FUT1JfVFlQRV9ET01BSU4QARIZChVJTkRJQ0FUT1JfVFlQRV9QUkVGSVgQAhIZChVJTkRJQ0FUT1JfVFlQRV9TSEEyNTYQAypKCgdWZXJkaWN0EhcKE1ZFUkRJQ1RfVU5TUEVDSUZJRUQQABIPCgtWRVJESUNUX0JBRBABEhUKEVZFUkRJQ1RfRVhDRVBUSU9OEAJiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChtnYWJpb24vaW50ZWwvdjEvaW50ZWwucHJvdG8SD2dhYmlvbi5pbnRlbC52MSKTAgoPSW5kaWNhdG9yU291cmNlEhYKBGZlZWQYASABKAlCCLpIBXIDGIABEhsKCmNvbmZpZGVuY2UYAiABKA1CB7pIBCoCGGQSMwoPZmlyc3Rfc2Vlbl90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5sYXN0X3NlZW5fdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmlzX3Jldm9rZWQYBiABKAgSHQoLZGVzY3JpcHRpb24YByABKAlCCLpIBXIDGIAIIusBCglJbmRpY2F0b3ISOAoEdHlwZRgBIAEoDjIeLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3JUeXBlQgq6SAeCAQQQASAAEhkKBXZhbHVlGAIgASgJQgq6SAdyBRABGIAEEjUKB3ZlcmRpY3QYAyABKA4yGC5nYWJpb24uaW50ZWwudjEuVmVyZGljdEIKukgHggEEEAEgABI7Cgdzb3VyY2VzGAQgAygLMiAuZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclNvdXJjZUIIukgFkgECEEASFQoEZXRhZxgFIAEoCUIHukgEcgIYQCKPAQoNRmlsZUluZGljYXRvchIXCgZzaGEyNTYYASABKAxCB7pIBHoCaCASFgoEZmVlZBgCIAEoCUIIukgFcgMYgAESHAoLZGVzY3JpcHRpb24YAyABKAlCB7pIBHICGEASLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqUBCg1OYW1lSW5kaWNhdG9yEhcKBXZhbHVlGAEgASgJQgi6SAVyAxiABBIUCgxpc19leGNlcHRpb24YAiABKAgSFgoEZmVlZBgDIAEoCUIIukgFcgMYgAESHAoLZGVzY3JpcHRpb24YBCABKAlCB7pIBHICGEASLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItIBCghJbnRlbFNldBIQCghyZXZpc2lvbhgBIAEoBBI5CgVmaWxlcxgCIAMoCzIeLmdhYmlvbi5pbnRlbC52MS5GaWxlSW5kaWNhdG9yQgq6SAeSAQQQoJwBEjsKB2RvbWFpbnMYAyADKAsyHi5nYWJpb24uaW50ZWwudjEuTmFtZUluZGljYXRvckIKukgHkgEEEKCcARI8CghwcmVmaXhlcxgEIAMoCzIeLmdhYmlvbi5pbnRlbC52MS5OYW1lSW5kaWNhdG9yQgq6SAeSAQQQoJwBIncKDEludGVsU2V0SGVhZBIZCgd2ZXJzaW9uGAEgASgJQgi6SAVyAxiAARIlCgZkaWdlc3QYAiABKAlCFbpIEnIQMg5eWzAtOWEtZl17NjR9JBIMCgRzaXplGAMgASgEEhcKD2luZGljYXRvcl9jb3VudBgEIAEoBCqAAQoNSW5kaWNhdG9yVHlwZRIeChpJTkRJQ0FUT1JfVFlQRV9VTlNQRUNJRklFRBAAEhkKFUlORElDQVRPUl9UWVBFX0RPTUFJThABEhkKFUlORElDQVRPUl9UWVBFX1BSRUZJWBACEhkKFUlORElDQVRPUl9UWVBFX1NIQTI1NhADKkoKB1ZlcmRpY3QSFwoTVkVSRElDVF9VTlNQRUNJRklFRBAAEg8KC1ZFUkRJQ1RfQkFEEAESFQoRVkVSRElDVF9FWENFUFRJT04QAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * One feed's word on an indicator.
@@ -172,11 +172,60 @@ export const FileIndicatorSchema: GenMessage<FileIndicator> = /*@__PURE__*/
   messageDesc(file_gabion_intel_v1_intel, 2);
 
 /**
- * The bad files as agents hold them, in the order of their hashes.
+ * A domain or an address prefix that is known to be bad, or an exception among them.
  *
- * @generated from message gabion.intel.v1.FileSet
+ * @generated from message gabion.intel.v1.NameIndicator
  */
-export type FileSet = Message<"gabion.intel.v1.FileSet"> & {
+export type NameIndicator = Message<"gabion.intel.v1.NameIndicator"> & {
+  /**
+   * Normal form: lower-case domain, which stands for everything below it too, or CIDR prefix.
+   *
+   * @generated from field: string value = 1;
+   */
+  value: string;
+
+  /**
+   * True where what lies within is not bad, whatever others around it say.
+   *
+   * @generated from field: bool is_exception = 2;
+   */
+  isException: boolean;
+
+  /**
+   * Who says so; the first of its sources.
+   *
+   * @generated from field: string feed = 3;
+   */
+  feed: string;
+
+  /**
+   * What they say of it, cut to 64 characters.
+   *
+   * @generated from field: string description = 4;
+   */
+  description: string;
+
+  /**
+   * No effect afterwards; absent: no end. The last of its sources that has an end, where all have.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 5;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message gabion.intel.v1.NameIndicator.
+ * Use `create(NameIndicatorSchema)` to create a new message.
+ */
+export const NameIndicatorSchema: GenMessage<NameIndicator> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel, 3);
+
+/**
+ * What is known to be bad, as agents hold it, each list in the order of its values. At most 20,000 together.
+ *
+ * @generated from message gabion.intel.v1.IntelSet
+ */
+export type IntelSet = Message<"gabion.intel.v1.IntelSet"> & {
   /**
    * Grows with every change.
    *
@@ -190,14 +239,28 @@ export type FileSet = Message<"gabion.intel.v1.FileSet"> & {
    * @generated from field: repeated gabion.intel.v1.FileIndicator files = 2;
    */
   files: FileIndicator[];
+
+  /**
+   * Domains, for the DNS section.
+   *
+   * @generated from field: repeated gabion.intel.v1.NameIndicator domains = 3;
+   */
+  domains: NameIndicator[];
+
+  /**
+   * Address prefixes, for the network section.
+   *
+   * @generated from field: repeated gabion.intel.v1.NameIndicator prefixes = 4;
+   */
+  prefixes: NameIndicator[];
 };
 
 /**
- * Describes the message gabion.intel.v1.FileSet.
- * Use `create(FileSetSchema)` to create a new message.
+ * Describes the message gabion.intel.v1.IntelSet.
+ * Use `create(IntelSetSchema)` to create a new message.
  */
-export const FileSetSchema: GenMessage<FileSet> = /*@__PURE__*/
-  messageDesc(file_gabion_intel_v1_intel, 3);
+export const IntelSetSchema: GenMessage<IntelSet> = /*@__PURE__*/
+  messageDesc(file_gabion_intel_v1_intel, 4);
 
 /**
  * A published set.
@@ -239,7 +302,7 @@ export type IntelSetHead = Message<"gabion.intel.v1.IntelSetHead"> & {
  * Use `create(IntelSetHeadSchema)` to create a new message.
  */
 export const IntelSetHeadSchema: GenMessage<IntelSetHead> = /*@__PURE__*/
-  messageDesc(file_gabion_intel_v1_intel, 4);
+  messageDesc(file_gabion_intel_v1_intel, 5);
 
 /**
  * What an indicator is.

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file gabion/intel/v1/intel_service.proto.
  */
 export const file_gabion_intel_v1_intel_service: GenFile = /*@__PURE__*/
-  fileDesc("CiNnYWJpb24vaW50ZWwvdjEvaW50ZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLmludGVsLnYxImoKFFB1dEluZGljYXRvcnNSZXF1ZXN0EjsKCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yQgu6SAiSAQUIARDoBxIVCg12YWxpZGF0ZV9vbmx5GAIgASgIIkcKFVB1dEluZGljYXRvcnNSZXNwb25zZRIuCgppbmRpY2F0b3JzGAEgAygLMhouZ2FiaW9uLmludGVsLnYxLkluZGljYXRvciKEAQoWRGVsZXRlSW5kaWNhdG9yUmVxdWVzdBI4CgR0eXBlGAEgASgOMh4uZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclR5cGVCCrpIB4IBBBABIAASGQoFdmFsdWUYAiABKAlCCrpIB3IFEAEYgAQSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCIZChdEZWxldGVJbmRpY2F0b3JSZXNwb25zZSKKAQoVTGlzdEluZGljYXRvcnNSZXF1ZXN0EjYKBHR5cGUYASABKA4yHi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yVHlwZUIIukgFggECEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJhChZMaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEi4KCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChZMb29rVXBJbmRpY2F0b3JSZXF1ZXN0EhoKBm9iamVjdBgBIAEoCUIKukgHcgUQARiABCJmChdMb29rVXBJbmRpY2F0b3JSZXNwb25zZRIOCgZpc19iYWQYASABKAgSKwoHbWF0Y2hlcxgCIAMoCzIaLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3ISDgoGcmVhc29uGAMgASgJIisKEUdldEZpbGVTZXRSZXF1ZXN0EhYKDmtub3duX3JldmlzaW9uGAEgASgEIiYKEkdldEZpbGVTZXRSZXNwb25zZRIQCghmaWxlX3NldBgBIAEoDDL0AwoMSW50ZWxTZXJ2aWNlEl4KDVB1dEluZGljYXRvcnMSJS5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1JlcXVlc3QaJi5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0RlbGV0ZUluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5EZWxldGVJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkRlbGV0ZUluZGljYXRvclJlc3BvbnNlEmEKDkxpc3RJbmRpY2F0b3JzEiYuZ2FiaW9uLmludGVsLnYxLkxpc3RJbmRpY2F0b3JzUmVxdWVzdBonLmdhYmlvbi5pbnRlbC52MS5MaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0xvb2tVcEluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5Mb29rVXBJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkxvb2tVcEluZGljYXRvclJlc3BvbnNlElUKCkdldEZpbGVTZXQSIi5nYWJpb24uaW50ZWwudjEuR2V0RmlsZVNldFJlcXVlc3QaIy5nYWJpb24uaW50ZWwudjEuR2V0RmlsZVNldFJlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate, file_gabion_intel_v1_intel]);
+  fileDesc("CiNnYWJpb24vaW50ZWwvdjEvaW50ZWxfc2VydmljZS5wcm90bxIPZ2FiaW9uLmludGVsLnYxImoKFFB1dEluZGljYXRvcnNSZXF1ZXN0EjsKCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yQgu6SAiSAQUIARDoBxIVCg12YWxpZGF0ZV9vbmx5GAIgASgIIkcKFVB1dEluZGljYXRvcnNSZXNwb25zZRIuCgppbmRpY2F0b3JzGAEgAygLMhouZ2FiaW9uLmludGVsLnYxLkluZGljYXRvciKEAQoWRGVsZXRlSW5kaWNhdG9yUmVxdWVzdBI4CgR0eXBlGAEgASgOMh4uZ2FiaW9uLmludGVsLnYxLkluZGljYXRvclR5cGVCCrpIB4IBBBABIAASGQoFdmFsdWUYAiABKAlCCrpIB3IFEAEYgAQSFQoEZXRhZxgDIAEoCUIHukgEcgIYQCIZChdEZWxldGVJbmRpY2F0b3JSZXNwb25zZSKKAQoVTGlzdEluZGljYXRvcnNSZXF1ZXN0EjYKBHR5cGUYASABKA4yHi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yVHlwZUIIukgFggECEAESGwoJcGFnZV9zaXplGAIgASgNQgi6SAUqAxjoBxIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiACCJhChZMaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEi4KCmluZGljYXRvcnMYASADKAsyGi5nYWJpb24uaW50ZWwudjEuSW5kaWNhdG9yEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI0ChZMb29rVXBJbmRpY2F0b3JSZXF1ZXN0EhoKBm9iamVjdBgBIAEoCUIKukgHcgUQARiABCJmChdMb29rVXBJbmRpY2F0b3JSZXNwb25zZRIOCgZpc19iYWQYASABKAgSKwoHbWF0Y2hlcxgCIAMoCzIaLmdhYmlvbi5pbnRlbC52MS5JbmRpY2F0b3ISDgoGcmVhc29uGAMgASgJIiwKEkdldEludGVsU2V0UmVxdWVzdBIWCg5rbm93bl9yZXZpc2lvbhgBIAEoBCIoChNHZXRJbnRlbFNldFJlc3BvbnNlEhEKCWludGVsX3NldBgBIAEoDDL3AwoMSW50ZWxTZXJ2aWNlEl4KDVB1dEluZGljYXRvcnMSJS5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1JlcXVlc3QaJi5nYWJpb24uaW50ZWwudjEuUHV0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0RlbGV0ZUluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5EZWxldGVJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkRlbGV0ZUluZGljYXRvclJlc3BvbnNlEmEKDkxpc3RJbmRpY2F0b3JzEiYuZ2FiaW9uLmludGVsLnYxLkxpc3RJbmRpY2F0b3JzUmVxdWVzdBonLmdhYmlvbi5pbnRlbC52MS5MaXN0SW5kaWNhdG9yc1Jlc3BvbnNlEmQKD0xvb2tVcEluZGljYXRvchInLmdhYmlvbi5pbnRlbC52MS5Mb29rVXBJbmRpY2F0b3JSZXF1ZXN0GiguZ2FiaW9uLmludGVsLnYxLkxvb2tVcEluZGljYXRvclJlc3BvbnNlElgKC0dldEludGVsU2V0EiMuZ2FiaW9uLmludGVsLnYxLkdldEludGVsU2V0UmVxdWVzdBokLmdhYmlvbi5pbnRlbC52MS5HZXRJbnRlbFNldFJlc3BvbnNlYgZwcm90bzM", [file_buf_validate_validate, file_gabion_intel_v1_intel]);
 
 /**
  * Adds own indicators.
@@ -238,9 +238,9 @@ export const LookUpIndicatorResponseSchema: GenMessage<LookUpIndicatorResponse> 
 /**
  * Asks for the bad files.
  *
- * @generated from message gabion.intel.v1.GetFileSetRequest
+ * @generated from message gabion.intel.v1.GetIntelSetRequest
  */
-export type GetFileSetRequest = Message<"gabion.intel.v1.GetFileSetRequest"> & {
+export type GetIntelSetRequest = Message<"gabion.intel.v1.GetIntelSetRequest"> & {
   /**
    * Revision that the caller has; 0 for none.
    *
@@ -250,31 +250,31 @@ export type GetFileSetRequest = Message<"gabion.intel.v1.GetFileSetRequest"> & {
 };
 
 /**
- * Describes the message gabion.intel.v1.GetFileSetRequest.
- * Use `create(GetFileSetRequestSchema)` to create a new message.
+ * Describes the message gabion.intel.v1.GetIntelSetRequest.
+ * Use `create(GetIntelSetRequestSchema)` to create a new message.
  */
-export const GetFileSetRequestSchema: GenMessage<GetFileSetRequest> = /*@__PURE__*/
+export const GetIntelSetRequestSchema: GenMessage<GetIntelSetRequest> = /*@__PURE__*/
   messageDesc(file_gabion_intel_v1_intel_service, 8);
 
 /**
  * The bad files.
  *
- * @generated from message gabion.intel.v1.GetFileSetResponse
+ * @generated from message gabion.intel.v1.GetIntelSetResponse
  */
-export type GetFileSetResponse = Message<"gabion.intel.v1.GetFileSetResponse"> & {
+export type GetIntelSetResponse = Message<"gabion.intel.v1.GetIntelSetResponse"> & {
   /**
-   * Serialized `FileSet`, exactly as its published digest covers it; empty where the caller has it.
+   * Serialized `IntelSet`, exactly as its published digest covers it; empty where the caller has it.
    *
-   * @generated from field: bytes file_set = 1;
+   * @generated from field: bytes intel_set = 1;
    */
-  fileSet: Uint8Array;
+  intelSet: Uint8Array;
 };
 
 /**
- * Describes the message gabion.intel.v1.GetFileSetResponse.
- * Use `create(GetFileSetResponseSchema)` to create a new message.
+ * Describes the message gabion.intel.v1.GetIntelSetResponse.
+ * Use `create(GetIntelSetResponseSchema)` to create a new message.
  */
-export const GetFileSetResponseSchema: GenMessage<GetFileSetResponse> = /*@__PURE__*/
+export const GetIntelSetResponseSchema: GenMessage<GetIntelSetResponse> = /*@__PURE__*/
   messageDesc(file_gabion_intel_v1_intel_service, 9);
 
 /**
@@ -326,12 +326,12 @@ export const IntelService: GenService<{
   /**
    * The bad files, for agents.
    *
-   * @generated from rpc gabion.intel.v1.IntelService.GetFileSet
+   * @generated from rpc gabion.intel.v1.IntelService.GetIntelSet
    */
-  getFileSet: {
+  getIntelSet: {
     methodKind: "unary";
-    input: typeof GetFileSetRequestSchema;
-    output: typeof GetFileSetResponseSchema;
+    input: typeof GetIntelSetRequestSchema;
+    output: typeof GetIntelSetResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_gabion_intel_v1_intel_service, 0);
