@@ -1,7 +1,7 @@
 import { create } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { FactSchema, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { FactSchema, LearningState, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
@@ -55,5 +55,22 @@ describe("from one policy to the next", () => {
     for (const { ruleName, message } of told) {
       expect(message).toContain(ruleName === "first" ? FIRST : SECOND);
     }
+  });
+
+  onKernel("a section that takes in nothing more says so once, in an audit", async () => {
+    const container = await rig.watched("web");
+    const { modelKey } = container.message;
+    const full = (revision: bigint) =>
+      create(ModelPolicySchema, {
+        modelKey,
+        revision,
+        sections: [{ section: Section.DNS, state: LearningState.LEARNING, isFull: true }],
+      });
+    await rig.agent.applyModel(full(100_000n));
+    await rig.agent.applyModel(full(100_001n));
+    const told = () => rig.audits.filter(({ event }) => event === undefined).map(({ message }) => message);
+    const message = `the dns section of model ${modelKey} is full: new behaviour is not learned any more`;
+    await until("the audit", 5_000, () => told().includes(message) || undefined);
+    expect(told().filter((each) => each === message)).toHaveLength(1);
   });
 });

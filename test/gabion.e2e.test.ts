@@ -49,6 +49,14 @@ endToEnd("a file that somebody lists as bad is found in a container that writes 
   expect(audit.message).toContain("`/tmp/download` was written");
   expect(audit.message).toContain("listed by own: a dropper");
   expect(audit.intelVersion).toMatch(/^set-\d+$/);
+  // Addresses go the same way, and explanations know of them as nodes do.
+  await scene.gabion("intel", "add", "203.0.113.0/24", "--description", "a botnet");
+  await scene.gabion("intel", "add", "203.0.113.7", "--exception");
+  const explained = async (to: string) => (await scene.gabion("explain", "--container", "web", "--connect", to)).stdout;
+  expect(await explained("203.0.113.9:443")).toContain(
+    "detection: `203.0.113.9` tcp/443 is within the bad addresses `203.0.113.0/24`, listed by own: a botnet",
+  );
+  expect(await explained("203.0.113.7:443")).not.toContain("bad addresses");
 });
 
 endToEnd("the command lists, shows, changes and refuses", async () => {

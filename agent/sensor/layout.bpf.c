@@ -11,6 +11,8 @@ struct cgroup_event cgroup_layout;
 struct hello_frame hello_layout;
 struct stats_row stats_row_layout;
 struct stats_frame stats_layout;
+struct hit_row hit_row_layout;
+struct hits_frame hits_layout;
 struct ack_frame ack_layout;
 struct hold_frame hold_layout;
 struct control_frame control_layout;

@@ -3,6 +3,7 @@ import type { JournalRecord, ModelPolicy } from "#gen/gabion/model/v1/model_pb.t
 import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { type Intel, NO_INTEL } from "../intel/intel-set.ts";
 import { eventOfFact, journalKey } from "../model/journal.ts";
 import { eventText } from "../text/event-text.ts";
 import { type CompiledContainerPolicy, compileContainerPolicy } from "./container-policy.ts";
@@ -64,11 +65,13 @@ function add(to: Counts, { treatment }: Ruling, count: number, container: string
 class Side {
   decisions = 0;
   readonly #choose: RuleChooser;
+  readonly #intel: Intel;
   readonly #chosen = new Map<Container, Rule | undefined>();
   readonly #policies = new Map<ModelPolicy | undefined, Map<Rule | undefined, CompiledContainerPolicy>>();
 
-  constructor(rules: readonly Rule[]) {
+  constructor(rules: readonly Rule[], intel: Intel) {
     this.#choose = compileRuleChoice(rules);
+    this.#intel = intel;
   }
 
   ruleOf(container: Container): Rule | undefined {
@@ -80,7 +83,7 @@ class Side {
     const rule = this.ruleOf(container);
     const ofModel = this.#policies.get(model) ?? new Map<Rule | undefined, CompiledContainerPolicy>();
     this.#policies.set(model, ofModel);
-    const known = ofModel.get(rule) ?? compileContainerPolicy(rule, model, DEFAULT_TREATMENT);
+    const known = ofModel.get(rule) ?? compileContainerPolicy(rule, model, DEFAULT_TREATMENT, { intel: this.#intel });
     ofModel.set(rule, known);
     return known;
   }
@@ -96,8 +99,8 @@ function isOther(a: Ruling, b: Ruling): boolean {
 }
 
 /**
- * Tries a draft of the rules on what was recorded, beside the rules in force. Both are asked about the models as they are
- * now. What would not have happened any more, because its container was stopped before, is not left out.
+ * Tries a draft of the rules on what was recorded, beside the rules in force. Both are asked with models and intelligence as
+ * they are now. What would not have happened any more, because its container was stopped before, is not left out.
  */
 export class Simulation {
   readonly days = new Map<string, Compared>();
@@ -110,9 +113,9 @@ export class Simulation {
   /** What was recorded, by model: what a model knows is not told a second time. */
   readonly #recorded = new Set<string>();
 
-  constructor(now: readonly Rule[], draft: readonly Rule[]) {
-    this.#now = new Side(now);
-    this.#draft = new Side(draft);
+  constructor(now: readonly Rule[], draft: readonly Rule[], intel: Intel = NO_INTEL) {
+    this.#now = new Side(now, intel);
+    this.#draft = new Side(draft, intel);
   }
 
   get decisionCount(): number {

@@ -109,11 +109,12 @@ async function startAll(flags: readonly string[], stack: AsyncDisposableStack, o
     });
   const model = (await startModelService(load(MODEL_SETTINGS, config["model.port"]), stack)).url;
   const audit = (await startAuditService(load(AUDIT_SETTINGS, config["audit.port"]), stack)).url;
-  const ofRule = [`model.url=${model}`, `audit.url=${audit}`];
+  const intel = (await startIntelService(load(INTEL_SETTINGS, config["intel.port"]), stack)).url;
+  const ofRule = [`model.url=${model}`, `audit.url=${audit}`, `intel.url=${intel}`];
   const endpoints = {
     model,
     rule: (await startRuleService(load(RULE_SETTINGS, config["rule.port"], ofRule), stack)).url,
-    intel: (await startIntelService(load(INTEL_SETTINGS, config["intel.port"]), stack)).url,
+    intel,
     audit,
   };
   writeFileSync(join(data, "endpoints.json"), `${JSON.stringify(endpoints, null, 2)}\n`);

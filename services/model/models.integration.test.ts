@@ -224,13 +224,20 @@ test("the digest after begins with the items of the one before, where a setting 
   await using stack = new AsyncDisposableStack();
   const { replicas, clock, collection } = await openReplicas(stack, 1, true);
   const { models } = replicas[0] as (typeof replicas)[number];
-  await models.ensure(container("c1", "a"), [Section.PROCESS]);
-  await learn(models, container("c1", "a"), [program("/bin/a")], clock.now());
+  const name = create(FactSchema, { kind: { case: "domain", value: { name: "db.example", recordType: 1 } } });
+  await models.ensure(container("c1", "a"), [Section.PROCESS, Section.DNS]);
+  await learn(models, container("c1", "a"), [program("/bin/a"), name], clock.now());
   await clock.advance(1_000);
   await models.ensure(container("c2", "b"), [Section.PROCESS]);
   const after = (await collection.get(container("c2", "b").modelKey))?.value;
   expect(after?.inheritedFrom).toBe(container("c1", "a").modelKey);
   expect(Object.keys(after?.sections[0]?.items ?? {})).toEqual([factId(program("/bin/a"))]);
+  // A section that comes into use later begins with its own, and what the others have learned since stays theirs.
+  await learn(models, container("c1", "a"), [program("/bin/later")], clock.now());
+  await models.ensure(container("c3", "b"), [Section.PROCESS, Section.DNS]);
+  const sections = (await collection.get(container("c2", "b").modelKey))?.value.sections ?? [];
+  expect(sections.map(({ items }) => Object.keys(items))).toEqual([[factId(program("/bin/a"))], [factId(name)]]);
+  expect(sections[1]?.items[factId(name)]).toMatchObject({ count: 0, reason: expect.stringContaining("carried over") });
 });
 
 test("a section that comes into use later begins with what the analysis found for it", async () => {

@@ -71,13 +71,15 @@ export class Models {
   /** The model of a container, made where it is new, with the given sections in use. */
   ensure(container: Container, sections: readonly Section[]): Promise<Stored<ModelRecord>> {
     return this.#inTurn(container.modelKey, async () => {
+      const inherited = await this.#inheritedBy(container.modelKey, sections);
       const use: Change = (record) => {
         const missing = sections.filter((s) => !record.sections.some(({ section }) => section === s));
         const now = this.#options.clock.now();
         const id = fleetId(container.nodeId, container.containerId);
         if (missing.length === 0 && record.containers[id] !== undefined && record.archivedMs === null) return record;
         const added = [...record.sections, ...missing.map((section) => newSection(section, now))];
-        const begun = withAnalysis({ ...record, sections: added }, missing, now);
+        const analysed = withAnalysis({ ...record, sections: added }, missing, now);
+        const begun = inherited ? inheritItems(analysed, inherited.value, inherited.id, now) : analysed;
         const imageName = container.image?.name || record.imageName;
         const running = withContainer({ ...begun, imageName }, id, container.nodeId);
         return archiveOrReturn(running, this.#options.durations, now);
@@ -156,6 +158,17 @@ export class Models {
   async #carriedOver(record: ModelRecord, nowMs: number): Promise<ModelRecord> {
     const before = this.#options.carriesOver ? await this.predecessor(record) : undefined;
     return before ? inheritItems(record, before.value, before.id, nowMs) : record;
+  }
+
+  /** What a model that began with another's items gets of it for sections that come into use only now. */
+  async #inheritedBy(modelKey: string, sections: readonly Section[]): Promise<Stored<ModelRecord> | undefined> {
+    const { collection } = this.#options;
+    const record = (await collection.get(modelKey))?.value;
+    const isNew = (section: Section) => !record?.sections.some((known) => known.section === section);
+    if (!record?.inheritedFrom || !sections.some(isNew)) return undefined;
+    const before = await collection.get(record.inheritedFrom);
+    const later = before?.value.sections.filter(({ section }) => isNew(section)) ?? [];
+    return before && { ...before, value: { ...before.value, sections: later } };
   }
 
   async #read(modelKey: string, mayBeRecent: boolean): Promise<Stored<ModelRecord> | undefined> {

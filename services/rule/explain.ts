@@ -15,6 +15,7 @@ import {
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { invalidRequest, notFound } from "#lib/rpc/errors.ts";
 import type { FleetView } from "./fleet-view.ts";
+import type { IntelView } from "./intel-view.ts";
 
 /** The one running container that is meant. */
 export function findContainer(containers: readonly Container[], wanted: string, nodeId: string): Container {
@@ -31,14 +32,14 @@ export function findContainer(containers: readonly Container[], wanted: string, 
 /** Decides an event as the container's node would, and says why. */
 export async function explainEvent(
   rules: readonly Rule[],
-  fleet: FleetView,
+  { fleet, intel }: { readonly fleet: FleetView; readonly intel: IntelView },
   { container: given, containerId, nodeId, event }: ExplainEventRequest,
 ): Promise<ExplainEventResponse> {
   const container = given ?? findContainer(await fleet.containers(), containerId, nodeId);
   const { policy: model } = await fleet.model(container.modelKey);
   const { rule, passedOver } = compileRuleChoice(rules)(container);
   const here = rule && ruleOnNode(rule, container.nodeId);
-  const policy = compileContainerPolicy(here, model, DEFAULT_TREATMENT);
+  const policy = compileContainerPolicy(here, model, DEFAULT_TREATMENT, { intel: await intel() });
   const section = sectionOfEvent(event as Event);
   const ofModel = model?.sections.find((each) => each.section === section);
   const decision = decideEvent(policy, event as Event, container);

@@ -50,10 +50,12 @@ async function whole<Item>(what: string, items: AsyncIterable<Item>): Promise<It
   return read;
 }
 
-function said(error: unknown): never {
+/** The failure of a call to another service, as the caller is told of it. */
+export function said(service: "model" | "intel", error: unknown): never {
   const { code, rawMessage } = ConnectError.from(error);
   if (code !== Code.Unavailable && code !== Code.DeadlineExceeded) throw error;
-  throw new RpcFault(Code.Unavailable, "MODEL_SERVICE_UNAVAILABLE", `model-service does not answer: ${rawMessage}`);
+  const reason = `${service.toUpperCase()}_SERVICE_UNAVAILABLE`;
+  throw new RpcFault(Code.Unavailable, reason, `${service}-service does not answer: ${rawMessage}`);
 }
 
 /** Asks model-service by RPC. */
@@ -65,7 +67,9 @@ export function createFleetView({ transport }: RpcClient): FleetView {
       whole(
         "nodes",
         pages(async (pageToken) => {
-          const { nodes, nextPageToken } = await fleet.listNodes({ pageSize: PAGE, pageToken }).catch(said);
+          const { nodes, nextPageToken } = await fleet
+            .listNodes({ pageSize: PAGE, pageToken })
+            .catch((error) => said("model", error));
           return { items: nodes, nextPageToken };
         }),
       ),
@@ -73,7 +77,9 @@ export function createFleetView({ transport }: RpcClient): FleetView {
       whole(
         "containers",
         pages(async (pageToken) => {
-          const { containers, nextPageToken } = await fleet.listContainers({ pageSize: PAGE, pageToken }).catch(said);
+          const { containers, nextPageToken } = await fleet
+            .listContainers({ pageSize: PAGE, pageToken })
+            .catch((error) => said("model", error));
           return { items: containers, nextPageToken };
         }),
       ),
@@ -83,13 +89,13 @@ export function createFleetView({ transport }: RpcClient): FleetView {
         return { policy: modelPolicy, containers };
       } catch (error) {
         if (ConnectError.from(error).code === Code.NotFound) return { policy: undefined, containers: [] };
-        return said(error);
+        return said("model", error);
       }
     },
     journal: (firstDay, modelKey) =>
       pages(async (pageToken) => {
         const request = { firstDay, modelKey, pageSize: PAGE, pageToken };
-        const { records, nextPageToken } = await models.listJournal(request).catch(said);
+        const { records, nextPageToken } = await models.listJournal(request).catch((error) => said("model", error));
         return { items: records, nextPageToken };
       }),
   };

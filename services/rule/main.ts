@@ -12,6 +12,7 @@ import { openRuntime } from "#lib/service/runtime.ts";
 import { SERVICE_PORTS, serviceSettings } from "#lib/service/settings.ts";
 import { createFleetView } from "./fleet-view.ts";
 import { RULE_HITS, RuleHits } from "./hits.ts";
+import { createIntelView } from "./intel-view.ts";
 import { createStoppedBy, RollOuts } from "./roll-outs.ts";
 import { RULE_CHANGES, RULESETS, Rules } from "./rules.ts";
 import { publishedRuleset } from "./ruleset.ts";
@@ -23,6 +24,10 @@ export const RULE_SETTINGS = {
   "model.url": {
     type: z.string().default(`https://127.0.0.1:${SERVICE_PORTS.model}`),
     description: "model-service, which knows nodes, containers and what happened",
+  },
+  "intel.url": {
+    type: z.string().default(`https://127.0.0.1:${SERVICE_PORTS.intel}`),
+    description: "intel-service, which knows what is bad: for explanations and simulations",
   },
   "audit.url": {
     type: z.string().default(`https://127.0.0.1:${SERVICE_PORTS.audit}`),
@@ -51,6 +56,7 @@ export async function startRuleService(
   const connect = (url: string, expects: string) =>
     stack.use(createRpcClient({ url, credentials: runtime.credentials, expects }));
   const fleet = createFleetView(connect(config["model.url"], "service/model"));
+  const intel = createIntelView(connect(config["intel.url"], "service/intel"), clock);
   const hits = new RuleHits(await store.collection(RULE_HITS));
   const stoppedBy = createStoppedBy(connect(config["audit.url"], "service/audit"));
   const rollOuts = new RollOuts({ rules, fleet, stoppedBy, clock });
@@ -68,7 +74,7 @@ export async function startRuleService(
       roles: ROLE_TABLE,
       services: [RuleService],
       logger,
-      routes: (router) => registerRuleService(router, { rules, changes, clock, fleet, hits }),
+      routes: (router) => registerRuleService(router, { rules, changes, clock, fleet, intel, hits }),
     }),
   );
 }

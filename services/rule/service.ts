@@ -29,6 +29,7 @@ import type { Collection } from "#lib/store/port.ts";
 import { explainEvent } from "./explain.ts";
 import type { FleetView } from "./fleet-view.ts";
 import type { RuleHits } from "./hits.ts";
+import type { IntelView } from "./intel-view.ts";
 import { knownEntries } from "./known-entries.ts";
 import { armingOf, convergenceOf, coverageOf, unknownLabels, withDraft } from "./reach.ts";
 import { resultantOf } from "./resultant.ts";
@@ -53,6 +54,7 @@ export interface RuleServiceDependencies {
   readonly changes: Collection<RuleChange>;
   readonly clock: Clock;
   readonly fleet: FleetView;
+  readonly intel: IntelView;
   readonly hits: RuleHits;
 }
 
@@ -126,7 +128,7 @@ function ruleNamed(rules: readonly Rule[], wanted: string): Rule {
 
 /** Handlers of rule-service. */
 export function registerRuleService(router: ConnectRouter, deps: RuleServiceDependencies): void {
-  const { rules, changes, clock, fleet, hits } = deps;
+  const { rules, changes, clock, fleet, intel, hits } = deps;
   /** A change that is only checked: everything but the writing. */
   const tryOut = async (
     context: HandlerContext,
@@ -247,10 +249,10 @@ export function registerRuleService(router: ConnectRouter, deps: RuleServiceDepe
       return armingOf(ruleNamed((await rules.current()).rules, wanted), await fleet.nodes());
     },
     async explainEvent(request) {
-      return await explainEvent((await rules.current()).rules, fleet, request);
+      return await explainEvent((await rules.current()).rules, { fleet, intel }, request);
     },
     async simulateRules(request) {
-      return await simulateRules((await rules.current()).rules, fleet, request, clock.now());
+      return await simulateRules((await rules.current()).rules, { fleet, intel }, request, clock.now());
     },
     async reportRuleHits(request, context) {
       const peer = context.values.get(peerKey);

@@ -13,6 +13,7 @@ import {
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import { invalidRequest } from "#lib/rpc/errors.ts";
 import type { FleetView } from "./fleet-view.ts";
+import type { IntelView } from "./intel-view.ts";
 
 /** Records of the journal that are gone through at most. */
 const RECORDS_MAX = 200_000;
@@ -80,7 +81,7 @@ class Models {
 /** Tries drafts on what happened in the last days. */
 export async function simulateRules(
   rules: readonly Rule[],
-  fleet: FleetView,
+  { fleet, intel }: { readonly fleet: FleetView; readonly intel: IntelView },
   request: SimulateRulesRequest,
   nowMs: number,
 ): Promise<SimulateRulesResponse> {
@@ -91,7 +92,7 @@ export async function simulateRules(
   if (faults.length > 0) throw invalidRequest(faults);
   const sinceMs = request.since ? durationMs(request.since) : 0;
   const firstDay = sinceMs === 0 ? "" : new Date(nowMs - sinceMs).toISOString().slice(0, 10);
-  const simulation = new Simulation(rules, draftedRules(rules, request));
+  const simulation = new Simulation(rules, draftedRules(rules, request), await intel());
   const models = new Models(fleet, await fleet.containers());
   let isCut = false;
   for await (const record of fleet.journal(firstDay, request.modelKey)) {
