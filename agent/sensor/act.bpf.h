@@ -54,6 +54,17 @@ static __always_inline bool take_token(__u64 container_id, __u16 type)
 	return true;
 }
 
+/*
+ * Half of the ring is for programs that start and for what was refused: the first burst of somebody's flood must not push
+ * out what another container runs.
+ */
+static __always_inline bool has_room(void *ring, const struct gabion_event *event)
+{
+	if (ring != &events || event->frame.type == GABION_EXEC || event->frame.outcome >= GABION_KILLED)
+		return true;
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < RING_BYTES / 2;
+}
+
 /* False where it could not be sent; then it has been counted as lost. */
 static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 length, struct cgroup_counts *counts)
 {
@@ -66,7 +77,7 @@ static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 l
 		count_lost(counts);
 		return false;
 	}
-	if (bpf_ringbuf_output(ring, event, length, how) < 0) {
+	if (!has_room(ring, event) || bpf_ringbuf_output(ring, event, length, how) < 0) {
 		count_lost(counts);
 		return false;
 	}

@@ -47,15 +47,17 @@ struct {
 	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC */);
 } counts SEC(".maps");
 
+#define RING_BYTES (4 * 1024 * 1024) /* 50 ms of the largest events at 40,000 a second */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024); /* 50 ms of the largest events at 40,000 a second */
+	__uint(max_entries, RING_BYTES);
 } events SEC(".maps");
 
 /* For what comes in masses: files, system calls and contacts cannot push out an exec. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024); /* 50 ms of the largest events at 40,000 a second */
+	__uint(max_entries, RING_BYTES);
 } bulk SEC(".maps");
 
 struct totals {

@@ -6,8 +6,10 @@
 #include "sensor.h"
 
 #define BUFFER_BYTES (8 * 1024 * 1024)
-/* Observations leave this much for what must not be lost: answers, kills, new and ended containers. */
+/* Programs leave this much for what must not be lost: answers, kills, new and ended containers. */
 #define CRITICAL_RESERVE (1024 * 1024)
+/* And everything else this much for programs. */
+#define PROGRAM_RESERVE (2 * 1024 * 1024)
 #define LOST_ROWS 1024
 
 static char buffer[BUFFER_BYTES];
@@ -37,7 +39,10 @@ bool output_has_pending(void)
 
 bool output_send(const void *frame, uint32_t length, bool is_critical)
 {
-	size_t limit = is_critical ? BUFFER_BYTES : BUFFER_BYTES - CRITICAL_RESERVE;
+	const struct gabion_frame *head = frame;
+	bool is_program = head->type == GABION_EXEC || head->type == GABION_EXIT;
+	size_t limit = BUFFER_BYTES - (is_critical ? 0 : CRITICAL_RESERVE) -
+		       (is_critical || is_program ? 0 : PROGRAM_RESERVE);
 
 	if (end + length > limit && begin > 0) {
 		memmove(buffer, buffer + begin, end - begin);
