@@ -74,16 +74,17 @@ export const NO_INTEL: Intel = indexed(0n, {
 /** What is in force at a time: entries whose end has come are left out. The same object where there are none. */
 export function withoutExpired(intel: Intel, nowMs: number): Intel {
   const isLiving = ({ expireMs }: KnownBad) => expireMs === undefined || expireMs > nowMs;
+  const named = [intel.byHash, intel.domains, intel.domainExceptions].flatMap((entries) => [...entries.values()]);
+  if ([...named, ...intel.prefixes, ...intel.prefixExceptions].every(isLiving)) return intel;
   const living = <Entry extends KnownBad>(entries: ReadonlyMap<string, Entry>) =>
     new Map([...entries].filter(([, entry]) => isLiving(entry)));
-  const kept = indexed(intel.revision, {
+  return indexed(intel.revision, {
     byHash: living(intel.byHash),
     domains: living(intel.domains),
     domainExceptions: living(intel.domainExceptions),
     prefixes: intel.prefixes.filter(isLiving),
     prefixExceptions: intel.prefixExceptions.filter(isLiving),
   });
-  return kept.count === intel.count ? intel : kept;
 }
 
 /** The set as policy asks it, without what has expired. */

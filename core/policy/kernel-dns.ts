@@ -51,6 +51,19 @@ function isAbove(outer: string, inner: string): boolean {
   return inner === outer || inner.endsWith(`.${outer}`);
 }
 
+/** A name and all names above it. */
+function lineOf(name: string): string[] {
+  const labels = name.split(".");
+  return labels.map((_, at) => labels.slice(at).join("."));
+}
+
+/** Tells names that are one of the given ones, lie below one, or above one. */
+function relatedTo(names: readonly string[]): (name: string) => boolean {
+  const own = new Set(names);
+  const lines = new Set(names.flatMap(lineOf));
+  return (name) => lines.has(name) || lineOf(name).some((above) => own.has(above));
+}
+
 /**
  * Domains that intelligence lists, acted upon in the kernel once the model is active. Where the allowed list or an exception
  * may correct one for some names, the kernel asks.
@@ -60,11 +73,10 @@ function badNames(policy: CompiledDnsPolicy): KernelEntry[] {
   const { effect } = detectors.intel;
   if (!intel || effect === Effect.DISABLE || intel.domains.size > KERNEL_INDICATORS_MAX) return [];
   const hasExceptions = (policy.section?.detectors["intel"]?.exceptions.length ?? 0) > 0;
-  const corrections = [...intel.domainExceptions.keys(), ...allowed.map(({ name }) => name)];
+  const isCorrected = relatedTo([...intel.domainExceptions.keys(), ...allowed.map(({ name }) => name)]);
   return [...intel.domains.keys()].flatMap((text): KernelEntry[] => {
-    const isCorrected = corrections.some((name) => isAbove(text, name) || isAbove(name, text));
     const isStrong = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT;
-    const isActing = isStrong && !hasExceptions && !isCorrected;
+    const isActing = isStrong && !hasExceptions && !isCorrected(text);
     const action = isActing ? actionOf(effect) : "ask";
     return [
       { kind: "domain", text, action },
@@ -75,9 +87,9 @@ function badNames(policy: CompiledDnsPolicy): KernelEntry[] {
 
 /** What denied entries and custom rules name is theirs, whatever intelligence says of it: a stronger effect is not to take its place. */
 function unnamed(entries: readonly KernelEntry[], named: readonly DomainPattern[]): KernelEntry[] {
+  const isNamed = relatedTo(named.map(({ name }) => name));
   return entries.map((entry) => {
-    const isNamed = "text" in entry && named.some(({ name }) => isAbove(entry.text, name) || isAbove(name, entry.text));
-    return isNamed ? { ...entry, action: "ask" as const } : entry;
+    return "text" in entry && isNamed(entry.text) ? { ...entry, action: "ask" as const } : entry;
   });
 }
 

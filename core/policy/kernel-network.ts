@@ -19,6 +19,8 @@ import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES, rangeTex
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;
+/** Pairs of listed and correcting prefixes that are compared, in some 50 ms; of more the kernel asks. */
+const COMPARED_MAX = 1_000_000;
 
 /** Prefixes of 16 bits that cover exactly a range, both ends included: 30 at most. */
 export function portPrefixes(first: number, last: number): { readonly port: number; readonly length: number }[] {
@@ -145,11 +147,12 @@ function badEntries(policy: CompiledNetworkPolicy, taken: readonly AddressPrefix
   // A port that the allowed list or a detector names comes before intelligence, and is another kind of entry.
   const isPortNamed = allowed.outbound.length > 0 || kubernetes !== Effect.DISABLE;
   const corrections = [...taken, ...intel.prefixExceptions, ...allowed.addresses];
+  const isTooMuch = corrections.length * intel.prefixes.length > COMPARED_MAX;
   const overlaps = (a: AddressPrefix, b: AddressPrefix) =>
     a.length <= b.length ? isWithin(a, b.bytes) : isWithin(b, a.bytes);
   return intel.prefixes.map((prefix) => {
-    const isPlain =
-      !isPortNamed && policy.denied.outbound.length === 0 && !corrections.some((one) => overlaps(one, prefix));
+    const isNamed = isPortNamed || policy.denied.outbound.length > 0 || isTooMuch;
+    const isPlain = !isNamed && !corrections.some((one) => overlaps(one, prefix));
     const action = isPlain ? own : "ask";
     const { bytes, length } = prefix;
     return { kind: action === "ask" ? "address_allowed" : "address_denied", action, bytes, prefix: length };

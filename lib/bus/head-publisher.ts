@@ -97,8 +97,8 @@ export class HeadPublisher implements Disposable {
     this.#bucket = undefined;
     await this.#attempt(async (bucket) => {
       const birth = await bucket.birth();
-      if (birth !== this.#compared) this.#left = undefined;
       const isWhole = birth !== this.#compared;
+      if (isWhole) this.#left = undefined;
       await this.#compare(bucket, isWhole ? Number.POSITIVE_INFINITY : RECONCILED_MAX);
       this.#compared = birth;
     });
