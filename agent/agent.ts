@@ -96,10 +96,11 @@ export class Agent implements AsyncDisposable {
       stop: (container) => this.stop(container),
     });
     const cache = this.#cache;
-    const common = { bootId, cache, processes: this.#processes, slots: this.#enforcer.slots, conclusion, wallClock };
+    const { cgroupMount } = options;
+    const own = { bootId, cache, processes: this.#processes, slots: this.#enforcer.slots };
+    const common = { ...own, cgroupMount, conclusion, wallClock };
     this.#execs = new ExecPipeline({
       ...common,
-      cgroupMount: options.cgroupMount,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
     this.#events = new EventPipeline(common);

@@ -20,6 +20,7 @@ const GROUP_NAMES: readonly (readonly [number, string])[] = [
   [Group.DNS, "dns"],
   [Group.SYSCALL, "syscall"],
   [Group.FANOTIFY, "fanotify"],
+  [Group.RING, "io_uring"],
 ];
 
 /** What prevent and block of a section come to, where its programs are there. */

@@ -32,6 +32,7 @@ async function start(rig: AgentRig): Promise<SandboxContainer> {
   const container = rig.sandbox.start("web", {
     args: IDLE,
     programs: PROGRAMS,
+    capabilities: ["CAP_DAC_READ_SEARCH"],
     files: {
       [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
       [CALLS]: { content: testProgram("callprobe"), mode: 0o755 },
@@ -39,6 +40,7 @@ async function start(rig: AgentRig): Promise<SandboxContainer> {
       "/etc/shadow": { content: "root:*:1::::::\n", mode: 0o600 },
       "/root/.ssh/authorized_keys": { content: "", mode: 0o600 },
       "/var/data/a": { content: "a", mode: 0o644 },
+      "/var/other/handled": { content: "h", mode: 0o644 },
       "/var/other/b": { content: "b", mode: 0o644 },
     },
   });
@@ -137,6 +139,12 @@ describe("what a container does to files", () => {
     await changed("/var/other/c32", FileOperation.CREATE);
     await changed("/var/other/c32", FileOperation.CHANGE_MODE);
     await changed("/var/other/c32", FileOperation.DELETE);
+  });
+
+  onKernel("a file opened by its handle is told by its path", async () => {
+    expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
+    const write = await changed("/var/other/handled", FileOperation.WRITE);
+    expect(write.event?.actor?.path).toBe(CALLS);
   });
 
   onKernel("under prevent a denied file cannot be opened for writing, but read; the audit says so", async () => {

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { lstat } from "node:fs/promises";
 import { escapeBytes, unescapeText } from "#core/text/escape.ts";
 import type { FileFrame } from "../wire/frames.ts";
@@ -35,11 +34,13 @@ async function resolveFolder(root: string, folder: string): Promise<Buffer | und
 
 /**
  * The real path of a path as it was typed: links of the folders on the way are followed inside the container, the last
- * component is not, because a rename or removal is about the link itself. Where the folder is gone meanwhile the text
- * stands as it is.
+ * component only where the call follows it, because a rename or removal is about the link itself. Where the folder is
+ * gone meanwhile the text stands as it is.
  */
-async function realPath(root: string, base: Uint8Array, typed: Uint8Array): Promise<string> {
+async function realPath(root: string, base: Uint8Array, typed: Uint8Array, isFollowed: boolean): Promise<string> {
   const full = absolute(base, typed);
+  const end = isFollowed ? await resolveInRoot(root, escapeBytes(full)).catch(() => undefined) : undefined;
+  if (end !== undefined) return escapeBytes(end);
   const cut = full.lastIndexOf(0x2f);
   const folder = escapeBytes(full.subarray(0, cut));
   const name = full.subarray(cut + 1);
@@ -49,16 +50,14 @@ async function realPath(root: string, base: Uint8Array, typed: Uint8Array): Prom
 }
 
 /** Real paths of a change: of the file, and where it has two of the other one. A path that was cut begins with `…`. */
-export async function pathsOfChange(frame: FileFrame, rootfs: string): Promise<{ path: string; newPath: string }> {
+export async function pathsOfChange(frame: FileFrame, root: string): Promise<{ path: string; newPath: string }> {
   const mark = (path: string) => ((frame.flags & FileFlag.CUT) === 0 ? path : `…${path}`);
   if ((frame.flags & FileFlag.TYPED) === 0) {
     return { path: mark(withoutPid(escapeBytes(frame.path), frame.actor.pid)), newPath: "" };
   }
-  const root = `/proc/${frame.actor.pid}/root`;
-  // Where the process has gone, what it saw is looked up in the root file system.
-  const isThere = existsSync(root);
+  const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   const resolve = async (base: Uint8Array, typed: Uint8Array) =>
-    mark(withoutPid(await realPath(isThere ? root : rootfs, base, typed), frame.actor.pid));
+    mark(withoutPid(await realPath(root, base, typed, isFollowed), frame.actor.pid));
   return {
     path: await resolve(frame.base, frame.path),
     newPath: frame.target.length === 0 ? "" : await resolve(frame.targetBase, frame.target),
@@ -67,9 +66,9 @@ export async function pathsOfChange(frame: FileFrame, rootfs: string): Promise<{
 
 const ANY_EXECUTE = 0o111;
 
-/** True if a regular file that may be executed lies at a path of a process's root. A link is not followed. */
-export async function isExecutableAt(pid: number, path: string): Promise<boolean> {
-  const full = Buffer.concat([Buffer.from(`/proc/${pid}/root`), Buffer.from(unescapeText(path))]);
+/** True if a regular file that may be executed lies at a path below a root. A link is not followed. */
+export async function isExecutableAt(root: string, path: string): Promise<boolean> {
+  const full = Buffer.concat([Buffer.from(root), Buffer.from(unescapeText(path))]);
   const status = await lstat(full).catch(() => undefined);
   return status?.isFile() === true && (status.mode & ANY_EXECUTE) !== 0;
 }

@@ -69,19 +69,55 @@ export function writableMounts(mountinfo: string, pid: number): WatchedMount[] {
     .slice(0, MOUNTS_MAX);
 }
 
-/** Mounts of a container that runs; none while nobody in it has its root file system as root yet. */
-export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs: string): Promise<WatchedMount[]> {
+/** Processes of a container that have its root file system as root; a runtime on its way in still has the machine's. */
+async function* insiders(cgroupMount: string, cgroup: ControlGroup, rootfs: string): AsyncGenerator<number> {
   const root = statOf(rootfs);
   const pids = await pidsIn(join(cgroupMount, cgroup.path), { groups: GROUPS_MAX });
   for (const pid of pids.filter((each) => each > 0).slice(0, PROCESSES_MAX)) {
+    const own = statOf(`/proc/${pid}/root`);
+    if (root && own?.dev === root.dev && own.ino === root.ino) yield pid;
+  }
+}
+
+/** Mounts of a container that runs; none while nobody in it has its root file system as root yet. */
+export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs: string): Promise<WatchedMount[]> {
+  for await (const pid of insiders(cgroupMount, cgroup, rootfs)) {
     try {
-      const own = statOf(`/proc/${pid}/root`);
-      // A runtime on its way in still has the machine's root and mounts.
-      if (!root || own?.dev !== root.dev || own.ino !== root.ino) continue;
       return writableMounts(readFileSync(`/proc/${pid}/mountinfo`, "latin1"), pid);
     } catch {
       // It has gone meanwhile: another one may do.
     }
   }
   return [];
+}
+
+/** How long nobody is looked for anew where nobody was found, in ms: many short processes end at once. */
+const SEARCH_MS = 100;
+
+/** Where the files of containers are seen with their mounts: through a process in there. */
+export class SeenRoots {
+  readonly #cgroupMount: string;
+  readonly #found = new WeakMap<ControlGroup, { readonly pid: number | undefined; readonly untilMs: number }>();
+
+  constructor(cgroupMount: string) {
+    this.#cgroupMount = cgroupMount;
+  }
+
+  /** The root that a process sees; where it has gone, that of another one; with nobody in there, the image's files. */
+  async of(cgroup: ControlGroup, rootfs: string, pid: number): Promise<string> {
+    if (statOf(`/proc/${pid}/root`)) return `/proc/${pid}/root`;
+    const other = await this.#insider(cgroup, rootfs);
+    return other === undefined ? rootfs : `/proc/${other}/root`;
+  }
+
+  async #insider(cgroup: ControlGroup, rootfs: string): Promise<number | undefined> {
+    const known = this.#found.get(cgroup);
+    const root = known?.pid === undefined ? undefined : statOf(rootfs);
+    const own = root && statOf(`/proc/${known?.pid}/root`);
+    if (own && own.dev === root.dev && own.ino === root.ino) return known?.pid;
+    if (known && known.pid === undefined && known.untilMs > performance.now()) return undefined;
+    const { value: pid } = await insiders(this.#cgroupMount, cgroup, rootfs).next();
+    this.#found.set(cgroup, { pid: pid ?? undefined, untilMs: performance.now() + SEARCH_MS });
+    return pid ?? undefined;
+  }
 }

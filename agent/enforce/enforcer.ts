@@ -18,11 +18,14 @@ import { type PolicyInForce, SlotTable, type SlotUse } from "./slot-table.ts";
 
 /** Sections beside the process section, with what the kernel is told where they are in use. */
 const SECTION_FLAGS: readonly (readonly [Section, number, number])[] = [
-  [Section.NETWORK, CgroupFlag.NETWORK, Group.NETWORK | Group.TCP | Group.SYSCALL],
+  [Section.NETWORK, CgroupFlag.NETWORK, Group.NETWORK | Group.TCP | Group.SYSCALL | Group.RING],
   [Section.DNS, CgroupFlag.DNS | CgroupFlag.NETWORK, Group.DNS | Group.NETWORK],
-  [Section.FILESYSTEM, CgroupFlag.FILES, Group.SYSCALL],
+  [Section.FILESYSTEM, CgroupFlag.FILES, Group.SYSCALL | Group.RING],
   [Section.SYSCALL, CgroupFlag.SYSCALLS, Group.SYSCALL],
 ];
+
+/** Groups whose programs see the whole machine, and so run only while some container needs them. */
+export const ON_DEMAND = Group.TCP | Group.SYSCALL | Group.RING;
 
 /** The program group without which a section sees nothing. */
 const SEEN_BY: Partial<Record<Section, number>> = {
@@ -247,7 +250,7 @@ export class Enforcer {
   /** Programs that cost the whole machine something run only while some container needs them. */
   async #sense(): Promise<void> {
     const run = async () => {
-      const wanted = [...this.#needs.values()].reduce((sum, groups) => sum | groups, 0) & (Group.TCP | Group.SYSCALL);
+      const wanted = [...this.#needs.values()].reduce((sum, groups) => sum | groups, 0) & ON_DEMAND;
       const sensor = this.#sensor;
       if (wanted === this.#sensed || !sensor) return;
       await sensor.sense(wanted);

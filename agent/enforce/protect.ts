@@ -28,6 +28,28 @@ async function onHost(rootfs: string, path: string): Promise<Buffer | undefined>
   return (await lstat(full).catch(() => undefined))?.isDirectory() ? full : undefined;
 }
 
+/**
+ * True where the watch refuses to open a file for writing, and tells of it: it is named, and its folder as the container
+ * sees it is the very one on the host that is marked.
+ */
+export async function isRefusedByWatch(
+  { bundle }: IdentifiedContainer,
+  refused: readonly RefusedPath[],
+  root: string,
+  path: string,
+): Promise<boolean> {
+  const isNamed = refused.some(
+    (entry) => entry.isWrite && (entry.isDirectory ? path.startsWith(entry.path) : path === entry.path),
+  );
+  if (!isNamed) return false;
+  const places = [bundle.rootfs, root].map(async (top) => {
+    const folder = await onHost(top, directoryOf(path));
+    return folder && (await lstat(folder).catch(() => undefined));
+  });
+  const [marked, seen] = await Promise.all(places);
+  return marked !== undefined && seen?.ino === marked.ino && seen.dev === marked.dev;
+}
+
 function mark(host: Buffer, { isWrite, isExec, isListed }: RefusedPath): ProtectEntry {
   const base = { path: "", isDirectory: false, isMark: true, isWrite, isExec: isExec || isListed, isListed: false };
   return { ...base, host: host.toString("latin1") };

@@ -5,6 +5,7 @@ import { withCustomRules } from "#core/policy/custom-rules.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
+import { SeenRoots } from "../content/mounts.ts";
 import type { SlotTable, SlotUse } from "../enforce/slot-table.ts";
 import type { ContainerFrame, EventHead, ExecFrame, WrittenFrame } from "../wire/frames.ts";
 import { Outcome } from "../wire/layout.ts";
@@ -25,6 +26,8 @@ export interface EventPipelineDependencies {
   readonly conclusion: Conclusion;
   readonly wallClock: WallClock;
   readonly cache: HashCache;
+  /** Where cgroup v2 is mounted. */
+  readonly cgroupMount: string;
 }
 
 /** Everything that happens in a container but execs. */
@@ -38,7 +41,7 @@ export class EventPipeline {
 
   constructor(deps: EventPipelineDependencies) {
     this.#deps = deps;
-    this.#maker = new EventMaker(deps);
+    this.#maker = new EventMaker({ ...deps, roots: new SeenRoots(deps.cgroupMount) });
   }
 
   async handle(container: WatchedContainer, frame: OtherFrame): Promise<void> {
@@ -99,7 +102,7 @@ export class EventPipeline {
       case "dns":
         return judgeDns(m, container, frame, use);
       case "file":
-        return [await judgeFile(m, container, frame, use)];
+        return judgeFile(m, container, frame, use);
       case "syscall":
         return [judgeSyscall(m, container, frame, use)];
       case "redirect":

@@ -10,6 +10,7 @@ import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import { isExecutableAt, pathsOfChange } from "../content/file-change.ts";
+import { isRefusedByWatch } from "../enforce/protect.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
 import { FileFlag, SyscallFlag } from "../wire/layout.ts";
@@ -20,25 +21,36 @@ export async function judgeFile(
   container: WatchedContainer,
   frame: FileFrame,
   use: SlotUse,
-): Promise<Judged> {
-  const { path, newPath } = await pathsOfChange(frame, container.identified.bundle.rootfs);
+): Promise<Judged[]> {
+  const root = await maker.roots.of(container.cgroup, container.identified.bundle.rootfs, frame.actor.pid);
+  const { path, newPath } = await pathsOfChange(frame, root);
   const operation = frame.operation as FileOperation;
   const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
-  const isExecutable =
-    isMarked || isLibrary(newPath) || (newPath !== "" && (await isExecutableAt(frame.actor.pid, newPath)));
-  const value = { operation, path, newPath, mode: frame.mode, isExecutable };
+  const isIoUring = (frame.flags & FileFlag.RING) !== 0;
+  // It was only asked for: what the watch refused has not happened, and is told as refused.
+  if (isIoUring && container.isProtected && (frame.flags & FileFlag.FOLLOWED) !== 0) {
+    if (await isRefusedByWatch(container.identified, use.refused, root, path)) return [];
+  }
+  const mayBe = newPath === "" && isIoUring ? path : newPath;
+  const isExecutable = isMarked || isLibrary(mayBe) || (mayBe !== "" && (await isExecutableAt(root, mayBe)));
+  const value = { operation, path, newPath, mode: frame.mode, isExecutable, isIoUring };
   const event = maker.eventOf(container, frame, { case: "fileChange", value });
   const processPath = event.actor?.path ?? "";
   const change = { operation, path, newPath, processPath, isExecutable };
   const decision = evaluateFile(use.policy.filesystem, change);
-  return {
+  const judged: Judged = {
     section: Section.FILESYSTEM,
     event,
     decision,
     facts: decision.isHeld ? [heldFileFact(change)] : fileFacts(change),
     object: [processPath, operation, path, newPath],
-    act: { killed: "", denied: "the open failed with EPERM", happened: "the file had been changed" },
+    act: {
+      killed: "",
+      denied: "the open failed with EPERM",
+      happened: isIoUring ? "the change had been asked for" : "the file had been changed",
+    },
   };
+  return [judged];
 }
 
 export function judgeSyscall(

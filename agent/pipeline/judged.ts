@@ -6,6 +6,7 @@ import { type Event, EventSchema, type Process, type Section } from "#gen/gabion
 import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
+import type { SeenRoots } from "../content/mounts.ts";
 import type { ActorFrame } from "../wire/frames.ts";
 import { processOf } from "./actor.ts";
 import type { Target } from "./conclude.ts";
@@ -44,12 +45,14 @@ type Kind = MessageInitShape<typeof EventSchema>["kind"];
 /** Makes events of frames, and keeps what the detectors of each container have seen. */
 export class EventMaker {
   readonly processes: ProcessTable;
+  readonly roots: SeenRoots;
   readonly #bootId: string;
   readonly #wallClock: WallClock;
   readonly #detectors = new WeakMap<WatchedContainer, Detectors>();
 
-  constructor(options: { processes: ProcessTable; bootId: string; wallClock: WallClock }) {
+  constructor(options: { processes: ProcessTable; bootId: string; wallClock: WallClock; roots: SeenRoots }) {
     this.processes = options.processes;
+    this.roots = options.roots;
     this.#bootId = options.bootId;
     this.#wallClock = options.wallClock;
   }

@@ -18,6 +18,11 @@ extern struct task_struct *bpf_task_from_vpid(__s32 vpid) __ksym __weak;
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, __u64 value) __ksym __weak;
 extern void bpf_task_release(struct task_struct *task) __ksym __weak;
 
+static __always_inline __u8 outcome_of(__u32 action)
+{
+	return action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
+}
+
 struct bucket {
 	__u64 at_ns;
 	__u64 tokens;

@@ -21,7 +21,7 @@ static int always_count;
 static struct on_demand {
 	uint32_t bit;
 	struct bpf_link *links[4];
-} on_demand[] = { { .bit = GABION_GROUP_TCP }, { .bit = GABION_GROUP_SYSCALL } };
+} on_demand[] = { { .bit = GABION_GROUP_TCP }, { .bit = GABION_GROUP_SYSCALL }, { .bit = GABION_GROUP_RING } };
 
 struct attached {
 	uint64_t cgroup_id;

@@ -181,6 +181,7 @@ enum gabion_group {
 	GABION_GROUP_TCP = 1 << 5,
 	GABION_GROUP_SYSCALL = 1 << 6,
 	GABION_GROUP_FANOTIFY = 1 << 7,
+	GABION_GROUP_RING = 1 << 8,
 };
 
 struct gabion_frame {
@@ -329,6 +330,8 @@ enum gabion_file_flag {
 	GABION_FILE_EXECUTABLE = 1 << 1, /* or a shared library, by its name */
 	GABION_FILE_TYPED = 1 << 2,    /* `path` and `target` are as typed, to be joined with their bases */
 	GABION_FILE_PROC = 1 << 3,     /* of a process file system: its folders have numbers in their names */
+	GABION_FILE_RING = 1 << 4,     /* asked for through io_uring: told when it was asked for, whatever came of it */
+	GABION_FILE_FOLLOWED = 1 << 5, /* typed, and a link that it ends with was followed */
 };
 
 struct file_event {

@@ -118,6 +118,16 @@ struct cgroup {
 	void *bpf_cgrp_storage;
 };
 
+/* Requests of io_uring: each operation keeps what it was asked where the request begins. */
+struct filename { const char *name; };
+struct open_how { __u64 flags; };
+struct io_kiocb { __u8 opcode; };
+struct io_open { int dfd; struct filename *filename; struct open_how how; };
+struct io_rename { int old_dfd; int new_dfd; struct filename *oldpath; struct filename *newpath; };
+struct io_unlink { int dfd; struct filename *filename; };
+struct io_link { int old_dfd; int new_dfd; struct filename *oldpath; struct filename *newpath; };
+struct io_socket { int domain; int type; int protocol; };
+
 #pragma clang attribute pop
 
 /* What cgroup programs are given: part of the kernel's interface, so with fixed offsets. */

@@ -15,4 +15,5 @@
 	object tcp
 	object dns
 	object syscall
+	object ring
 	.section .note.GNU-stack,"",@progbits

@@ -17,6 +17,7 @@ OBJECT(network);
 OBJECT(tcp);
 OBJECT(dns);
 OBJECT(syscall);
+OBJECT(ring);
 
 #define GROUPS_MAX 8
 
@@ -33,6 +34,7 @@ static const struct group {
 	{ "tcp", tcp_object, tcp_object_end, GABION_GROUP_TCP, false, true },
 	{ "dns", dns_object, dns_object_end, GABION_GROUP_DNS, false, true },
 	{ "syscall", syscall_object, syscall_object_end, GABION_GROUP_SYSCALL, false, true },
+	{ "ring", ring_object, ring_object_end, GABION_GROUP_RING, false, true },
 };
 #define GROUP_COUNT (sizeof(groups) / sizeof(*groups))
 

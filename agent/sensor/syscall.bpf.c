@@ -20,15 +20,14 @@
 #include "text_hash.bpf.h"
 #include "contained.bpf.h"
 #include "file_decide.bpf.h"
+#include "file_tell.bpf.h"
+#include "packet_socket.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
 #define TS_COMPAT 2
-#define AF_PACKET 17
 #define FMODE_WRITE 2
 #define FMODE_CREATED (1 << 20)
-#define EXECUTE_BITS 0111
-#define AT_FDCWD (-100)
 #define NO_ARGUMENT 7
 #define PROC_MAGIC 0x9fa0
 #define COMPAT_SOCKETCALL 102
@@ -42,13 +41,14 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_FCHMOD 91
 #define NR_OPENAT 257
 #define NR_DUP3 292
+#define NR_OPEN_BY_HANDLE 304
 #define NR_OPENAT2 437
 
 /* Calls that do more than being used: all others are done with after one look. */
 static const __u8 followed_calls[GABION_SYSCALLS] = {
 	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
 	[86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
-	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_DUP3] = 1, [316] = 1, [NR_OPENAT2] = 1, [452] = 1,
+	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1, [NR_OPENAT2] = 1, [452] = 1,
 };
 
 /* Where a call has its paths: numbers of arguments, from 0. */
@@ -110,6 +110,7 @@ static __always_inline __u32 native_number(__u32 number)
 	case 304: return 266; /* symlinkat */
 	case 306: return 268; /* fchmodat */
 	case 330: return NR_DUP3;
+	case 342: return NR_OPEN_BY_HANDLE;
 	case 353: return 316; /* renameat2 */
 	case 359: return NR_SOCKET;
 	case NR_OPENAT2: return NR_OPENAT2;
@@ -134,56 +135,6 @@ static __always_inline __u64 argument(struct pt_regs *regs, bool is_compat, __u8
 	case 2: return regs->dx;
 	default: return regs->r10;
 	}
-}
-
-static __always_inline __u8 outcome_of(__u32 action)
-{
-	return action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
-}
-
-/* The act has happened. Only block does something here: it ends the process before it can use what it got. */
-static __always_inline void conclude_file(struct file_scratch *s, __u32 action, __u32 cgroup_flags,
-					  struct cgroup_counts *counts)
-{
-	if (!s->has_actor)
-		read_actor(&s->event.actor);
-	s->event.event.frame.outcome = outcome_of(action);
-	if (action == GABION_BLOCK) {
-		bpf_send_signal(SIGKILL);
-		s->event.event.frame.outcome = GABION_ENDED_CONTAINER;
-		if (counts)
-			__sync_fetch_and_add(&counts->killed, 1);
-		kill_first_process(cgroup_flags, s->event.actor.pid_ns);
-	}
-	emit(&bulk, &s->event.event, sizeof(s->event), counts);
-}
-
-static __always_inline struct file_scratch *begin_file(struct cgroup_policy *policy, struct contained_process *process,
-						       __u32 operation)
-{
-	struct file_scratch *s = file_scratch();
-
-	if (!s)
-		return 0;
-	begin_event(&s->event.event, GABION_FILE, sizeof(s->event), policy);
-	s->event.operation = operation;
-	s->event.flags = 0;
-	s->event.path_length = s->event.target_length = 0;
-	s->event.base_length = s->event.target_base_length = 0;
-	s->event.inode = 0;
-	s->event.device = 0;
-	s->event.mode = 0;
-	s->exe_hash = process->exe_hash;
-	/* Who it was is read where it is told, and here only where its program is not known yet. */
-	s->has_actor = 0;
-	if (!s->exe_hash) {
-		read_actor(&s->event.actor);
-		s->has_actor = 1;
-		hash_file_exe();
-		if (s->exe.is_complete && !s->event.actor.is_cut)
-			s->exe_hash = process->exe_hash = s->exe.full;
-	}
-	return s;
 }
 
 /*
@@ -256,151 +207,24 @@ static __always_inline void handle_open(struct cgroup_policy *policy, struct tas
 				 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
 }
 
-/* The folder that a path as typed begins at: of the first path, or of the second. */
-__attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct file_scratch *s = file_scratch();
-	__u32 zero = 0;
-	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
-	struct walked_path walked;
-	__u8 *target;
-	__u16 *length;
-
-	if (!s || !buffer)
-		return 0;
-	target = is_second ? s->event.target_base : s->event.base;
-	length = is_second ? &s->event.target_base_length : &s->event.base_length;
-	if (folder == AT_FDCWD) {
-		struct fs_struct *fs = task->fs;
-
-		walked = walk_path(buffer, fs->pwd.dentry, fs->pwd.mnt);
-	} else {
-		struct file *file = file_of(task, folder);
-
-		if (!file)
-			return 0;
-		walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
-	}
-	read_walked(target, GABION_CWD_MAX, length, buffer, walked);
-	if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
-		*length = GABION_CWD_MAX; /* does not fit: said to be cut */
-	return 1;
-}
-
-/* Paths as typed: resolving them is the agent's. Known-good ones are recognised where the text is plain. */
+/* The paths of a call are where its arguments say. */
 static __always_inline void handle_path(struct cgroup_policy *policy, struct contained_process *process,
 					struct pt_regs *regs, bool is_compat, struct path_call call)
 {
-	struct file_scratch *s = begin_file(policy, process, call.operation);
-	struct cgroup_counts *counts;
-	__u32 action;
-	long length;
+	struct path_act act = { .operation = call.operation, .folder = AT_FDCWD, .target_folder = AT_FDCWD };
 
-	if (!s)
-		return;
-	s->event.flags |= GABION_FILE_TYPED;
-	length = bpf_probe_read_user_str(s->event.path, GABION_PATH_MAX, (void *)argument(regs, is_compat, call.path));
-	s->event.path_length = length > 0 ? length - 1 : 0;
-	if (length <= 0 || length >= GABION_PATH_MAX)
-		s->event.flags |= GABION_FILE_CUT;
-	if (s->event.path[0] != '/')
-		read_base(call.folder == NO_ARGUMENT ? AT_FDCWD : (__s32)argument(regs, is_compat, call.folder), 0);
-	if (call.target != NO_ARGUMENT) {
-		length = bpf_probe_read_user_str(s->event.target, GABION_PATH_MAX, (void *)argument(regs, is_compat, call.target));
-		s->event.target_length = length > 0 ? length - 1 : 0;
-		if (length <= 0 || length >= GABION_PATH_MAX)
-			s->event.flags |= GABION_FILE_CUT;
-		if (s->event.target[0] != '/')
-			read_base(call.target_folder == NO_ARGUMENT ? AT_FDCWD :
-								      (__s32)argument(regs, is_compat, call.target_folder),
-				  1);
-	}
-	if (call.mode != NO_ARGUMENT) {
-		s->event.mode = argument(regs, is_compat, call.mode);
-		if (s->event.mode & EXECUTE_BITS)
-			s->event.flags |= GABION_FILE_EXECUTABLE;
-	}
-	if (is_library(s->event.path, s->event.path_length))
-		s->event.flags |= GABION_FILE_EXECUTABLE;
-	counts = counts_of(policy->container_id, SECTION_FILES);
-	if (counts)
-		__sync_fetch_and_add(&counts->seen, 1);
-	action = GABION_ASK;
-	/* Two paths, or a mode that makes something executable, are more than one look-up can answer. */
-	if (call.target == NO_ARGUMENT && !(s->event.flags & (GABION_FILE_CUT | GABION_FILE_EXECUTABLE)) &&
-	    s->event.base_length < GABION_CWD_MAX) {
-		hash_file_typed();
-		action = decide_typed();
-	}
-	if (action == GABION_ALLOW) {
-		if (counts)
-			__sync_fetch_and_add(&counts->allowed, 1);
-		count_entry(policy, s->event.event.entry);
-		return;
-	}
-	conclude_file(s, GABION_ASK, policy->flags, counts);
-}
-
-struct socket_scratch {
-	struct socket_event socket;
-	struct redirect_event redirect;
-	struct syscall_event syscall;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct socket_scratch);
-} socket_scratches SEC(".maps");
-
-static __always_inline struct socket_scratch *socket_scratch(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&socket_scratches, &zero);
-}
-
-static __always_inline __u32 default_action(struct cgroup_policy *policy, __u32 which)
-{
-	__u32 slot = policy->slot;
-	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
-
-	return defaults ? defaults->actions[which] : GABION_ASK;
-}
-
-/* A packet socket is open: nothing stands between it and the wire, so who asked for it dies before it can be used. */
-static __always_inline void handle_packet_socket(struct cgroup_policy *policy, __u32 type, __u32 protocol)
-{
-	struct socket_scratch *s = socket_scratch();
-	struct cgroup_counts *counts = counts_of(policy->container_id, SECTION_NETWORK);
-	__u32 action = default_action(policy, GABION_DEFAULT_RAW);
-
-	if (!s)
-		return;
-	if (counts) {
-		__sync_fetch_and_add(&counts->seen, 1);
-		if (action == GABION_ALLOW)
-			__sync_fetch_and_add(&counts->allowed, 1);
-	}
-	if (action == GABION_ALLOW)
-		return;
-	begin_event(&s->socket.event, GABION_SOCKET, sizeof(s->socket), policy);
-	s->socket.family = AF_PACKET;
-	s->socket.type = type & 0xf;
-	s->socket.protocol = protocol;
-	read_actor(&s->socket.actor);
-	s->socket.event.frame.outcome = outcome_of(action);
-	if (action >= GABION_PREVENT) {
-		bpf_send_signal(SIGKILL);
-		s->socket.event.frame.outcome = action == GABION_BLOCK ? GABION_KILLED_CONTAINER : GABION_KILLED;
-		if (counts)
-			__sync_fetch_and_add(&counts->killed, 1);
-	}
-	if (action == GABION_BLOCK)
-		kill_first_process(policy->flags, s->socket.actor.pid_ns);
-	emit(&events, &s->socket.event, sizeof(s->socket), counts);
+	if (call.operation == GABION_FILE_WRITE || call.operation == GABION_FILE_MODE)
+		act.flags = GABION_FILE_FOLLOWED;
+	act.path = (const void *)argument(regs, is_compat, call.path);
+	if (call.folder != NO_ARGUMENT)
+		act.folder = argument(regs, is_compat, call.folder);
+	if (call.target != NO_ARGUMENT)
+		act.target = (const void *)argument(regs, is_compat, call.target);
+	if (call.target_folder != NO_ARGUMENT)
+		act.target_folder = argument(regs, is_compat, call.target_folder);
+	if (call.mode != NO_ARGUMENT)
+		act.mode = argument(regs, is_compat, call.mode);
+	tell_path(policy, process, &act);
 }
 
 /* A program that runs got a connection as its standard input or output. Whether it is a shell the agent knows. */
@@ -488,6 +312,7 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	case NR_OPEN:
 	case NR_OPENAT:
 	case NR_OPENAT2:
+	case NR_OPEN_BY_HANDLE:
 	case NR_CREAT:
 		file = file_of(task, result);
 		return file && file->f_mode & FMODE_WRITE;
@@ -552,6 +377,7 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	case NR_OPEN:
 	case NR_OPENAT:
 	case NR_OPENAT2:
+	case NR_OPEN_BY_HANDLE:
 	case NR_CREAT:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid)))
 			handle_open(policy, task, process, result);

@@ -129,7 +129,14 @@ export const CgroupFlag = {
 export const ConnectFlag = { INTERNET: 1 << 0, DIRECT: 1 << 1, LOOPBACK: 1 << 2, DATAGRAM: 1 << 3 } as const;
 export const ListenFlag = { EPHEMERAL: 1 << 0, BIND: 1 << 1 } as const;
 export const DnsFlag = { ANSWER: 1 << 0, MALFORMED: 1 << 1, TCP: 1 << 2, CUT: 1 << 3 } as const;
-export const FileFlag = { CUT: 1 << 0, EXECUTABLE: 1 << 1, TYPED: 1 << 2, PROC: 1 << 3 } as const;
+export const FileFlag = {
+  CUT: 1 << 0,
+  EXECUTABLE: 1 << 1,
+  TYPED: 1 << 2,
+  PROC: 1 << 3,
+  RING: 1 << 4,
+  FOLLOWED: 1 << 5,
+} as const;
 export const SyscallFlag = { COMPAT: 1 << 0 } as const;
 export const ProtectFlag = { WRITE: 1 << 0, EXEC: 1 << 1, DIRECTORY: 1 << 2, MARK: 1 << 3, LISTED: 1 << 4 } as const;
 export const Group = {
@@ -141,6 +148,7 @@ export const Group = {
   TCP: 1 << 5,
   SYSCALL: 1 << 6,
   FANOTIFY: 1 << 7,
+  RING: 1 << 8,
 } as const;
 
 /** Content of a file that is the image's own. */

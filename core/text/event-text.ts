@@ -33,7 +33,7 @@ export function eventText(event: Event): string {
       return `the look-up of \`${kind.value.name}\`${by(event)}`;
     case "fileChange": {
       const to = kind.value.newPath === "" ? "" : ` to \`${kind.value.newPath}\``;
-      return `${enumText(FileOperation, kind.value.operation)} of \`${kind.value.path}\`${to}${by(event)}`;
+      return `${enumText(FileOperation, kind.value.operation)} of \`${kind.value.path}\`${to}${by(event)}${kind.value.isIoUring ? ", asked for through io_uring" : ""}`;
     }
     case "syscallUse":
       return `system call \`${kind.value.name}\``;

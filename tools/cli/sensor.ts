@@ -126,7 +126,7 @@ async function trace(container: string, { runcRoot, kind, match, output }: Trace
     [Group.SYSCALL, CgroupFlag.FILES | CgroupFlag.SYSCALLS],
   ];
   const flags = wanted.reduce((sum, [group, flag]) => ((hello.groups & group) === 0 ? sum : sum | flag), 0);
-  await sensor.sense(hello.groups & (Group.TCP | Group.SYSCALL));
+  await sensor.sense(hello.groups & (Group.TCP | Group.SYSCALL | Group.RING));
   await sensor.bind({ id: status.ino, path }, SLOT, { flags: flags | CgroupFlag.RUNNING, device: 0 });
   const signalled = untilSignal();
   process.stderr.write(`tracing ${path}; end with Ctrl-C\n`);

@@ -17,7 +17,9 @@ function isNewer(a: string, b: string): boolean {
 }
 
 /** A static program for tests and measurements, built from C where it is not there yet. */
-export function testProgram(name: "trap" | "memfd" | "spawn" | "nothing" | "netprobe" | "callprobe" | "mix"): Buffer {
+export function testProgram(
+  name: "trap" | "memfd" | "spawn" | "nothing" | "netprobe" | "callprobe" | "mix" | "ringprobe",
+): Buffer {
   const source = join(SOURCES, `${name}.c`);
   const built = join(BUILT, name);
   mkdirSync(BUILT, { recursive: true });
