@@ -1,4 +1,4 @@
-import { type BigIntStats, readFileSync, statSync } from "node:fs";
+import { type BigIntStats, existsSync, readFileSync, statSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ControlGroup } from "../containers/watched-container.ts";
@@ -91,7 +91,7 @@ export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs
   return [];
 }
 
-/** How long nobody is looked for anew where nobody was found, in ms: many short processes end at once. */
+/** How long a process that was found stands for its container, or its absence, in ms: as long as one burst. */
 const SEARCH_MS = 100;
 
 /** Where the files of containers are seen with their mounts: through a process in there. */
@@ -105,17 +105,15 @@ export class SeenRoots {
 
   /** The root that a process sees; where it has gone, that of another one; with nobody in there, the image's files. */
   async of(cgroup: ControlGroup, rootfs: string, pid: number): Promise<string> {
-    if (statOf(`/proc/${pid}/root`)) return `/proc/${pid}/root`;
+    if (existsSync(`/proc/${pid}/root`)) return `/proc/${pid}/root`;
     const other = await this.#insider(cgroup, rootfs);
     return other === undefined ? rootfs : `/proc/${other}/root`;
   }
 
   async #insider(cgroup: ControlGroup, rootfs: string): Promise<number | undefined> {
     const known = this.#found.get(cgroup);
-    const root = known?.pid === undefined ? undefined : statOf(rootfs);
-    const own = root && statOf(`/proc/${known?.pid}/root`);
-    if (own && own.dev === root.dev && own.ino === root.ino) return known?.pid;
-    if (known && known.pid === undefined && known.untilMs > performance.now()) return undefined;
+    const isFresh = known !== undefined && known.untilMs > performance.now();
+    if (isFresh && (known.pid === undefined || existsSync(`/proc/${known.pid}/root`))) return known.pid;
     const { value: pid } = await insiders(this.#cgroupMount, cgroup, rootfs).next();
     this.#found.set(cgroup, { pid: pid ?? undefined, untilMs: performance.now() + SEARCH_MS });
     return pid ?? undefined;

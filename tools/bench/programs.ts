@@ -1,7 +1,8 @@
 /**
  * What watching costs programs that people run, in one container: a compiler, an HTTP server under load, a client that looks
- * names up, and files copied. The container sees the machine's own programs, read only.
+ * names up, and files copied. The programs are the container's own, copied from the machine; libraries are mounted.
  */
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -15,21 +16,29 @@ await using stack = new AsyncDisposableStack();
 const directory = mkdtempSync(join(tmpdir(), "gabion-bench-"));
 const sandbox = stack.use(await Sandbox.open(`gabion-bench-${process.pid}`, join(directory, "sandbox")));
 const text = (content: string | Buffer) => ({ content, mode: 0o644 });
+const program = (path: string) => ({ content: readFileSync(path), mode: 0o755 });
+const compiler = execFileSync("gcc", ["-print-prog-name=cc1"], { encoding: "utf8" }).trim();
+const machines = ["gcc", "as", "ld", "cp", "rm"].map(
+  (name) => [`/usr/bin/${name}`, program(`/usr/bin/${name}`)] as const,
+);
 const container = sandbox.start("bench", {
   args: ["/bin/sleep", "3600"],
-  programs: [],
+  programs: ["/bin/sleep"],
   files: {
+    ...Object.fromEntries(machines),
+    [compiler]: program(compiler),
+    "/opt/node/node": program(process.execPath),
     "/opt/load.mjs": text(readFileSync(resolve(import.meta.dirname, "programs-load.mjs"))),
     "/etc/resolv.conf": text(`nameserver ${ADDRESS}\n`),
     "/etc/hosts": text("127.0.0.1 localhost\n"),
     "/dev/null": text(""),
   },
   readOnlyBinds: {
-    "/usr": "/usr",
-    "/bin": "/usr/bin",
+    "/usr/include": "/usr/include",
+    [`${dirname(compiler)}/include`]: `${dirname(compiler)}/include`,
+    "/usr/lib/x86_64-linux-gnu": "/usr/lib/x86_64-linux-gnu",
     "/lib": "/usr/lib",
     "/lib64": "/usr/lib64",
-    "/opt/node": dirname(process.execPath),
   },
 });
 await container.addAddresses(ADDRESS);
