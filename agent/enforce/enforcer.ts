@@ -11,7 +11,7 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import { mountsOf } from "../content/mounts.ts";
-import { CgroupFlag, Group } from "../wire/layout.ts";
+import { CgroupFlag, Group, ON_DEMAND } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
 import { toProtectEntries } from "./protect.ts";
 import { type PolicyInForce, SlotTable, type SlotUse } from "./slot-table.ts";
@@ -23,9 +23,6 @@ const SECTION_FLAGS: readonly (readonly [Section, number, number])[] = [
   [Section.FILESYSTEM, CgroupFlag.FILES, Group.SYSCALL | Group.RING],
   [Section.SYSCALL, CgroupFlag.SYSCALLS, Group.SYSCALL],
 ];
-
-/** Groups whose programs see the whole machine, and so run only while some container needs them. */
-export const ON_DEMAND = Group.TCP | Group.SYSCALL | Group.RING;
 
 /** The program group without which a section sees nothing. */
 const SEEN_BY: Partial<Record<Section, number>> = {

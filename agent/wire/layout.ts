@@ -150,6 +150,8 @@ export const Group = {
   FANOTIFY: 1 << 7,
   RING: 1 << 8,
 } as const;
+/** Groups whose programs see the whole machine, and so run only while some container needs them. */
+export const ON_DEMAND = Group.TCP | Group.SYSCALL | Group.RING;
 
 /** Content of a file that is the image's own. */
 export const CONTENT_IMAGE = 1n;

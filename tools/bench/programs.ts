@@ -42,6 +42,10 @@ const container = sandbox.start("bench", {
   },
 });
 await container.addAddresses(ADDRESS);
+// Tens of thousands of closed connections that wait for their time would make each new one search for a port, the longer
+// the later it is measured.
+const inNetwork = ["-t", String(await container.initPid()), "-n", "sh", "-c"];
+execFileSync("nsenter", [...inNetwork, "echo 64 > /proc/sys/net/ipv4/tcp_max_tw_buckets"]);
 const samples = await measureRounds({
   sandbox,
   directory,
@@ -49,7 +53,7 @@ const samples = await measureRounds({
   rounds: Number(process.env["ROUNDS"] ?? 8),
   withOthers: process.env["OTHERS"] !== "0",
   command: LOAD,
-  runs: 3,
+  runs: 5,
 });
 const PARTS = {
   compile: "15 compilations",

@@ -12,7 +12,7 @@ import { toCapabilities } from "../../agent/capabilities.ts";
 import { controlGroupOf, listRuncContainers } from "../../agent/containers/runc.ts";
 import { cgroupMount } from "../../agent/node-identity.ts";
 import type { ContainerFrame, SensorFrame } from "../../agent/wire/frames.ts";
-import { CgroupFlag, Group } from "../../agent/wire/layout.ts";
+import { CgroupFlag, Group, ON_DEMAND } from "../../agent/wire/layout.ts";
 import { Sensor, SensorError } from "../../agent/wire/sensor.ts";
 import { CommandError } from "./connection.ts";
 import { frameActor, frameText } from "./frame-text.ts";
@@ -126,7 +126,7 @@ async function trace(container: string, { runcRoot, kind, match, output }: Trace
     [Group.SYSCALL, CgroupFlag.FILES | CgroupFlag.SYSCALLS],
   ];
   const flags = wanted.reduce((sum, [group, flag]) => ((hello.groups & group) === 0 ? sum : sum | flag), 0);
-  await sensor.sense(hello.groups & (Group.TCP | Group.SYSCALL | Group.RING));
+  await sensor.sense(hello.groups & ON_DEMAND);
   await sensor.bind({ id: status.ino, path }, SLOT, { flags: flags | CgroupFlag.RUNNING, device: 0 });
   const signalled = untilSignal();
   process.stderr.write(`tracing ${path}; end with Ctrl-C\n`);
