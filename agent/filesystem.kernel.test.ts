@@ -141,6 +141,14 @@ describe("what a container does to files", () => {
     await changed("/var/other/c32", FileOperation.DELETE);
   });
 
+  onKernel("a mode given through a link is told of the file that has it", async () => {
+    await sh("ln -s /var/other/handled /tmp/way; chmod 600 /tmp/way");
+    expect((await changed("/var/other/handled", FileOperation.CHANGE_MODE)).change.mode & 0o777).toBe(0o600);
+    expect(changes().some(({ change: c }) => c.path === "/tmp/way" && c.operation !== FileOperation.CREATE)).toBe(
+      false,
+    );
+  });
+
   onKernel("a file opened by its handle is told by its path", async () => {
     expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
     const write = await changed("/var/other/handled", FileOperation.WRITE);

@@ -83,6 +83,9 @@ __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 	return 1;
 }
 
+/* Acts on paths as typed that only the agent can tell the file of. */
+#define ASKED_FLAGS (GABION_FILE_CUT | GABION_FILE_EXECUTABLE | GABION_FILE_RING | GABION_FILE_FOLLOWED)
+
 /* An act on paths as typed. */
 struct path_act {
 	__u32 operation;
@@ -133,9 +136,8 @@ static __always_inline void tell_path(struct cgroup_policy *policy, struct conta
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
 	action = GABION_ASK;
-	/* Two paths, a mode that makes something executable, or a file that may be are more than one look-up can answer. */
-	if (!act->target && !(s->event.flags & (GABION_FILE_CUT | GABION_FILE_EXECUTABLE | GABION_FILE_RING)) &&
-	    s->event.base_length < GABION_CWD_MAX) {
+	/* Two paths, a link at the end, what is or may be executable: more than one look-up can answer. */
+	if (!act->target && !(s->event.flags & ASKED_FLAGS) && s->event.base_length < GABION_CWD_MAX) {
 		hash_file_typed();
 		action = decide_typed();
 	}
