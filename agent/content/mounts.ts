@@ -93,6 +93,7 @@ export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs
 
 /** How long a process that was found stands for its container, or its absence, in ms: as long as one burst. */
 const SEARCH_MS = 100;
+const LOOKS_MAX = 3;
 
 /** Where the files of containers are seen with their mounts: through a process in there. */
 export class SeenRoots {
@@ -103,8 +104,21 @@ export class SeenRoots {
     this.#cgroupMount = cgroupMount;
   }
 
+  /** Looks through a process; once more where the one that was looked through has ended meanwhile. */
+  async look<T>(
+    { cgroup, rootfs, pid }: { readonly cgroup: ControlGroup; readonly rootfs: string; readonly pid: number },
+    look: (root: string) => Promise<T>,
+  ): Promise<T> {
+    for (const _ of Array(LOOKS_MAX)) {
+      const root = await this.#rootOf(cgroup, rootfs, pid);
+      const found = await look(root);
+      if (existsSync(root)) return found;
+    }
+    return look(rootfs);
+  }
+
   /** The root that a process sees; where it has gone, that of another one; with nobody in there, the image's files. */
-  async of(cgroup: ControlGroup, rootfs: string, pid: number): Promise<string> {
+  async #rootOf(cgroup: ControlGroup, rootfs: string, pid: number): Promise<string> {
     if (existsSync(`/proc/${pid}/root`)) return `/proc/${pid}/root`;
     const other = await this.#insider(cgroup, rootfs);
     return other === undefined ? rootfs : `/proc/${other}/root`;

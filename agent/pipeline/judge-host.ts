@@ -22,17 +22,22 @@ export async function judgeFile(
   frame: FileFrame,
   use: SlotUse,
 ): Promise<Judged[]> {
-  const root = await maker.roots.of(container.cgroup, container.identified.bundle.rootfs, frame.actor.pid);
-  const { path, newPath } = await pathsOfChange(frame, root);
+  const { cgroup, identified } = container;
+  const where = { cgroup, rootfs: identified.bundle.rootfs, pid: frame.actor.pid };
+  const { path, newPath } = await maker.roots.look(where, (root) => pathsOfChange(frame, root));
   const operation = frame.operation as FileOperation;
   const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
   const isIoUring = (frame.flags & FileFlag.RING) !== 0;
   // It was only asked for: what the watch refused has not happened, and is told as refused.
   if (isIoUring && container.isProtected && (frame.flags & FileFlag.FOLLOWED) !== 0) {
-    if (await isRefusedByWatch(container.identified, use.refused, root, path)) return [];
+    const isRefused = (root: string) => isRefusedByWatch(identified, use.refused, root, path);
+    if (await maker.roots.look(where, isRefused)) return [];
   }
   const mayBe = newPath === "" && isIoUring ? path : newPath;
-  const isExecutable = isMarked || isLibrary(mayBe) || (mayBe !== "" && (await isExecutableAt(root, mayBe)));
+  const isExecutable =
+    isMarked ||
+    isLibrary(mayBe) ||
+    (mayBe !== "" && (await maker.roots.look(where, (root) => isExecutableAt(root, mayBe))));
   const value = { operation, path, newPath, mode: frame.mode, isExecutable, isIoUring };
   const event = maker.eventOf(container, frame, { case: "fileChange", value });
   const processPath = event.actor?.path ?? "";
