@@ -149,6 +149,15 @@ describe("what a container does to files", () => {
     );
   });
 
+  onKernel("an executable that is cut short by its path is told as one", async () => {
+    await sh("cp /bin/sh /var/data/cut; chmod 700 /var/data/cut; ln -s /var/data/cut /tmp/cut");
+    expect((await web.exec(CALLS, "truncate", "/tmp/cut")).output.trim()).toBe("ok");
+    const is = ({ operation, path }: { operation: FileOperation; path: string }, actor = "") =>
+      operation === FileOperation.WRITE && path === "/var/data/cut" && actor === CALLS;
+    const cut = await until("it was cut", 10_000, () => changes().find((a) => is(a.change, a.event?.actor?.path)));
+    expect(cut.decision).toMatchObject({ detector: "changed_binary", outcome: Outcome.DETECTION });
+  });
+
   onKernel("a file opened by its handle is told by its path", async () => {
     expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
     const write = await changed("/var/other/handled", FileOperation.WRITE);

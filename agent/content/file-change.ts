@@ -49,12 +49,15 @@ async function realPath(root: string, base: Uint8Array, typed: Uint8Array, isFol
   return escapeBytes(resolved === undefined ? full : join(resolved.toString("latin1"), [name]));
 }
 
+/** True where paths are as they were typed; otherwise they are real already, and no root is looked at. */
+export function isTyped({ flags }: FileFrame): boolean {
+  return (flags & FileFlag.TYPED) !== 0;
+}
+
 /** Real paths of a change: of the file, and where it has two of the other one. A path that was cut begins with `…`. */
 export async function pathsOfChange(frame: FileFrame, root: string): Promise<{ path: string; newPath: string }> {
   const mark = (path: string) => ((frame.flags & FileFlag.CUT) === 0 ? path : `…${path}`);
-  if ((frame.flags & FileFlag.TYPED) === 0) {
-    return { path: mark(withoutPid(escapeBytes(frame.path), frame.actor.pid)), newPath: "" };
-  }
+  if (!isTyped(frame)) return { path: mark(withoutPid(escapeBytes(frame.path), frame.actor.pid)), newPath: "" };
   const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   const resolve = async (base: Uint8Array, typed: Uint8Array) =>
     mark(withoutPid(await realPath(root, base, typed, isFollowed), frame.actor.pid));

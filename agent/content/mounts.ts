@@ -91,8 +91,14 @@ export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs
   return [];
 }
 
+async function firstOf<T>(all: AsyncIterable<T>): Promise<T | undefined> {
+  for await (const one of all) return one;
+  return undefined;
+}
+
 /** How long a process that was found stands for its container, or its absence, in ms: as long as one burst. */
 const SEARCH_MS = 100;
+/** Processes that are looked through one after the other, before the image's files must do. */
 const LOOKS_MAX = 3;
 
 /** Where the files of containers are seen with their mounts: through a process in there. */
@@ -128,8 +134,8 @@ export class SeenRoots {
     const known = this.#found.get(cgroup);
     const isFresh = known !== undefined && known.untilMs > performance.now();
     if (isFresh && (known.pid === undefined || existsSync(`/proc/${known.pid}/root`))) return known.pid;
-    const { value: pid } = await insiders(this.#cgroupMount, cgroup, rootfs).next();
-    this.#found.set(cgroup, { pid: pid ?? undefined, untilMs: performance.now() + SEARCH_MS });
-    return pid ?? undefined;
+    const pid = await firstOf(insiders(this.#cgroupMount, cgroup, rootfs));
+    this.#found.set(cgroup, { pid, untilMs: performance.now() + SEARCH_MS });
+    return pid;
   }
 }

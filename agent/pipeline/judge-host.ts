@@ -9,7 +9,7 @@ import { escapeBytes } from "#core/text/escape.ts";
 import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
-import { isExecutableAt, pathsOfChange } from "../content/file-change.ts";
+import { isExecutableAt, isTyped, pathsOfChange } from "../content/file-change.ts";
 import { isRefusedByWatch } from "../enforce/protect.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
@@ -23,17 +23,20 @@ export async function judgeFile(
   use: SlotUse,
 ): Promise<Judged[]> {
   const { cgroup, identified } = container;
-  const where = { cgroup, rootfs: identified.bundle.rootfs, pid: frame.actor.pid };
-  const { path, newPath } = await maker.roots.look(where, (root) => pathsOfChange(frame, root));
+  const { rootfs } = identified.bundle;
+  const where = { cgroup, rootfs, pid: frame.actor.pid };
+  const resolve = (root: string) => pathsOfChange(frame, root);
+  const { path, newPath } = await (isTyped(frame) ? maker.roots.look(where, resolve) : resolve(rootfs));
   const operation = frame.operation as FileOperation;
   const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
   const isIoUring = (frame.flags & FileFlag.RING) !== 0;
+  const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   // It was only asked for: what the watch refused has not happened, and is told as refused.
-  if (isIoUring && container.isProtected && (frame.flags & FileFlag.FOLLOWED) !== 0) {
+  if (isIoUring && isFollowed && container.isProtected) {
     const isRefused = (root: string) => isRefusedByWatch(identified, use.refused, root, path);
     if (await maker.roots.look(where, isRefused)) return [];
   }
-  const mayBe = newPath === "" && isIoUring ? path : newPath;
+  const mayBe = newPath === "" && isFollowed ? path : newPath;
   const isExecutable =
     isMarked ||
     isLibrary(mayBe) ||

@@ -41,57 +41,52 @@ char LICENSE[] SEC("license") = "GPL";
 #define command(request, type) \
 	((struct type *)bpf_rdonly_cast((request), bpf_core_type_id_kernel(struct type)))
 
+static __always_inline void take_path(struct path_act *act, __u32 operation, int folder, struct filename *name)
+{
+	act->operation = operation;
+	act->folder = folder;
+	act->path = name->name;
+}
+
+static __always_inline void take_target(struct path_act *act, int folder, struct filename *name)
+{
+	act->target_folder = folder;
+	act->target = name->name;
+}
+
 /* Operation 0 where nothing is changed. */
 static __always_inline struct path_act act_of(struct io_kiocb *request)
 {
 	struct path_act act = { .is_copied = true, .flags = GABION_FILE_RING };
-	struct io_rename *rename;
-	struct io_unlink *unlink;
-	struct io_link *link;
-	struct io_open *open;
+	struct io_rename *rename = command(request, io_rename);
+	struct io_unlink *unlink = command(request, io_unlink);
+	struct io_link *link = command(request, io_link);
+	struct io_open *open = command(request, io_open);
 
 	switch (request->opcode) {
 	case OP_OPENAT:
 	case OP_OPENAT2:
-		open = command(request, io_open);
 		if (!(open->how.flags & (O_ACCMODE | O_CREAT | O_TRUNC)))
-			return act;
-		act.operation = open->how.flags & O_CREAT ? GABION_FILE_CREATE : GABION_FILE_WRITE;
+			break;
 		act.flags |= GABION_FILE_FOLLOWED;
-		act.folder = open->dfd;
-		act.path = open->filename->name;
-		return act;
+		take_path(&act, open->how.flags & O_CREAT ? GABION_FILE_CREATE : GABION_FILE_WRITE, open->dfd, open->filename);
+		break;
 	case OP_RENAMEAT:
-		rename = command(request, io_rename);
-		act.operation = GABION_FILE_RENAME;
-		act.folder = rename->old_dfd;
-		act.path = rename->oldpath->name;
-		act.target_folder = rename->new_dfd;
-		act.target = rename->newpath->name;
-		return act;
+		take_path(&act, GABION_FILE_RENAME, rename->old_dfd, rename->oldpath);
+		take_target(&act, rename->new_dfd, rename->newpath);
+		break;
 	case OP_UNLINKAT:
-		unlink = command(request, io_unlink);
-		act.operation = GABION_FILE_DELETE;
-		act.folder = unlink->dfd;
-		act.path = unlink->filename->name;
-		return act;
+		take_path(&act, GABION_FILE_DELETE, unlink->dfd, unlink->filename);
+		break;
 	case OP_SYMLINKAT:
-		link = command(request, io_link);
-		act.operation = GABION_FILE_CREATE;
-		act.folder = link->new_dfd;
-		act.path = link->newpath->name;
-		return act;
+		take_path(&act, GABION_FILE_CREATE, link->new_dfd, link->newpath);
+		break;
 	case OP_LINKAT:
-		link = command(request, io_link);
-		act.operation = GABION_FILE_LINK;
-		act.folder = link->old_dfd;
-		act.path = link->oldpath->name;
-		act.target_folder = link->new_dfd;
-		act.target = link->newpath->name;
-		return act;
-	default:
-		return act;
+		take_path(&act, GABION_FILE_LINK, link->old_dfd, link->oldpath);
+		take_target(&act, link->new_dfd, link->newpath);
+		break;
 	}
+	return act;
 }
 
 SEC("tp_btf/io_uring_submit_req")

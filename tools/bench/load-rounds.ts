@@ -27,6 +27,7 @@ const RULES = {
   syscall: { effect: Effect.ALERT },
 };
 
+/** Before each round: what the setting before has left to do keeps a processor awake, which makes short waits shorter. */
 const SETTLE_MS = 2_000;
 
 /** As a new installation has it: look-ups are left alone. */
@@ -46,7 +47,7 @@ export const SETTINGS = {
 } as const;
 export type Setting = keyof typeof SETTINGS;
 
-/** Part of every load: what processors worked for it, with its start. Waits do not count, so it varies less. */
+/** Part of every load: what processors worked for it, its start included and waits not. */
 export const WORK = "work";
 
 /** ns that each part of a load took. */
@@ -111,7 +112,6 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
     await options.beside?.(setting, round);
   };
   for (let round = 0; round < options.rounds; round += 1) {
-    // What the setting before has left to do keeps a processor awake, which makes short waits shorter.
     await setTimeout(SETTLE_MS);
     await runOnce(options);
     await sample("off", round);
