@@ -23,6 +23,21 @@ char LICENSE[] SEC("license") = "GPL";
 #define ALLOWED 1
 #define REFUSED 0
 #define SCRATCHES 4
+#define KNOWN_DESTINATIONS 32 /* a power of two */
+/* 0.25 to 2.5 seconds, as the kernel is built: so long a list that lets through is told late, at most. */
+#define KNOWN_JIFFIES 256
+
+/* A destination that a version of a policy lets through without a word: found here, four look-ups are saved. */
+struct known_destination {
+	__u64 container_id;
+	__u64 until; /* in jiffies */
+	__u64 address[2];
+	__u32 slot;
+	__u32 entry;
+	__u16 port;
+	__u8 transport;
+	__u8 reserved[13];
+};
 
 struct network_scratch {
 	struct connect_event connect;
@@ -30,6 +45,8 @@ struct network_scratch {
 	struct socket_event socket;
 	struct address_key key;
 	__u64 is_taken;
+	__u64 hangs_on_port; /* the verdict is right for the socket's own port only */
+	struct known_destination known[KNOWN_DESTINATIONS];
 };
 
 struct {
@@ -62,16 +79,21 @@ static __always_inline struct cgroup_policy *watched(void)
 	return policy && policy->flags & GABION_CGROUP_BOUND && policy->flags & GABION_CGROUP_NETWORK ? policy : 0;
 }
 
+static __always_inline int let_through(const struct gabion_event *event, const struct cgroup_policy *policy,
+				       struct cgroup_counts *counts)
+{
+	if (counts)
+		__sync_fetch_and_add(&counts->allowed, 1);
+	count_entry(policy, event->entry);
+	return ALLOWED;
+}
+
 /* Notes what is done, and answers what the hook returns. The first process ends here where that is safe. */
 static __always_inline int conclude(struct gabion_event *event, struct gabion_actor *actor, __u64 length, __u32 action,
 				    const struct cgroup_policy *policy, struct cgroup_counts *counts)
 {
-	if (action == GABION_ALLOW) {
-		if (counts)
-			__sync_fetch_and_add(&counts->allowed, 1);
-		count_entry(policy, event->entry);
-		return ALLOWED;
-	}
+	if (action == GABION_ALLOW)
+		return let_through(event, policy, counts);
 	event->frame.outcome = action == GABION_AUDIT ? GABION_AUDITED : GABION_ASKED;
 	read_actor(actor);
 	if (action == GABION_PREVENT)
@@ -96,9 +118,9 @@ static __always_inline __u64 destination_hash(const struct connect_event *event)
 }
 
 /* What the allowed list, the model and the defaults say of a destination that nothing denies. */
-static __always_inline __u32 known_destination(struct connect_event *event, const struct slot_defaults *defaults,
-					       const __u8 *port)
+static __always_inline __u32 decide_known(struct network_scratch *s, const struct slot_defaults *defaults, const __u8 *port)
 {
+	struct connect_event *event = &s->connect;
 	__u32 slot = event->event.slot;
 	struct policy_value *value = find_prefix(defaults, slot, GABION_ADDRESS_ALLOWED, event->address, 128);
 
@@ -139,8 +161,9 @@ static __always_inline bool is_answer(const struct connect_event *event, const s
 	       find_prefix(defaults, event->event.slot, GABION_LISTEN_ALLOWED, port, 24);
 }
 
-static __always_inline __u32 decide_connect(struct connect_event *event, __u32 own_port)
+static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own_port)
 {
+	struct connect_event *event = &s->connect;
 	__u32 slot = event->event.slot, action;
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
 	struct match match = {};
@@ -159,31 +182,68 @@ static __always_inline __u32 decide_connect(struct connect_event *event, __u32 o
 		event->event.entry = match.denied_entry;
 		return match.denied;
 	}
-	action = is_answer(event, defaults, own_port) ? GABION_ALLOW : known_destination(event, defaults, port);
+	if (is_answer(event, defaults, own_port)) {
+		s->hangs_on_port = 1;
+		action = GABION_ALLOW;
+	} else {
+		action = decide_known(s, defaults, port);
+	}
 	/* A detector that only wants to be told does not make room for what would be refused. */
 	return match.asked && action == GABION_ALLOW ? GABION_ASK : action;
 }
 
-/* The name that an address was last resolved from; where DNS is watched, its absence is a fact of its own. */
+static __always_inline struct resolved_name *resolved_of(struct network_scratch *s, const struct cgroup_policy *policy)
+{
+	if (!(policy->flags & GABION_CGROUP_DNS))
+		return 0;
+	s->key.container_id = policy->container_id;
+	__builtin_memcpy(s->key.address, s->connect.address, 16);
+	return bpf_map_lookup_elem(&resolved, &s->key);
+}
+
+/* The name that an address was last resolved from, for an event that is sent. */
 static __always_inline void read_domain(struct network_scratch *s, const struct cgroup_policy *policy)
 {
 	struct connect_event *event = &s->connect;
-	struct resolved_name *name;
+	struct resolved_name *name = resolved_of(s, policy);
 
 	event->domain_length = 0;
 	event->domain[0] = 0;
-	if (!(policy->flags & GABION_CGROUP_DNS))
+	if (!name)
 		return;
-	s->key.container_id = policy->container_id;
-	__builtin_memcpy(s->key.address, event->address, 16);
-	name = bpf_map_lookup_elem(&resolved, &s->key);
-	if (!name) {
-		if (event->flags & GABION_CONNECT_INTERNET)
-			event->flags |= GABION_CONNECT_DIRECT;
-		return;
-	}
 	event->domain_length = name->length;
 	__builtin_memcpy(event->domain, name->name, GABION_DOMAIN_MAX);
+}
+
+static __always_inline struct known_destination *place_of(struct network_scratch *s)
+{
+	const struct connect_event *event = &s->connect;
+
+	return &s->known[(event->address[15] * 7 + event->address[14] + event->port) & (KNOWN_DESTINATIONS - 1)];
+}
+
+/* True where the same destination has just been let through by the same version of the policy. */
+static __always_inline bool is_known(const struct known_destination *known, const struct connect_event *event,
+				     const struct cgroup_policy *policy)
+{
+	__u64 address[2];
+
+	__builtin_memcpy(address, event->address, 16);
+	return known->slot == policy->slot && known->container_id == policy->container_id && known->port == event->port &&
+	       known->transport == event->transport && known->until > bpf_jiffies64() &&
+	       known->address[0] == address[0] && known->address[1] == address[1];
+}
+
+static __always_inline void remember(struct known_destination *known, const struct connect_event *event,
+				     const struct cgroup_policy *policy)
+{
+	known->container_id = policy->container_id;
+	known->until = bpf_jiffies64() + KNOWN_JIFFIES;
+	known->slot = policy->slot;
+	known->entry = event->event.entry;
+	known->port = event->port;
+	known->transport = event->transport;
+	__builtin_memcpy(known->address, event->address, 16);
 }
 
 /*
@@ -212,6 +272,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 				       struct cgroup_policy *policy, bool is_ipv6, __u32 flags)
 {
 	struct connect_event *event = &s->connect;
+	struct known_destination *known;
 	struct cgroup_counts *counts;
 	__u32 action;
 
@@ -230,6 +291,11 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	counts = counts_of(policy->container_id, SECTION_NETWORK);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
+	known = place_of(s);
+	if (is_known(known, event, policy)) {
+		event->event.entry = known->entry;
+		return let_through(&event->event, policy, counts);
+	}
 	event->family = is_mapped_ipv4(event->address) ? 4 : 6;
 	event->flags = flags;
 	if (is_loopback(event->address))
@@ -237,10 +303,17 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	else if (!is_internal(event->address))
 		event->flags |= GABION_CONNECT_INTERNET;
 	begin_event(&event->event, GABION_CONNECT, sizeof(*event), policy);
-	read_domain(s, policy);
-	action = decide_connect(event, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
+	/* Where DNS is watched, that nothing was looked up before is a fact of its own. */
+	if (event->flags & GABION_CONNECT_INTERNET && policy->flags & GABION_CGROUP_DNS && !resolved_of(s, policy))
+		event->flags |= GABION_CONNECT_DIRECT;
+	s->hangs_on_port = 0;
+	action = decide_connect(s, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
 		mark_dns(context, event);
+	if (action != GABION_ALLOW)
+		read_domain(s, policy);
+	else if (!s->hangs_on_port && !(event->flags & GABION_CONNECT_LOOPBACK && policy->flags & GABION_CGROUP_DNS))
+		remember(known, event, policy); /* sockets that lead to the own machine are marked each time */
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
