@@ -185,13 +185,13 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 	__u64 hash;
 
 	defaults = bpf_map_lookup_elem(&slots, &slot);
-	if (!defaults)
-		return GABION_ASK;
 	__builtin_memset(&s->match, 0, sizeof(s->match));
-	s->has_suffixes = has_kind(defaults, GABION_SUFFIX);
+	s->has_suffixes = defaults && has_kind(defaults, GABION_SUFFIX);
 	s->name_hash = hash_basis;
 	bpf_loop(GABION_DOMAIN_MAX / BYTES_A_ROUND, match_bytes, &which, 0);
 	hash = s->name_hash;
+	if (!defaults)
+		return GABION_ASK;
 	if (has_kind(defaults, GABION_DOMAIN))
 		try_entry(&s->match, slot, GABION_DOMAIN, hash);
 	if (s->match.denied) {
@@ -243,6 +243,7 @@ static long skip_label(__u32 i, __u32 *which)
 static __always_inline void take_address(struct dns_scratch *s, __u32 at, bool is_ipv4)
 {
 	__u32 found = s->event.answer_count;
+	struct resolved_name *known;
 
 	if (is_ipv4) {
 		__u32 ip4;
@@ -252,7 +253,14 @@ static __always_inline void take_address(struct dns_scratch *s, __u32 at, bool i
 	} else {
 		bpf_probe_read_kernel(s->key.address, 16, &s->message[at & MESSAGE_MASK]);
 	}
-	bpf_map_update_elem(&resolved, &s->key, &s->name, BPF_ANY);
+	/* Mostly the same answer as before: a look-up costs a third of what writing does. */
+	known = bpf_map_lookup_elem(&resolved, &s->key);
+	if (!known || known->hash != s->name_hash || known->length != s->event.name_length) {
+		s->name.hash = s->name_hash;
+		s->name.length = s->event.name_length;
+		__builtin_memcpy(s->name.name, s->event.name, GABION_DOMAIN_MAX);
+		bpf_map_update_elem(&resolved, &s->key, &s->name, BPF_ANY);
+	}
 	if (found >= GABION_ANSWERS_MAX) {
 		s->event.flags |= GABION_DNS_CUT;
 		return;
@@ -307,48 +315,49 @@ struct packet {
 
 #define IPV4_BYTES 20
 #define IPV6_BYTES 40
+#define PORT_BYTES 4
 
 /*
- * Finds the payload. Headers are read at once: most packets are none of ours, and each call costs. Extension headers of
- * IPv6 and fragments but the first are not followed.
+ * Finds ports and payload. Headers are read at once: most packets are none of ours, and each call costs. Extension headers
+ * of IPv6 and fragments but the first are not followed.
  */
-static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *packet, bool is_marked)
+static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *packet)
 {
-	__u8 head[IPV4_BYTES];
-	__be16 ports[2];
+	__u8 head[IPV6_BYTES + PORT_BYTES], offset;
+	__be16 *ports = (void *)(head + IPV4_BYTES);
 	__u32 at;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, 0, head, sizeof(head)) < 0)
+		if (bpf_skb_load_bytes(skb, 0, head, IPV4_BYTES + PORT_BYTES) < 0)
 			return false;
 		packet->transport = head[9];
 		if (head[6] & 0x1f || head[7])
 			return false;
 		at = (head[0] & 0x0f) * 4;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (bpf_skb_load_bytes(skb, 6, &packet->transport, 1) < 0)
+		if (at != IPV4_BYTES && bpf_skb_load_bytes(skb, at, ports, PORT_BYTES) < 0)
 			return false;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, 0, head, IPV6_BYTES + PORT_BYTES) < 0)
+			return false;
+		packet->transport = head[6];
 		packet->is_ipv6 = true;
 		at = IPV6_BYTES;
+		ports = (void *)(head + IPV6_BYTES);
 	} else {
 		return false;
 	}
 	if (packet->transport != IPPROTO_UDP && packet->transport != IPPROTO_TCP)
 		return false;
-	if (bpf_skb_load_bytes(skb, at, ports, 4) < 0)
-		return false;
 	packet->source = bpf_ntohs(ports[0]);
 	packet->destination = bpf_ntohs(ports[1]);
-	if (!is_marked && packet->destination != DNS_PORT && packet->source != DNS_PORT)
-		return false;
 	if (packet->transport == IPPROTO_UDP) {
 		packet->payload = at + 8;
 		return true;
 	}
-	if (bpf_skb_load_bytes(skb, at + 12, head, 1) < 0)
+	if (bpf_skb_load_bytes(skb, at + 12, &offset, 1) < 0)
 		return false;
 	/* the length that goes before a message over TCP */
-	packet->payload = at + (head[0] >> 4) * 4 + 2;
+	packet->payload = at + (offset >> 4) * 4 + 2;
 	return true;
 }
 
@@ -528,7 +537,7 @@ static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 SEC("cgroup_skb/egress")
 int handle_egress(struct __sk_buff *skb)
 {
-	struct dns_socket *socket;
+	struct dns_socket *socket = 0;
 	struct packet packet = {};
 	struct cgroup_policy *policy;
 	struct dns_scratch *s;
@@ -537,8 +546,12 @@ int handle_egress(struct __sk_buff *skb)
 
 	if (is_connected_elsewhere(skb))
 		return PASS;
-	socket = socket_of(skb);
-	if (!find_payload(skb, &packet, socket != 0) || (!socket && packet.destination != DNS_PORT))
+	if (!find_payload(skb, &packet))
+		return PASS;
+	/* What goes to the port of resolvers says by itself where it goes. */
+	if (packet.destination != DNS_PORT)
+		socket = socket_of(skb);
+	if (packet.destination != DNS_PORT && !socket)
 		return PASS;
 	policy = policy_of(skb);
 	if (!policy)
@@ -563,29 +576,22 @@ int handle_egress(struct __sk_buff *skb)
 static __always_inline int answer(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
 				  struct packet *packet)
 {
-	struct slot_defaults *defaults;
-	struct cgroup_counts *counts;
-	__u32 slot;
+	__u32 action;
 
-	begin(skb, s, policy, packet, socket_of(skb), true);
+	begin(skb, s, policy, packet, 0, true);
 	if (!load_message(skb, s, packet->payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
 		return PASS;
 	s->event.flags |= GABION_DNS_ANSWER;
 	s->event.response_code = byte_at(s, 3) & 0x0f;
+	action = match_name(s);
 	s->key.container_id = policy->container_id;
-	s->name.at_ns = s->event.event.ktime_ns;
-	s->name.length = s->event.name_length;
-	__builtin_memcpy(s->name.name, s->event.name, GABION_DOMAIN_MAX);
 	read_answers(s);
-	counts = counts_of(policy->container_id, SECTION_DNS);
-	slot = policy->slot;
-	defaults = bpf_map_lookup_elem(&slots, &slot);
 	/* Answers to what is known need no telling; a name that does not exist may be a sign. */
-	if (defaults && match_name(s) == GABION_ALLOW && s->event.response_code == 0)
+	if (action == GABION_ALLOW && s->event.response_code == 0)
 		return PASS;
 	s->event.event.frame.outcome = GABION_ASKED;
 	__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
-	emit(&events, &s->event.event, sizeof(s->event), counts);
+	emit(&events, &s->event.event, sizeof(s->event), counts_of(policy->container_id, SECTION_DNS));
 	return PASS;
 }
 
@@ -597,7 +603,7 @@ int handle_ingress(struct __sk_buff *skb)
 	struct dns_scratch *s;
 	__u32 which;
 
-	if (is_connected_elsewhere(skb) || !find_payload(skb, &packet, false) || packet.source != DNS_PORT)
+	if (is_connected_elsewhere(skb) || !find_payload(skb, &packet) || packet.source != DNS_PORT)
 		return PASS;
 	policy = policy_of(skb);
 	if (!policy)

@@ -17,7 +17,7 @@ struct address_key {
 };
 
 struct resolved_name {
-	__u64 at_ns;
+	__u64 hash; /* of the name */
 	__u32 length;
 	__u32 reserved;
 	__u8 name[GABION_DOMAIN_MAX];
