@@ -73,7 +73,7 @@ static __always_inline bool has_room(void *ring, const struct gabion_event *even
 /* False where it could not be sent; then it has been counted as lost. */
 static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 length, struct cgroup_counts *counts)
 {
-	__u64 how = event->frame.outcome >= GABION_KILLED ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	__u64 how = event->frame.outcome >= GABION_KILLED ? BPF_RB_FORCE_WAKEUP : how_to_tell();
 
 	/* What was refused or killed is always told: somebody may still have to be stopped for it. */
 	if (event->frame.outcome < GABION_KILLED && !take_token(event->cgroup_id, event->frame.type)) {

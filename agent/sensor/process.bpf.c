@@ -231,7 +231,7 @@ int BPF_PROG(handle_exit, struct task_struct *task)
 			event->start_ns = *start;
 			event->pid = pid;
 			event->exit_code = BPF_CORE_READ(task, exit_code);
-			bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+			bpf_ringbuf_submit(event, how_to_tell());
 		} else {
 			count_lost(counts_of(of_cgroup->container_id, SECTION_PROCESS));
 		}

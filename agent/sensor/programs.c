@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include "sensor.h"
 
 #define OBJECT(name) extern const char name##_object[], name##_object_end[]
@@ -207,7 +209,8 @@ int programs_load(struct programs *programs, const struct options *options)
 	programs->contained = find_map("contained");
 	programs->group_calls = find_map("group_calls");
 	programs->entry_counts = find_map("entry_counts");
-	return 0;
+	programs->sleeping = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, find_map("sleeping"), 0);
+	return programs->sleeping == MAP_FAILED ? -errno : 0;
 }
 
 void programs_unload(void)

@@ -38,7 +38,7 @@ struct protected {
 	struct protected *next;
 };
 
-static int watch = -1, ending = -1;
+static int watch = -1, ending = -1, told = -1;
 static pthread_t thread;
 static bool is_running;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -226,6 +226,7 @@ static void enqueue(const struct protected *container, int task, const char *pat
 	event->is_exec = is_exec;
 	event->path_length = length < GABION_PATH_MAX ? length : GABION_PATH_MAX - 1;
 	memcpy(event->path, path, event->path_length);
+	eventfd_write(told, 1);
 }
 
 static uint32_t decide(const struct fanotify_event_metadata *event)
@@ -303,7 +304,8 @@ bool refuse_start(void)
 			      /* not blocking: a FIFO in a marked folder must not be waited for */
 			      O_RDONLY | O_LARGEFILE | O_CLOEXEC | O_NONBLOCK);
 	ending = eventfd(0, EFD_CLOEXEC);
-	if (watch < 0 || ending < 0)
+	told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (watch < 0 || ending < 0 || told < 0)
 		return false;
 	is_running = pthread_create(&thread, NULL, answer, NULL) == 0;
 	return is_running;
@@ -435,13 +437,21 @@ int refuse_protect(const struct control_frame *frame, const char *group, const c
 	return error;
 }
 
+int refuse_wait_on(void)
+{
+	return told;
+}
+
 void refuse_pump(void)
 {
-	static struct refused_event taken[64];
+	static struct refused_event taken[QUEUE_MAX];
 	uint32_t count;
+	eventfd_t times;
 
+	if (told >= 0)
+		eventfd_read(told, &times);
 	pthread_mutex_lock(&lock);
-	for (count = 0; count < 64 && queue_count > 0; count++, queue_count--) {
+	for (count = 0; queue_count > 0; count++, queue_count--) {
 		taken[count] = queue[queue_begin];
 		queue_begin = (queue_begin + 1) % QUEUE_MAX;
 	}
@@ -470,5 +480,7 @@ void refuse_end(void)
 		close(watch);
 	if (ending >= 0)
 		close(ending);
-	watch = ending = -1;
+	if (told >= 0)
+		close(told);
+	watch = ending = told = -1;
 }

@@ -22,9 +22,11 @@
 #include <unistd.h>
 #include "sensor.h"
 
-/* While events come the ring is read every millisecond, otherwise every five (0.9 % of a core when idle). */
+/* While events come the rings are read every millisecond; after so many looks for nothing the next event has to wake us. */
 #define BUSY_POLL_MS 1
-#define IDLE_POLL_MS 5
+#define LOOKS_FOR_NOTHING 5
+/* Holds, the file system watch and each second's counters are looked after all the same. */
+#define SLEEP_MS 50
 /* How often it is told what entries of policies let through. */
 #define HITS_SECONDS 10
 
@@ -97,32 +99,45 @@ static bool read_control(struct programs *programs, const struct options *option
 	return true;
 }
 
+static bool wait_on(int poll, int file)
+{
+	struct epoll_event ready = { .events = EPOLLIN, .data.fd = file };
+
+	return epoll_ctl(poll, EPOLL_CTL_ADD, file, &ready) == 0;
+}
+
 static int run(struct programs *programs, const struct options *options)
 {
 	struct events_context context = { .programs = programs, .options = options };
 	struct ring_buffer *ring = ring_buffer__new(programs->events, events_handle, &context, NULL);
 	bool has_bulk = ring && ring_buffer__add(ring, programs->bulk, events_handle, &context) == 0;
 	int poll = epoll_create1(EPOLL_CLOEXEC);
-	struct epoll_event on_input = { .events = EPOLLIN, .data.u32 = 1 };
-	struct epoll_event on_ring = { .events = EPOLLIN, .data.u32 = 2 };
 	uint64_t next_second = now_ms() + 1000, seconds = 0;
-	int wait = IDLE_POLL_MS;
+	uint32_t looks = 0;
 
-	if (!has_bulk || poll < 0 || epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &on_input) < 0 ||
-	    epoll_ctl(poll, EPOLL_CTL_ADD, ring_buffer__epoll_fd(ring), &on_ring) < 0) {
+	if (!has_bulk || poll < 0 || !wait_on(poll, STDIN_FILENO) || !wait_on(poll, ring_buffer__epoll_fd(ring)) ||
+	    (programs->groups & GABION_GROUP_FANOTIFY && (!wait_on(poll, refuse_wait_on()) || !wait_on(poll, written_wait_on())))) {
 		fprintf(stderr, "cannot wait for events: %s\n", strerror(errno));
 		return 1;
 	}
 	while (!is_ending) {
-		struct epoll_event ready[2];
+		struct epoll_event ready[4];
 		uint64_t before = context.handled;
-		int count = epoll_wait(poll, ready, 2, output_has_pending() ? BUSY_POLL_MS : wait);
+		bool may_sleep = looks >= LOOKS_FOR_NOTHING && !output_has_pending();
+		int count;
 
+		*programs->sleeping = may_sleep;
+		__sync_synchronize();
+		if (may_sleep)
+			ring_buffer__consume(ring); /* what came before the word was there woke nobody */
+		may_sleep = may_sleep && context.handled == before;
+		count = epoll_wait(poll, ready, 4, may_sleep ? SLEEP_MS : BUSY_POLL_MS);
+		*programs->sleeping = 0;
 		ring_buffer__consume(ring);
 		for (int i = 0; i < count; i++)
-			if (ready[i].data.u32 == 1 && !read_control(programs, options))
+			if (ready[i].data.fd == STDIN_FILENO && !read_control(programs, options))
 				is_ending = 1;
-		wait = context.handled != before ? BUSY_POLL_MS : IDLE_POLL_MS;
+		looks = context.handled != before ? 0 : looks < LOOKS_FOR_NOTHING ? looks + 1 : looks;
 		refuse_pump();
 		written_pump();
 		if (refuse_is_stuck()) {

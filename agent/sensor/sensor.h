@@ -25,6 +25,7 @@ struct programs {
 	uint64_t hash_basis;
 	uint32_t host_mount_ns, host_pid_ns;
 	char missing[256];
+	volatile uint64_t *sleeping; /* the kernel programs' word: 1 where the next event must wake this process */
 };
 int programs_load(struct programs *programs, const struct options *options);
 void programs_unload(void);
@@ -54,6 +55,7 @@ bool refuse_is_stuck(void);
 int refuse_protect(const struct control_frame *frame, const char *group, const char *entries, size_t length);
 void refuse_forget(uint64_t cgroup_id);
 void refuse_pump(void); /* hands what was refused to the output */
+int refuse_wait_on(void); /* becomes readable where there is something for it to hand on */
 void refuse_end(void);
 
 /* written.c: files that were written and closed. */
@@ -61,6 +63,7 @@ bool written_start(void);
 int written_watch(const struct control_frame *frame, const char *entries, size_t length);
 void written_forget(uint64_t cgroup_id);
 void written_pump(void);
+int written_wait_on(void);
 void written_end(void);
 
 /* output.c: frames to the agent; never blocks, counts what did not fit. */

@@ -200,6 +200,11 @@ void written_pump(void)
 	}
 }
 
+int written_wait_on(void)
+{
+	return watch;
+}
+
 void written_end(void)
 {
 	if (watch >= 0)
