@@ -279,6 +279,16 @@ describe("port scans", () => {
     expect(audit.decision).toMatchObject({ isHeld: true, outcome: Outcome.DETECTION });
   });
 
+  onKernel("UDP ports of one host that nobody listens at are one, many hosts without an answer are none", async () => {
+    const from = rig.audits.length;
+    const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
+    await web.exec(PROBE, "scan-udp", "203.0.113", "20", "90", "53", "53");
+    await web.exec(PROBE, "scan-udp", "203.0.113", "10", "10", "1", "40");
+    const audit = await until("the scan", 10_000, () => found()[0]);
+    expect(audit.message).toMatch(/15 UDP ports of 203.0.113.10 were tried; 15 of 15 first contacts failed/);
+    expect(audit.event?.kind).toMatchObject({ value: { samples: { length: 15 } } });
+  });
+
   test.skipIf(missing(...CONTAINERS, "nmap") !== "")(
     "nmap is found, whether it looks for ports or for hosts",
     async () => {

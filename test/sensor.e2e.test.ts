@@ -51,7 +51,7 @@ endToEnd("`gabion sensor trace` shows raw events of one container live, filtered
   for (const pattern of [
     / exec +\d+ +\S+ +\/opt\/netprobe \/opt\/netprobe tcp 203\.0\.113\.5 443/,
     / connect +\d+ +\/opt\/netprobe +203\.0\.113\.5 tcp\/443 \[internet direct\]/,
-    / contact .*203\.0\.113\.5 port 443 failed \(errno 111\)/,
+    / contact .*203\.0\.113\.5 tcp\/443 failed \(errno 111\)/,
     / file +\d+ +\/bin\/sh +create \/tmp\/file/,
     / syscall .*first use of connect/,
   ]) {

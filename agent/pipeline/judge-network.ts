@@ -1,6 +1,6 @@
 import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
 import { scanText } from "#core/detect/port-scan.ts";
-import { addressText } from "#core/matching/address.ts";
+import { addressBytes, addressText } from "#core/matching/address.ts";
 import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
 import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
 import { connectFacts, evaluateConnect, evaluateListen, listenFact, transportOf } from "#core/policy/network-policy.ts";
@@ -108,11 +108,16 @@ export function judgeContact(
   use: SlotUse,
 ): Judged[] {
   const address = addressText(frame.address);
-  const contact = { address, port: frame.port, isFailed: frame.isFailed };
+  const contact = { address, port: frame.port, transport: transportOf(frame.transport), isFailed: frame.isFailed };
   const scan = maker.detectorsOf(container).scan.take(contact, Number(frame.ktimeNs / 1_000_000n));
   if (!scan) return [];
   const { isHorizontal, portCount, addressCount, failedCount, contactCount } = scan;
-  const value = { isHorizontal, portCount, addressCount, failedCount, contactCount };
+  const samples = scan.samples.map(({ address: text, port, transport }) => ({
+    transport,
+    address: addressBytes(text),
+    port,
+  }));
+  const value = { isHorizontal, portCount, addressCount, failedCount, contactCount, samples };
   const event = maker.event(container, frame.ktimeNs, { case: "portScan", value });
   const decision = evaluatePortScan(use.policy.network, scanText(scan), isHorizontal ? String(frame.port) : address);
   const act = { ...NOTHING, happened: "the ports had been tried" };

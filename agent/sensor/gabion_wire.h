@@ -368,7 +368,7 @@ struct contact_event {
 	struct gabion_event event;
 	__u8 address[16];
 	__u16 port;
-	__u8 family;
+	__u8 transport; /* protocol number: 6 TCP, 17 UDP, of which only failures are told */
 	__u8 is_failed;
 	__s32 error; /* errno, 0 where the socket was closed before an answer came */
 };

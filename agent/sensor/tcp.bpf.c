@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What becomes of TCP sockets: listening ones, first contacts, and attempts that came to nothing. */
+/* What becomes of sockets: listening ones, first contacts, and attempts that came to nothing. */
 #include "kernel_types.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -15,7 +15,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-#define TCP_ESTABLISHED 1
+#define TCP_ESTABLISHED 1 /* of a UDP socket: it is connected */
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
@@ -25,7 +25,7 @@ struct contact_key {
 	__u64 container_id;
 	__u8 address[16];
 	__u32 port;
-	__u32 reserved;
+	__u32 transport;
 };
 
 /* Destinations that answered once: a service that fails later is not a scan. */
@@ -64,16 +64,18 @@ static __always_inline void read_address(__u8 *target, const struct sock *sk, bo
 }
 
 /* Listening cannot be refused here: who does it although bind would have been refused dies before listen returns. */
-static __always_inline int listens(struct tcp_scratch *s, const struct sock *sk)
+static __always_inline int listens(const struct sock *sk)
 {
 	__u64 id = bpf_get_current_cgroup_id();
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &id);
-	struct listen_event *event = &s->listen;
+	__u32 zero = 0, action;
+	struct tcp_scratch *s = bpf_map_lookup_elem(&tcp_scratches, &zero);
+	struct listen_event *event;
 	struct cgroup_counts *counts;
-	__u32 action;
 
-	if (!policy || !(policy->flags & GABION_CGROUP_BOUND) || !(policy->flags & GABION_CGROUP_NETWORK))
+	if (!s || !policy || !(policy->flags & GABION_CGROUP_BOUND) || !(policy->flags & GABION_CGROUP_NETWORK))
 		return 0;
+	event = &s->listen;
 	event->port = sk->__sk_common.skc_num;
 	event->transport = IPPROTO_TCP;
 	event->family = sk->__sk_common.skc_family == AF_INET6 ? 6 : 4;
@@ -109,28 +111,31 @@ static __always_inline int listens(struct tcp_scratch *s, const struct sock *sk)
 }
 
 /* In interrupt context: the container is the socket's, not the current task's. */
-static __always_inline int contacted(struct tcp_scratch *s, const struct sock *sk, bool is_failed)
+static __always_inline int contacted(const struct sock *sk, __u8 transport, bool is_failed)
 {
 	__u64 id = sk->sk_cgrp_data.cgroup->kn->id;
 	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &id);
-	struct contact_event *event = &s->contact;
+	__u32 zero = 0;
+	struct tcp_scratch *s = bpf_map_lookup_elem(&tcp_scratches, &zero);
+	struct contact_event *event;
 	struct cgroup_counts *counts;
 	__u8 yes = 1;
 
-	if (!policy || !(policy->flags & GABION_CGROUP_BOUND) || !(policy->flags & GABION_CGROUP_NETWORK))
+	if (!s || !policy || !(policy->flags & GABION_CGROUP_BOUND) || !(policy->flags & GABION_CGROUP_NETWORK))
 		return 0;
+	event = &s->contact;
 	read_address(event->address, sk, true);
 	event->port = bpf_ntohs(sk->__sk_common.skc_dport);
 	s->key.container_id = policy->container_id;
 	__builtin_memcpy(s->key.address, event->address, 16);
 	s->key.port = event->port;
-	s->key.reserved = 0;
+	s->key.transport = transport;
 	if (bpf_map_lookup_elem(&contacts, &s->key))
 		return 0;
 	if (!is_failed)
 		bpf_map_update_elem(&contacts, &s->key, &yes, BPF_ANY);
 	begin_event(&event->event, GABION_CONTACT, sizeof(*event), policy);
-	event->family = sk->__sk_common.skc_family == AF_INET6 ? 6 : 4;
+	event->transport = transport;
 	event->is_failed = is_failed;
 	event->error = sk->sk_err;
 	counts = counts_of(policy->container_id, SECTION_CONTACTS);
@@ -144,19 +149,25 @@ static __always_inline int contacted(struct tcp_scratch *s, const struct sock *s
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(handle_state, const struct sock *sk, int old_state, int new_state)
 {
-	__u32 zero = 0;
-	struct tcp_scratch *s;
-
 	if (new_state != TCP_LISTEN && old_state != TCP_SYN_SENT)
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	s = bpf_map_lookup_elem(&tcp_scratches, &zero);
-	if (!s)
-		return 0;
 	if (new_state == TCP_LISTEN)
-		return listens(s, sk);
+		return listens(sk);
 	if (new_state == TCP_ESTABLISHED || new_state == TCP_CLOSE)
-		return contacted(s, sk, new_state == TCP_CLOSE);
+		return contacted(sk, IPPROTO_TCP, new_state == TCP_CLOSE);
 	return 0;
+}
+
+/*
+ * Why this hook: a message that nobody listens at a port comes back here, to the socket that is connected to it. Sockets
+ * that are not connected are told only where they asked for it, and then without the destination.
+ */
+SEC("tp_btf/inet_sk_error_report")
+int BPF_PROG(handle_error, const struct sock *sk)
+{
+	if (sk->sk_protocol != IPPROTO_UDP || sk->__sk_common.skc_state != TCP_ESTABLISHED)
+		return 0;
+	return contacted(sk, IPPROTO_UDP, true);
 }

@@ -117,6 +117,7 @@ function decodeContact(frame: Buffer): ContainerFrame {
     ...headOf(frame),
     address: addressAt(frame, at.address),
     port: frame.readUInt16LE(at.port),
+    transport: frame.readUInt8(at.transport),
     isFailed: frame.readUInt8(at.is_failed) === 1,
     error: frame.readInt32LE(at.error),
   };

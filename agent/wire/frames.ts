@@ -141,6 +141,7 @@ export interface ContactFrame extends EventHead {
   readonly kind: "contact";
   readonly address: Uint8Array;
   readonly port: number;
+  readonly transport: number;
   readonly isFailed: boolean;
   readonly error: number;
 }

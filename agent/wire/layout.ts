@@ -256,7 +256,7 @@ export const LAYOUT = {
     },
   },
   syscall_event: { size: 352, fields: { number: 344, flags: 348 } },
-  contact_event: { size: 56, fields: { address: 32, port: 48, family: 50, is_failed: 51, error: 52 } },
+  contact_event: { size: 56, fields: { address: 32, port: 48, transport: 50, is_failed: 51, error: 52 } },
   redirect_event: { size: 352, fields: { descriptor: 344, reserved: 348 } },
   refused_event: { size: 560, fields: { pid: 32, is_exec: 36, path_length: 40, reserved: 44, path: 48 } },
   written_event: {

@@ -1,10 +1,16 @@
 import { expect, test } from "vitest";
+import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { DnsDetector, registrableDomain } from "./dns.ts";
 import { encryptedDnsReason } from "./encrypted-dns.ts";
 import { type Contact, PortScanDetector, scanText } from "./port-scan.ts";
 
-const failed = (address: string, port: number): Contact => ({ address, port, isFailed: true });
-const answered = (address: string, port: number): Contact => ({ address, port, isFailed: false });
+const failed = (address: string, port: number, transport: Transport = Transport.TCP): Contact => ({
+  address,
+  port,
+  transport,
+  isFailed: true,
+});
+const answered = (address: string, port: number): Contact => ({ ...failed(address, port), isFailed: false });
 
 test("fifteen failed ports of one host are a vertical scan, fourteen are none", () => {
   const detector = new PortScanDetector();
@@ -41,6 +47,18 @@ test("a health checker over three hundred healthy targets, with a few down, is n
       expect(detector.take(contact, round * 10_000 + i)).toBeUndefined();
     }
   }
+});
+
+test("fifteen UDP ports of one host are a scan; a resolver whose partners are gone is none", () => {
+  const detector = new PortScanDetector();
+  const udp = (address: string, port: number, atMs: number) =>
+    detector.take(failed(address, port, Transport.UDP), atMs);
+  for (let i = 0; i < 200; i += 1) expect(udp(`server${i}`, 53, i)).toBeUndefined();
+  // What failed by TCP is another matter.
+  for (let port = 1; port < 15; port += 1) expect(detector.take(failed("h", port), 300 + port)).toBeUndefined();
+  for (let port = 1; port < 15; port += 1) expect(udp("h", port, 400 + port)).toBeUndefined();
+  const scan = udp("h", 15, 500);
+  expect(scan && scanText(scan)).toBe("a port scan: 15 UDP ports of h were tried; 15 of 15 first contacts failed");
 });
 
 test("a scan slower than the window is none, and memory stays bounded in a flood", () => {

@@ -1,8 +1,12 @@
+import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
+
 /** A first contact of a container with a destination. */
 export interface Contact {
   /** Address as text. */
   readonly address: string;
   readonly port: number;
+  /** Of UDP only failures are known: destinations that a message came back from, saying that nobody listens. */
+  readonly transport: Transport;
   readonly isFailed: boolean;
 }
 
@@ -59,6 +63,9 @@ function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
 /**
  * Finds port scans of one container by its failed first contacts with distinct destinations. A destination counts once,
  * however often it is tried; one that has answered before never comes here. After a finding the window begins anew.
+ *
+ * UDP counts by ports of one host alone. Who has many partners by UDP, as a resolver has, meets many that are gone, and
+ * how many were there is not known; but nobody has fifteen services of one host that are all gone.
  */
 export class PortScanDetector {
   readonly #settings: ScanSettings;
@@ -71,7 +78,7 @@ export class PortScanDetector {
 
   take(contact: Contact, nowMs: number): Scan | undefined {
     this.#forget(nowMs);
-    const key = `${contact.address} ${contact.port}`;
+    const key = `${contact.address} ${contact.port} ${contact.transport}`;
     const known = this.#seen.get(key);
     if (known && (known.isFailed === contact.isFailed || !known.isFailed)) return undefined;
     this.#seen.delete(key);
@@ -82,16 +89,17 @@ export class PortScanDetector {
     return scan;
   }
 
-  #judge({ address, port }: Contact): Scan | undefined {
+  #judge({ address, port, transport }: Contact): Scan | undefined {
     const { vertical, horizontal, total, failedShare } = this.#settings;
-    const all = [...this.#seen.values()];
+    const all = [...this.#seen.values()].filter((seen) => seen.transport === transport);
     const onHost = all.filter((seen) => seen.address === address);
     const onPort = all.filter((seen) => seen.port === port);
-    for (const [contacts, threshold, isHorizontal] of [
+    const kinds = [
       [onHost, vertical, false],
       [onPort, horizontal, true],
       [all, total, false],
-    ] as const) {
+    ] as const;
+    for (const [contacts, threshold, isHorizontal] of transport === Transport.UDP ? kinds.slice(0, 1) : kinds) {
       const { failed, share } = counts(contacts);
       if (failed.length >= threshold && share >= failedShare) return toScan(contacts, failed, isHorizontal);
     }
@@ -118,17 +126,18 @@ function toScan(contacts: readonly Seen[], failed: readonly Seen[], isHorizontal
     addressCount: new Set(failed.map(({ address }) => address)).size,
     failedCount: failed.length,
     contactCount: contacts.length,
-    samples: failed.slice(0, SAMPLES_MAX).map(({ address, port, isFailed }) => ({ address, port, isFailed })),
+    samples: failed.slice(0, SAMPLES_MAX).map(({ atMs: _, ...contact }) => contact),
   };
 }
 
 /** A scan in one sentence. */
 export function scanText({ isHorizontal, portCount, addressCount, failedCount, contactCount, samples }: Scan): string {
   const [first] = samples;
+  const ports = first?.transport === Transport.UDP ? "UDP ports" : "ports";
   const what = isHorizontal
     ? `${addressCount} hosts were tried on port ${first?.port}`
     : addressCount === 1
-      ? `${portCount} ports of ${first?.address} were tried`
+      ? `${portCount} ${ports} of ${first?.address} were tried`
       : `${portCount} ports of ${addressCount} hosts were tried`;
   return `a port scan: ${what}; ${failedCount} of ${contactCount} first contacts failed`;
 }

@@ -43,6 +43,12 @@ function toBytes(bits: bigint): Uint8Array {
   return Uint8Array.from({ length: 16 }, (_, i) => Number((bits >> BigInt(120 - 8 * i)) & 0xffn));
 }
 
+/** The 4 or 16 bytes of an address. The text must be one. */
+export function addressBytes(address: string): Uint8Array {
+  const { bits, width } = addressBits(address);
+  return toBytes(bits).subarray(16 - width / 8);
+}
+
 /** Reads an address or a CIDR prefix; undefined where the text is neither. */
 export function parsePrefix(text: string): AddressPrefix | undefined {
   const [address = "", lengthText] = text.split("/");

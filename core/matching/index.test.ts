@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { isWithin, mappedAddress, parsePrefix } from "./address.ts";
+import { addressBytes, addressText, isWithin, mappedAddress, parsePrefix } from "./address.ts";
 import { compileDomainIndex, matchesDomain, parseDomainPattern } from "./domain.ts";
 import { compileAddressIndex, compilePortIndex } from "./number-index.ts";
 import { compilePattern } from "./pattern.ts";
@@ -71,3 +71,12 @@ test("ten thousand patterns made to explode are answered", () => {
   const sources = Array.from({ length: 10_000 }, (_, i) => `/${"*a".repeat(8)}*${i}`);
   expect(compileTextIndex(sources).find(`/${"a".repeat(4_000)}`)).toBe(-1);
 });
+
+test.each(["192.0.2.7", "0.0.0.0", "2001:db8::5", "::", "::1", "fe80::1:0:0:2"])(
+  "%s is the same from text to bytes and back",
+  (text) => {
+    const bytes = addressBytes(text);
+    expect(bytes.length).toBe(text.includes(":") ? 16 : 4);
+    expect(addressText(bytes)).toBe(text);
+  },
+);

@@ -63,7 +63,7 @@ export function frameText(frame: ContainerFrame): string {
       return `first use of ${syscallName(frame.number, isCompat)}${isCompat ? " (32-bit)" : ""}`;
     }
     case "contact":
-      return `${addressText(frame.address)} port ${frame.port} ${frame.isFailed ? `failed (errno ${frame.error})` : "answered for the first time"}`;
+      return `${addressText(frame.address)} ${PROTOCOLS[frame.transport] ?? frame.transport}/${frame.port} ${frame.isFailed ? `failed (errno ${frame.error})` : "answered for the first time"}`;
     case "redirect":
       return `descriptor ${frame.descriptor} became a connection`;
     case "refused":
