@@ -150,7 +150,7 @@ onKernel(
     });
     const { web } = await start();
     const crowd = rig.sandbox.start("crowd", {
-      args: ["/opt/callprobe", "crowd", String(crowdSize), "60"],
+      args: ["/opt/callprobe", "crowd", String(crowdSize), "180"],
       programs: ["/bin/sh"],
       files: { "/opt/callprobe": { content: testProgram("callprobe"), mode: 0o755 } },
       resources: { pids: { limit: crowdSize + 100 }, memory: { limit: 12 * 1024 ** 3 } },
@@ -160,7 +160,7 @@ onKernel(
       const text = readFileSync(join(unifiedMount(), cgroup.path, "cgroup.procs"), "utf8");
       return text.split("\n").length - 1;
     };
-    await until("the crowd", 60_000, () => count() >= crowdSize || undefined);
+    await until("the crowd", 120_000, () => count() >= crowdSize || undefined);
     await web.exec("/bin/sh", "-c", "/bin/mkdir /seen; echo x > /seen/file");
     await rig.learned("/bin/mkdir");
     await until("its file", 10_000, () =>
@@ -180,6 +180,8 @@ onKernel(
     await after.exec("/bin/cp", "/bin/sh", "/bin/copy");
     await rig.learned("/bin/cp");
   },
+  // A slow machine takes a millisecond for each of them.
+  240_000,
 );
 
 onKernel("the sensor cannot be reached from inside a container", async () => {
