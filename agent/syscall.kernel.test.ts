@@ -78,7 +78,9 @@ describe("what system calls a container uses", () => {
     await rig.audited("io_uring", (a) => a.message.includes("`io_uring_setup`"));
   });
 
-  onKernel("block ends the container at a denied call, though it was known", async () => {
+  onKernel("block ends the container at a denied call, though it was known and made a moment ago", async () => {
+    // On each processor: what is seen again is not looked at again until rules change.
+    for (let i = 0; i < 12; i += 1) await call(39);
     await rig.rules({ syscall: { effect: Effect.BLOCK, denied: ["getpid"], allowed: ["ptrace"] } });
     await call(39);
     const audit = await rig.audited("the denied call", (a) => a.decision?.outcome === Outcome.DENIAL);

@@ -49,6 +49,20 @@ static __always_inline void send(__u16 type, __u64 id, __u64 parent_id, struct c
 	bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
 }
 
+static long forget_quiet_call(__u32 place, void *unused)
+{
+	struct quiet_calls *quiet = bpf_map_lookup_elem(&quiet_calls, &place);
+
+	if (quiet)
+		__sync_fetch_and_add(&quiet->epoch, 1);
+	return 0;
+}
+
+static __always_inline void forget_quiet_calls(void)
+{
+	bpf_loop(GABION_QUIET_PLACES, forget_quiet_call, 0, 0);
+}
+
 /* Why this hook: it runs before the first process can be put into the group, so inheritance has no race. */
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
@@ -79,6 +93,7 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 			calls->flags = mine.flags;
 		else
 			count_lost(counts_of(mine.container_id, SECTION_SYSCALLS));
+		forget_quiet_calls(); /* of a group that was at this address before */
 	}
 	/* A group inside a container needs nothing of the agent. */
 	if (mine.flags & GABION_CGROUP_NESTED)

@@ -6,6 +6,8 @@
 #ifndef GABION_GROUP_CALLS_BPF_H
 #define GABION_GROUP_CALLS_BPF_H
 
+#include "quiet_calls.h"
+
 struct group_calls {
 	__u32 flags; /* of the group's policy */
 	__u32 reserved;
@@ -18,5 +20,13 @@ struct {
 	__type(key, int);
 	__type(value, struct group_calls);
 } group_calls SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, 1 << 10 /* BPF_F_MMAPABLE: by the loader */);
+	__uint(max_entries, GABION_QUIET_PLACES);
+	__type(key, __u32);
+	__type(value, struct quiet_calls);
+} quiet_calls SEC(".maps");
 
 #endif

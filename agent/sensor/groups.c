@@ -162,11 +162,16 @@ static void mark_running(const struct programs *programs, int directory)
 static int put_calls(const struct programs *programs, int directory, uint32_t flags)
 {
 	struct group_calls calls = { .flags = flags };
+	int error = 0;
 
-	if (flags & GABION_CGROUP_BOUND)
-		return bpf_map_update_elem(programs->group_calls, &directory, &calls, BPF_ANY) < 0 ? -errno : 0;
-	bpf_map_delete_elem(programs->group_calls, &directory);
-	return 0;
+	if (!(flags & GABION_CGROUP_BOUND))
+		bpf_map_delete_elem(programs->group_calls, &directory);
+	else if (bpf_map_update_elem(programs->group_calls, &directory, &calls, BPF_ANY) < 0)
+		error = -errno;
+	/* Afterwards: what is noted from the old ones meanwhile is of the epoch before. */
+	for (int place = 0; place < GABION_QUIET_PLACES; place++)
+		__atomic_fetch_add(&programs->quiet_calls[place].epoch, 1, __ATOMIC_SEQ_CST);
+	return error;
 }
 
 /* Gives a group and all below it a policy, and notes who runs there; with `only_new` those that have one keep it. */

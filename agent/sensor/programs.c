@@ -176,6 +176,15 @@ static int find_map(const char *name)
 	return -1;
 }
 
+/* Memory that the programs read and write too; null where there is none. */
+static void *map_shared(const char *name, size_t size)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	void *found = mmap(NULL, (size + page - 1) / page * page, PROT_READ | PROT_WRITE, MAP_SHARED, find_map(name), 0);
+
+	return found == MAP_FAILED ? NULL : found;
+}
+
 int programs_load(struct programs *programs, const struct options *options)
 {
 	struct btf *btf = btf__load_vmlinux_btf();
@@ -209,8 +218,9 @@ int programs_load(struct programs *programs, const struct options *options)
 	programs->contained = find_map("contained");
 	programs->group_calls = find_map("group_calls");
 	programs->entry_counts = find_map("entry_counts");
-	programs->sleeping = mmap(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_SHARED, find_map("sleeping"), 0);
-	return programs->sleeping == MAP_FAILED ? -errno : 0;
+	programs->sleeping = map_shared("sleeping", sizeof(*programs->sleeping));
+	programs->quiet_calls = map_shared("quiet_calls", GABION_QUIET_PLACES * sizeof(*programs->quiet_calls));
+	return programs->sleeping && programs->quiet_calls ? 0 : -errno;
 }
 
 void programs_unload(void)

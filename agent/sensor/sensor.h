@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "gabion_wire.h"
+#include "quiet_calls.h"
 
 struct options {
 	const char *scope;	/* control group path below the v2 mount; "/" for all */
@@ -25,6 +26,7 @@ struct programs {
 	uint64_t hash_basis;
 	uint32_t host_mount_ns, host_pid_ns;
 	char missing[256];
+	struct quiet_calls *quiet_calls; /* shared with the programs at system calls */
 	volatile uint64_t *sleeping; /* the kernel programs' word: 1 where the next event must wake this process */
 };
 int programs_load(struct programs *programs, const struct options *options);

@@ -329,6 +329,30 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	}
 }
 
+/* The place of a group on this processor, or null. No two runs of one program mix on a processor: the kernel sees to it. */
+static __always_inline struct quiet_calls *quiet_of(const struct cgroup *group)
+{
+	__u32 place = bpf_get_smp_processor_id() * GABION_QUIET_GROUPS + ((__u64)group >> 13 & (GABION_QUIET_GROUPS - 1));
+
+	return bpf_map_lookup_elem(&quiet_calls, &place);
+}
+
+/* A call that is no first use need not be looked at again; one that is followed, only where it does more. */
+static __always_inline void note_seen(struct quiet_calls *quiet, const struct cgroup *group, __u32 epoch, __u32 number)
+{
+	__u32 word = number / 64 & (GABION_SYSCALLS / 64 - 1);
+
+	if (quiet->group != (__u64)group || quiet->of_epoch != epoch) {
+		quiet->group = (__u64)group;
+		__builtin_memset(quiet->quiet, 0, sizeof(quiet->quiet));
+		__builtin_memset(quiet->seen, 0, sizeof(quiet->seen));
+		quiet->of_epoch = epoch;
+	}
+	quiet->seen[word] |= 1ULL << (number & 63);
+	if (!followed_calls[number & (GABION_SYSCALLS - 1)])
+		quiet->quiet[word] |= 1ULL << (number & 63);
+}
+
 /* Why this hook: number, arguments and result are all there, and one program costs less than one at each end. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
@@ -339,23 +363,39 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	struct contained_process *process;
 	struct cgroup_policy *policy;
 	bool is_compat, is_first, is_followed;
+	struct quiet_calls *quiet = quiet_of(group);
 	struct group_calls *calls;
 	struct path_call call;
 	__u64 cgroup_id;
+	__u32 epoch = 0;
 
+	is_compat = task->thread_info.status & TS_COMPAT;
+	if (quiet && !is_compat && number < GABION_SYSCALLS) {
+		__u32 word = number / 64 & (GABION_SYSCALLS / 64 - 1);
+		__u64 mask = 1ULL << (number & 63);
+
+		epoch = *(volatile __u32 *)&quiet->epoch;
+		if (quiet->group == (__u64)group && quiet->of_epoch == epoch) {
+			if (quiet->quiet[word] & mask)
+				return 0;
+			if (quiet->seen[word] & mask && (result < 0 || !does_more(task, regs, false, number, result)))
+				return 0;
+		}
+	}
 	/* One load for all processes that nobody watches: the helper takes three times as long to say the same. */
 	if (bpf_core_field_exists(group->bpf_cgrp_storage) && !group->bpf_cgrp_storage)
 		return 0;
 	calls = bpf_cgrp_storage_get(&group_calls, group, 0, 0);
 	if (!calls || number >= GABION_SYSCALLS)
 		return 0;
-	is_compat = task->thread_info.status & TS_COMPAT;
 	native = is_compat ? native_number(number) : number;
 	bit = (is_compat ? GABION_SYSCALLS : 0) + number;
 	is_first = calls->flags & GABION_CGROUP_SYSCALLS && bit < 2 * GABION_SYSCALLS &&
 		   !(calls->seen[bit / 64] & 1ULL << (bit & 63));
 	is_followed = result >= 0 && (followed_calls[native & (GABION_SYSCALLS - 1)] ||
 				      (is_compat && number == COMPAT_SOCKETCALL));
+	if (quiet && !is_first && !is_compat)
+		note_seen(quiet, group, epoch, number);
 	if (is_followed)
 		is_followed = does_more(task, regs, is_compat, native, result);
 	if (!is_first && !is_followed)
