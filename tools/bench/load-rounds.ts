@@ -1,6 +1,6 @@
 /**
  * Rounds of one load in one container: without Gabion, learning, active, and with what else could record the same events
- * here. Interleaved; each figure is against the run without anything in the same round.
+ * here. Interleaved; each figure is against what was measured without anything just before and just after that round.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,9 +11,9 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { AgentRig } from "../sandbox/agent-rig.ts";
 import { type Sandbox, type SandboxContainer, unifiedMount } from "../sandbox/runc.ts";
 import { withAuditd, withBpftrace } from "./peers.ts";
-import { halfInterval, mean, percentile, printTable } from "./statistics.ts";
+import { percentile, printTable, trimmedMean } from "./statistics.ts";
 
-const RULES = {
+export const ALL_SECTIONS = {
   process: {
     effect: Effect.ALERT,
     detectors: { drift: {}, reverse_shell: {}, lateral_movement: {}, crypto_miner: {} },
@@ -28,11 +28,14 @@ const RULES = {
 };
 
 /** Before each round: what the setting before has left to do keeps a processor awake, which makes short waits shorter. */
-const SETTLE_MS = 2_000;
+const SETTLE_MS = 500;
+
+/** As agents have it by default. */
+const SPAN_MS = 15_000;
 
 /** As a new installation has it: look-ups are left alone. */
 const OWN = defaultRule();
-const DEFAULT = Object.fromEntries(
+export const DEFAULT_RULE = Object.fromEntries(
   (["process", "network", "filesystem", "syscall"] as const).map((section) => [section, OWN[section]] as const),
 );
 
@@ -61,8 +64,8 @@ export interface LoadOptions {
   readonly rounds: number;
   /** False: without the others, which take most of the time. */
   readonly withOthers: boolean;
-  /** Runs the load once and prints as JSON what each part took. */
-  readonly command: readonly string[];
+  /** Runs the load once and answers what each part took, as JSON. */
+  readonly run: () => Promise<string>;
   /** Runs of which the best counts, for each part: what else the machine does only ever adds. */
   readonly runs: number;
   /** Teaches the model, besides one run of the load, what is measured beside it. */
@@ -72,14 +75,15 @@ export interface LoadOptions {
 }
 
 /** ns that processors have worked for a container since it was made. */
-function workOf({ sandbox, container }: LoadOptions): number {
+function workOf({ sandbox, container }: Pick<LoadOptions, "sandbox" | "container">): number {
   const path = join(unifiedMount(), sandbox.scope, container.id, "cpu.stat");
   return Number(readFileSync(path, "latin1").match(/^usage_usec (\d+)$/m)?.[1]) * 1_000;
 }
 
-async function runOnce(options: LoadOptions): Promise<Times> {
+/** One run of the load. */
+export async function runOnce(options: Pick<LoadOptions, "sandbox" | "container" | "run">): Promise<Times> {
   const before = workOf(options);
-  const { output } = await options.container.exec(...options.command);
+  const output = await options.run();
   try {
     return { ...(JSON.parse(output) as Times), [WORK]: workOf(options) - before };
   } catch {
@@ -111,12 +115,16 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
     samples[setting].push(await measure(options));
     await options.beside?.(setting, round);
   };
-  for (let round = 0; round < options.rounds; round += 1) {
+  AgentRig.spanMs = SPAN_MS;
+  const sampleWithout = async (round: number) => {
     await setTimeout(SETTLE_MS);
     await runOnce(options);
     await sample("off", round);
+  };
+  for (let round = 0; round < options.rounds; round += 1) {
+    await sampleWithout(round);
     {
-      await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, RULES);
+      await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, ALL_SECTIONS);
       await rig.watched(container.id);
       await runOnce(options);
       await sample("learning", round);
@@ -127,7 +135,7 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
       await rig.activate(LearningState.ACTIVE);
       await runOnce(options);
       await sample("active", round);
-      await rig.rules(DEFAULT);
+      await rig.rules(DEFAULT_RULE);
       await runOnce(options);
       await sample("default", round);
     }
@@ -136,6 +144,7 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
     await withBpftrace(group, directory, () => sample("bpftrace", round));
     await withAuditd(directory, () => sample("auditd", round));
   }
+  await sampleWithout(options.rounds);
   return samples;
 }
 
@@ -146,12 +155,14 @@ export function printRounds(
   samples: Record<Setting, Times[]>,
 ): void {
   const names = Object.keys(parts);
+  const without = (part: string, at: number) => samples.off[at]?.[part] ?? Number.NaN;
   const cell = (setting: Setting, part: string): string => {
     const ratios = samples[setting].map(
-      (times, i) => ((times[part] ?? Number.NaN) / (samples.off[i]?.[part] ?? Number.NaN) - 1) * 100,
+      (times, i) => ((times[part] ?? Number.NaN) / ((without(part, i) + without(part, i + 1)) / 2) - 1) * 100,
     );
     if (ratios.length === 0) return "not here";
-    return `${mean(ratios) < 0 ? "" : "+"}${mean(ratios).toFixed(1)} ± ${halfInterval(ratios).toFixed(1)}`;
+    const { center, half } = trimmedMean(ratios);
+    return `${center < 0 ? "" : "+"}${center.toFixed(1)} ± ${half.toFixed(1)}`;
   };
   const median = (part: string) =>
     (
@@ -161,9 +172,15 @@ export function printRounds(
       ) / 1e6
     ).toFixed(0);
   const { off, ...watched } = SETTINGS;
-  printTable(`${title}, % more time than without anything (${samples.off.length} interleaved rounds, mean ± 95 %)`, [
-    ["", ...Object.values(parts)],
-    [off, ...names.map(median)],
-    ...Object.entries(watched).map(([setting, name]) => [name, ...names.map((part) => cell(setting as Setting, part))]),
-  ]);
+  printTable(
+    `${title}, % more time than without anything (${samples.active.length} interleaved rounds, trimmed mean ± 95 %)`,
+    [
+      ["", ...Object.values(parts)],
+      [off, ...names.map(median)],
+      ...Object.entries(watched).map(([setting, name]) => [
+        name,
+        ...names.map((part) => cell(setting as Setting, part)),
+      ]),
+    ],
+  );
 }

@@ -2,40 +2,19 @@
  * What watching costs a mixed load of nothing but events (programs started that do nothing, HTTP, look-ups, files) in one
  * container: the worst that it can be. `programs.ts` does the same with programs that people run.
  */
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { until } from "../demo/until.ts";
 import { testProgram } from "../sandbox/programs.ts";
 import { Sandbox } from "../sandbox/runc.ts";
 import { measureRounds, printRounds } from "./load-rounds.ts";
+import { costsOf, type ProgramCost, printCosts } from "./program-costs.ts";
 import { halfInterval, mean, percentile, printTable } from "./statistics.ts";
 
 const ROUNDS = Number(process.env["ROUNDS"] ?? 8);
 const ADDRESS = "10.0.0.53";
 const LOAD = ["/opt/mix", ADDRESS, "1500", "3000", "6000", "6000"];
-const STATS = "/proc/sys/kernel/bpf_stats_enabled";
-
-interface ProgramStats {
-  readonly name: string;
-  readonly run_time_ns?: number;
-  readonly run_cnt?: number;
-}
-
-/** What each program took, by the kernel's own statistics, which add some 45 ns to each run. */
-function programCosts(): Map<string, { ns: number; count: number }> {
-  const env = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin` };
-  const shown = JSON.parse(
-    execFileSync("bpftool", ["-j", "prog", "show"], { env, maxBuffer: 1 << 26 }).toString(),
-  ) as ProgramStats[];
-  const costs = new Map<string, { ns: number; count: number }>();
-  for (const { name, run_time_ns: ns = 0, run_cnt: count = 0 } of shown.filter((p) => p.name?.startsWith("handle_"))) {
-    const before = costs.get(name) ?? { ns: 0, count: 0 };
-    costs.set(name, { ns: before.ns + ns, count: before.count + count });
-  }
-  return costs;
-}
 
 await using stack = new AsyncDisposableStack();
 const directory = mkdtempSync(join(tmpdir(), "gabion-bench-"));
@@ -57,14 +36,14 @@ async function perCall(): Promise<number> {
 }
 
 const calls: { off: number[]; active: number[] } = { off: [], active: [] };
-let costs = new Map<string, { ns: number; count: number }>();
+let costs: ReadonlyMap<string, ProgramCost> = new Map();
 const samples = await measureRounds({
   sandbox,
   directory,
   container,
   rounds: ROUNDS,
   withOthers: process.env["OTHERS"] !== "0",
-  command: LOAD,
+  run: async () => (await container.exec(...LOAD)).output,
   runs: 5,
   teach: async (rig) => {
     await rig.learned("/opt/nothing");
@@ -77,10 +56,7 @@ const samples = await measureRounds({
   beside: async (setting, round) => {
     if (setting === "off" || setting === "active") calls[setting].push(await perCall());
     if (setting !== "active" || round < ROUNDS - 1) return;
-    writeFileSync(STATS, "1");
-    await container.exec(...LOAD);
-    costs = programCosts();
-    writeFileSync(STATS, "0");
+    costs = await costsOf(() => container.exec(...LOAD));
   },
 });
 
@@ -95,10 +71,4 @@ printTable("system calls of `dd bs=1`, ns each (start of the container's process
     `${mean(extra).toFixed(0)} ± ${halfInterval(extra).toFixed(0)}`,
   ],
 ]);
-printTable("kernel programs in that load, active: mean by the kernel's statistics (some 45 ns of each are theirs)", [
-  ["program", "runs", "ns each"],
-  ...[...costs]
-    .filter(([, { count }]) => count > 0)
-    .sort()
-    .map(([name, { ns, count }]) => [name, String(count), (ns / count).toFixed(0)]),
-]);
+printCosts("kernel programs in that load, active", costs);

@@ -1,10 +1,12 @@
-// Runs in the container: programs that people run, one kind after the other. Prints as JSON what each took, in ns.
+// Runs in the container: programs that people run, one kind after the other, once for each line of standard input. Prints as
+// JSON what each kind took, in ns.
 //   programs-load.mjs ADDRESS COMPILES REQUESTS LOOKUPS COPIES
 import { spawnSync } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { lookup } from "node:dns/promises";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, createServer, get } from "node:http";
+import { createInterface } from "node:readline";
 
 const [address, ...counts] = process.argv.slice(2);
 const [compiles, requests, lookups, copies] = counts.map(Number);
@@ -76,10 +78,12 @@ for (let i = 0; i < 20; i += 1) {
   mkdirSync(`${WORK}/tree/${i}`, { recursive: true });
   for (let j = 0; j < 10; j += 1) writeFileSync(`${WORK}/tree/${i}/${j}`, Buffer.alloc(16 * 1024, j));
 }
-const times = {};
-for (const [name, part] of Object.entries({ compile, http: requestPages, dns: lookUp, copy })) {
-  const begin = process.hrtime.bigint();
-  await part();
-  times[name] = Number(process.hrtime.bigint() - begin);
+for await (const _ of createInterface({ input: process.stdin })) {
+  const times = {};
+  for (const [name, part] of Object.entries({ compile, http: requestPages, dns: lookUp, copy })) {
+    const begin = process.hrtime.bigint();
+    await part();
+    times[name] = Number(process.hrtime.bigint() - begin);
+  }
+  process.stdout.write(`${JSON.stringify(times)}\n`);
 }
-process.stdout.write(`${JSON.stringify(times)}\n`);

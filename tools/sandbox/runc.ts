@@ -1,7 +1,8 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessByStdio, execFile, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
 import { promisify } from "node:util";
 import { until } from "../demo/until.ts";
 import { BUSYBOX, type BundleOptions, writeBundle } from "./bundle.ts";
@@ -45,6 +46,12 @@ export class SandboxContainer implements AsyncDisposable {
     return collect(
       spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["ignore", "pipe", "pipe"] }),
     );
+  }
+
+  /** Starts a program in the container that is spoken to through pipes; it ends with its standard input. */
+  async open(...args: string[]): Promise<ChildProcessByStdio<Writable, Readable, null>> {
+    await this.#started();
+    return spawn("runc", ["--root", this.#root, "exec", this.id, ...args], { stdio: ["pipe", "pipe", "inherit"] });
   }
 
   /** As `exec`, as another user, for example `1000:1000`. */
