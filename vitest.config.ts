@@ -12,6 +12,8 @@ export default defineConfig({
           name: "unit",
           include: ["**/*.test.ts"],
           exclude: [...exclude, "**/*.integration.test.ts", "**/*.kernel.test.ts", "test/**"],
+          // Tens of thousands of random cases take a slow machine more than the five seconds that are the default.
+          testTimeout: 60_000,
         },
       },
       { test: { name: "integration", include: ["**/*.integration.test.ts"], exclude, ...alone } },
