@@ -253,7 +253,7 @@ static __always_inline void take_address(struct dns_scratch *s, __u32 at, bool i
 	} else {
 		bpf_probe_read_kernel(s->key.address, 16, &s->message[at & MESSAGE_MASK]);
 	}
-	/* Mostly the same answer as before: a look-up costs a third of what writing does. */
+	/* Mostly the same answer as before, and writing copies the whole name. */
 	known = bpf_map_lookup_elem(&resolved, &s->key);
 	if (!known || known->hash != s->name_hash || known->length != s->event.name_length) {
 		s->name.hash = s->name_hash;
@@ -549,10 +549,11 @@ int handle_egress(struct __sk_buff *skb)
 	if (!find_payload(skb, &packet))
 		return PASS;
 	/* What goes to the port of resolvers says by itself where it goes. */
-	if (packet.destination != DNS_PORT)
+	if (packet.destination != DNS_PORT) {
 		socket = socket_of(skb);
-	if (packet.destination != DNS_PORT && !socket)
-		return PASS;
+		if (!socket)
+			return PASS;
+	}
 	policy = policy_of(skb);
 	if (!policy)
 		return PASS;
