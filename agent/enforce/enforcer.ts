@@ -5,6 +5,7 @@ import { ruleOnNode } from "#core/policy/roll-out.ts";
 import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -31,6 +32,13 @@ const SEEN_BY: Partial<Record<Section, number>> = {
   [Section.FILESYSTEM]: Group.SYSCALL,
   [Section.SYSCALL]: Group.SYSCALL,
 };
+
+/** True where what the kernel passes by itself is what a model still learns from: then it must be counted. */
+function isLearningFrom(use: PolicyInForce): boolean {
+  return SECTIONS.some(
+    (section) => isInUse(use, section) && sectionPolicy(use.policy, section).state !== LearningState.ACTIVE,
+  );
+}
 
 function isInUse(policy: PolicyInForce, section: Section): boolean {
   const { hasRule, effect } = sectionPolicy(policy.policy, section);
@@ -224,7 +232,8 @@ export class Enforcer {
     this.#needs.set(container, needed);
     await this.#sense();
     const { flags: own, device } = container.binding;
-    await sensor.bind(container.cgroup, use.slot, { flags: own | flags, device });
+    const learning = isLearningFrom(use) ? CgroupFlag.LEARNING : 0;
+    await sensor.bind(container.cgroup, use.slot, { flags: own | flags | learning, device });
     container.sectionFlags = flags;
     container.observed = new Set([Section.PROCESS, ...seeing.map(([section]) => section)]);
     // Who ran before is known now; who comes later comes by an exec.

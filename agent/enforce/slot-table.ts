@@ -1,5 +1,5 @@
 import type { CompiledContainerPolicy } from "#core/policy/container-policy.ts";
-import { type KernelEntry, type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
+import { type KernelEntry, type KernelSlot, type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Completeness } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
@@ -28,8 +28,8 @@ export interface SlotUse extends PolicyInForce {
 }
 
 interface Loaded {
-  readonly use: SlotUse;
-  readonly ready: Promise<void>;
+  use: SlotUse;
+  ready: Promise<void>;
   users: number;
 }
 
@@ -90,16 +90,27 @@ export class SlotTable {
 
   #load(policy: PolicyInForce): Loaded {
     const slot = this.#freeSlot();
-    const kernelSlot = toKernelSlot(policy.policy, this.#internal);
-    const ready = this.#sensor?.loadSlot(slot, kernelSlot) ?? Promise.resolve();
-    const loaded: Loaded = {
-      use: { ...policy, slot, refused: kernelSlot.refused, entries: kernelSlot.entries },
-      ready,
-      users: 0,
-    };
+    const whole = toKernelSlot(policy.policy, this.#internal);
+    const { refused, entries } = whole;
+    const loaded: Loaded = { use: { ...policy, slot, refused, entries }, ready: Promise.resolve(), users: 0 };
+    loaded.ready = this.#put(loaded, whole);
     this.#byFingerprint.set(policy.fingerprint, loaded);
     this.#bySlot.set(slot, loaded);
     return loaded;
+  }
+
+  /** Where the kernel has no room for what a model that learns has already, it asks about that too. */
+  async #put(loaded: Loaded, whole: KernelSlot): Promise<void> {
+    const { slot, policy } = loaded.use;
+    const sensor = this.#sensor;
+    try {
+      await sensor?.loadSlot(slot, whole);
+    } catch (error) {
+      const told = toKernelSlot(policy, this.#internal, true);
+      if (told.entries.length === whole.entries.length) throw error;
+      await sensor?.loadSlot(slot, told);
+      loaded.use = { ...loaded.use, entries: told.entries };
+    }
   }
 
   #freeSlot(): number {

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import { factId, sectionOfFact } from "#core/model/fact.ts";
+import { sectionOfFact } from "#core/model/fact.ts";
 import { eventOfFact } from "#core/model/journal.ts";
 import { decideEvent } from "#core/policy/decide.ts";
 import type { EntryOrigin } from "#core/policy/kernel-entry.ts";
@@ -56,7 +56,10 @@ export class KernelHits {
       const meaning = this.#meaningOf(container, use, entry);
       if (!meaning) continue;
       if (use.rule) this.#onDecision?.(use.rule.ruleId, meaning.decision, meaning.section, count);
-      if (meaning.item) pending.items.set(meaning, (pending.items.get(meaning) ?? 0) + count);
+      const { item, decision, section } = meaning;
+      // What teaches is counted at once: it belongs to the unit of time that it was seen in.
+      if (item && decision.isLearned) this.#learner.count(container, section, item.factId, count);
+      if (item) pending.items.set(meaning, (pending.items.get(meaning) ?? 0) + count);
     }
   }
 
@@ -72,6 +75,7 @@ export class KernelHits {
     for (const [{ section, decision, item }, count] of pending.items) {
       if (!item) continue;
       this.#journal.note(container, item.key, item.event, decision, count);
+      if (decision.isLearned) continue;
       const counts = bySection.get(section) ?? new Map<string, number>();
       bySection.set(section, counts.set(item.factId, Math.min(COUNT_MAX, (counts.get(item.factId) ?? 0) + count)));
     }
@@ -99,7 +103,7 @@ export class KernelHits {
     if (!event) return undefined;
     // Which part of the policy names it: an item may stand in the rule's allowed list too.
     const decision = decideEvent(use.policy, event, container.message);
-    const item = { factId: factId(fact), event, key: this.#journal.keyOf(event, decision) };
+    const item = { factId: this.#learner.idOf(container, fact), event, key: this.#journal.keyOf(event, decision) };
     return { section: sectionOfFact(fact), decision, item };
   }
 }

@@ -39,6 +39,8 @@ interface Unit {
 
 /** Facts that one section of a model may have sent; more is a flood, which the model's own limit cuts anyway. */
 const SENT_MAX = 20_000;
+/** uint32, as reports have it. */
+const COUNT_MAX = 0xffff_ffff;
 /** Distinct items that one unit counts. */
 const UNIT_ITEMS_MAX = 10_000;
 
@@ -155,14 +157,15 @@ export class Learner {
     return fresh;
   }
 
-  /** A fact that was observed before is seen again. */
-  count(container: WatchedContainer, section: Section, id: string): void {
+  /** A fact that was observed before is seen again, once or more often. */
+  count(container: WatchedContainer, section: Section, id: string, times = 1): void {
     const { counts } = this.#unitOf(container, section);
-    if (counts.size < UNIT_ITEMS_MAX || counts.has(id)) counts.set(id, (counts.get(id) ?? 0) + 1);
+    if (counts.size >= UNIT_ITEMS_MAX && !counts.has(id)) return;
+    counts.set(id, Math.min(COUNT_MAX, (counts.get(id) ?? 0) + times));
   }
 
   /**
-   * Facts that the kernel knew by itself were seen again. They count, and are no unit of completeness: what is new in an
+   * Facts of an active section that the kernel knew by itself were seen again. They count, and are no unit of completeness: what is new in an
    * active section is not learned, so such units would make the model look more complete than it is.
    */
   countKnown(container: WatchedContainer, section: Section, counts: ReadonlyMap<string, number>): void {

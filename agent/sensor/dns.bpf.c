@@ -488,6 +488,7 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 		if (packet->transport == IPPROTO_TCP && !packet->is_excess)
 			action = GABION_ASK;
 	}
+	action = counted(policy, s->event.event.entry, action);
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);

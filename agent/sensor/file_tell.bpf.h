@@ -141,6 +141,7 @@ static __always_inline void tell_path(struct cgroup_policy *policy, struct conta
 		hash_file_typed();
 		action = decide_typed();
 	}
+	action = counted(policy, s->event.event.entry, action);
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);

@@ -9,7 +9,7 @@
 #ifndef GABION_WIRE_H
 #define GABION_WIRE_H
 
-#define GABION_WIRE_VERSION 3
+#define GABION_WIRE_VERSION 4
 #define GABION_MAX_FRAME (1024 * 1024)
 
 #define GABION_PATH_MAX 512
@@ -99,6 +99,7 @@ enum gabion_entry_kind {
 	GABION_FILE_PATH = 9,	 /* a file by its real path */
 	GABION_FILE_DIRECTORY = 10, /* every file below a directory; ends with a slash */
 	GABION_FILE_ITEM = 11,	 /* directory with its slash + real path of the process that writes there */
+	GABION_DESTINATION_ITEM = 12, /* 16 bytes of address off the Internet; `content` is transport << 16 | port */
 
 	/* From here on the text is a prefix of `prefix` bits, kept in a tree of prefixes. */
 	GABION_PREFIXES = 32,
@@ -170,6 +171,7 @@ enum gabion_cgroup_flag {
 	GABION_CGROUP_FILES = 1 << 8,
 	GABION_CGROUP_SYSCALLS = 1 << 9,
 	GABION_CGROUP_RUNNING = 1 << 10, /* only in BIND: it ran before it was watched */
+	GABION_CGROUP_LEARNING = 1 << 11, /* what an entry lets through is to be counted, or else told */
 };
 
 enum gabion_group {

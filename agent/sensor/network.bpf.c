@@ -117,6 +117,22 @@ static __always_inline __u64 destination_hash(const struct connect_event *event)
 	return gabion_hash_join(gabion_hash_join(high, low), (__u64)event->transport << 16 | event->port);
 }
 
+static __always_inline __u32 decide_internal(struct connect_event *event, const struct slot_defaults *defaults)
+{
+	struct policy_key key = { .slot = event->event.slot, .kind = GABION_DESTINATION_ITEM };
+	__u32 action = defaults->actions[GABION_DEFAULT_INTERNAL];
+	struct policy_value *value;
+
+	key.hash = destination_hash(event);
+	if (action == GABION_ALLOW)
+		return allow_listed(&event->event, key.hash);
+	value = has_kind(defaults, GABION_DESTINATION_ITEM) ? bpf_map_lookup_elem(&policy, &key) : 0;
+	if (!value)
+		return action;
+	event->event.entry = value->entry;
+	return value->action;
+}
+
 /* What the allowed list, the model and the defaults say of a destination that nothing denies. */
 static __always_inline __u32 decide_known(struct network_scratch *s, const struct slot_defaults *defaults, const __u8 *port)
 {
@@ -132,11 +148,8 @@ static __always_inline __u32 decide_known(struct network_scratch *s, const struc
 	}
 	if (event->flags & GABION_CONNECT_LOOPBACK)
 		return GABION_ALLOW;
-	if (!(event->flags & GABION_CONNECT_INTERNET)) {
-		__u32 action = defaults->actions[GABION_DEFAULT_INTERNAL];
-
-		return action == GABION_ALLOW ? allow_listed(&event->event, destination_hash(event)) : action;
-	}
+	if (!(event->flags & GABION_CONNECT_INTERNET))
+		return decide_internal(event, defaults);
 	value = find_prefix(defaults, slot, GABION_PORT_LEARNED, port, 24);
 	if (!value)
 		return defaults->actions[GABION_DEFAULT_CONNECT];
@@ -308,6 +321,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 		event->flags |= GABION_CONNECT_DIRECT;
 	s->hangs_on_port = 0;
 	action = decide_connect(s, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
+	action = counted(policy, event->event.entry, action);
 	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
 		mark_dns(context, event);
 	if (action != GABION_ALLOW)
@@ -390,8 +404,11 @@ static __always_inline int bound(struct bpf_sock *sk, struct network_scratch *s,
 	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
 	/* Sockets of clients have such ports too: only what is denied by its number is refused here, the rest not told. */
 	action = event->flags & GABION_LISTEN_EPHEMERAL ? denied_listen(event) : decide_listen(event);
-	if (action == GABION_ALLOW || (event->transport == IPPROTO_TCP && action < GABION_PREVENT))
+	if (event->transport == IPPROTO_TCP && action < GABION_PREVENT)
 		return ALLOWED; /* told when it listens */
+	if (action == GABION_ALLOW && !event->event.entry)
+		return ALLOWED;
+	action = counted(policy, event->event.entry, action);
 	counts = counts_of(policy->container_id, SECTION_NETWORK);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);

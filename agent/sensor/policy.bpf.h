@@ -70,6 +70,14 @@ static __always_inline void count_entry(const struct cgroup_policy *policy, __u3
 		__sync_fetch_and_add(count, 1);
 }
 
+/* While the model learns it is to know how often its items are met: what cannot be counted is told. */
+static __always_inline __u32 counted(const struct cgroup_policy *policy, __u32 entry, __u32 action)
+{
+	if (action != GABION_ALLOW || !(policy->flags & GABION_CGROUP_LEARNING) || policy->counters || !entry)
+		return action;
+	return GABION_ASK;
+}
+
 /*
  * A list may let many things through, and which they were should be known to those who change the list: each is told
  * once an hour, as a question that stops nothing. What is over the bound is let through and counted.

@@ -59,6 +59,15 @@ static uint64_t hash_reversed(uint64_t basis, const char *text, size_t length)
 	return basis;
 }
 
+/* As the network programs have it, from the address as it stands. */
+static uint64_t destination_hash(const char *address, size_t length, uint64_t transport_and_port)
+{
+	uint64_t parts[2] = {};
+
+	memcpy(parts, address, length < sizeof(parts) ? length : sizeof(parts));
+	return gabion_hash_join(gabion_hash_join(parts[0], parts[1]), transport_and_port);
+}
+
 static uint64_t entry_hash(uint64_t basis, const struct slot_entry *entry, const char *text)
 {
 	const char *second = text + entry->first_length;
@@ -70,6 +79,8 @@ static uint64_t entry_hash(uint64_t basis, const struct slot_entry *entry, const
 		return hash_reversed(basis, text, entry->first_length);
 	case GABION_DOMAIN_ITEM:
 		return gabion_hash_join(hash_reversed(basis, text, entry->first_length), entry->content);
+	case GABION_DESTINATION_ITEM:
+		return destination_hash(text, entry->first_length, entry->content);
 	}
 	first = hash_text(basis, text, entry->first_length);
 	switch (entry->kind) {
@@ -111,7 +122,8 @@ static int put_hashed(struct programs *programs, uint32_t slot, const struct slo
 	if (bpf_map_update_elem(programs->policy, &key, &value, BPF_ANY) < 0)
 		return -errno;
 	loaded[slot].keys[loaded[slot].count++] = key;
-	if (entry->kind == GABION_ITEM || entry->kind == GABION_ITEM_CONTENT || entry->kind == GABION_FILE_ITEM)
+	if (entry->kind == GABION_ITEM || entry->kind == GABION_ITEM_CONTENT || entry->kind == GABION_FILE_ITEM ||
+	    entry->kind == GABION_DESTINATION_ITEM)
 		return 0; /* looked up once, and mostly there */
 	loaded[slot].listed[key.hash >> 6 & (GABION_LISTED_WORDS - 1)] |= 1ULL << (key.hash & 63);
 	return 0;
@@ -163,7 +175,7 @@ static int load_entries(struct programs *programs, const struct control_frame *f
 		if (error)
 			return error;
 		loaded[frame->slot].kinds |= 1ULL << entry->kind;
-		if (entry->entry > loaded[frame->slot].entry_count && entry->entry < GABION_COUNTERS)
+		if (entry->entry > loaded[frame->slot].entry_count)
 			loaded[frame->slot].entry_count = entry->entry;
 		at += (sizeof(*entry) + text_length + 7) & ~7UL;
 	}

@@ -188,6 +188,7 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 		__sync_fetch_and_add(&counts->seen, 1);
 	hash_file_path();
 	action = decide_file();
+	action = counted(policy, s->event.event.entry, action);
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);

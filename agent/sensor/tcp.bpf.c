@@ -88,6 +88,7 @@ static __always_inline int listens(const struct sock *sk)
 		__sync_fetch_and_add(&counts->seen, 1);
 	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
 	action = decide_listen(event);
+	action = counted(policy, event->event.entry, action);
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);

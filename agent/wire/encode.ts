@@ -94,6 +94,8 @@ function partsOf(entry: KernelEntry): { first: Uint8Array; second: Uint8Array; c
     }
     case "file_item":
       return { ...parts, first: unescapeText(entry.directory), second: unescapeText(entry.process) };
+    case "destination_item":
+      return { ...parts, first: entry.address, content: BigInt((entry.protocol << 16) | entry.port) };
     case "domain_item":
       return { ...parts, first: unescapeText(entry.text), content: BigInt(entry.recordType) };
     default:

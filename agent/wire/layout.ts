@@ -2,7 +2,7 @@
  * Layout of the frames in agent/sensor/gabion_wire.h: offset of each field in bytes, little endian. A test compares it
  * with the BTF of the compiled header.
  */
-export const WIRE_VERSION = 3;
+export const WIRE_VERSION = 4;
 export const MAX_FRAME_BYTES = 1024 * 1024;
 export const HEADER_BYTES = 8;
 
@@ -66,6 +66,7 @@ export const EntryKind = {
   FILE_PATH: 9,
   FILE_DIRECTORY: 10,
   FILE_ITEM: 11,
+  DESTINATION_ITEM: 12,
   LISTEN_DENIED: 32,
   LISTEN_ALLOWED: 33,
   PORT_DENIED: 34,
@@ -125,6 +126,7 @@ export const CgroupFlag = {
   FILES: 1 << 8,
   SYSCALLS: 1 << 9,
   RUNNING: 1 << 10,
+  LEARNING: 1 << 11,
 } as const;
 export const ConnectFlag = { INTERNET: 1 << 0, DIRECT: 1 << 1, LOOPBACK: 1 << 2, DATAGRAM: 1 << 3 } as const;
 export const ListenFlag = { EPHEMERAL: 1 << 0, BIND: 1 << 1 } as const;

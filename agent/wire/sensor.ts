@@ -89,9 +89,15 @@ export class Sensor implements AsyncDisposable {
     return this.#process.pid ?? 0;
   }
 
-  /** Loads a policy slot whole. */
+  /** Loads a policy slot whole, or leaves nothing of it. */
   async loadSlot(slot: number, policy: KernelSlot): Promise<void> {
-    await this.#sendAll(encodeSlot(slot, policy, () => this.#nextRequest()));
+    try {
+      await this.#sendAll(encodeSlot(slot, policy, () => this.#nextRequest()));
+    } catch (error) {
+      // What was on its way behind the part that was refused has been loaded.
+      await this.dropSlot(slot);
+      throw error;
+    }
   }
 
   async dropSlot(slot: number): Promise<void> {
@@ -171,7 +177,9 @@ export class Sensor implements AsyncDisposable {
   }
 
   async #sendAll(frames: readonly [number, Buffer][]): Promise<void> {
-    await Promise.all(frames.map(([request, frame]) => this.#post(request, frame)));
+    const answers = await Promise.allSettled(frames.map(([request, frame]) => this.#post(request, frame)));
+    const refused = answers.find((answer) => answer.status === "rejected");
+    if (refused) throw refused.reason;
   }
 
   #post(request: number, frame: Buffer, timeoutMs = ANSWER_TIMEOUT_MS): Promise<void> {

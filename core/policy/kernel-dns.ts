@@ -10,6 +10,7 @@ import { type CompiledDnsPolicy, findListedName } from "./dns-policy.ts";
 import {
   actionOf,
   KERNEL_INDICATORS_MAX,
+  KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -99,10 +100,25 @@ function fixedEnd(name: string): string {
   return labels.slice(labels.findLastIndex((label) => hasWildcard(label)) + 1).join(".");
 }
 
-/** The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. */
+/** Names of the model; those that a list names too are the list's, and left to the agent. */
+function knownNames(policy: CompiledDnsPolicy): KernelEntry[] {
+  return policy.items
+    .filter(({ isPattern }) => !isPattern)
+    .map((item): KernelEntry => {
+      const origin = { kind: "item", fact: { case: "domain", value: item } } as const;
+      const action = findListedName(policy, item.name) ? "ask" : "allow";
+      return { kind: "domain_item", text: item.name, recordType: item.recordType, action, origin };
+    });
+}
+
+/**
+ * The DNS part of a kernel slot. Detectors look at what is asked for while names are unknown: those are always told. With
+ * `isTold` known ones are told too.
+ */
 export function toDnsSlot(
   policy: CompiledDnsPolicy,
   objects: readonly KernelObject[] = [],
+  isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "domain">;
@@ -116,24 +132,20 @@ export function toDnsSlot(
   const named = [...objects.flatMap(({ text }) => parseDomainPattern(text) ?? []), ...policy.denied];
   const denied = strongestOf([...byCustomRules, ...byList, ...unnamed(badNames(policy), named)]);
   const asked = encryptedDnsNames(policy);
-  if (policy.state !== LearningState.ACTIVE) return { entries: denied, defaults: { domain: "ask" } };
+  if (policy.state !== LearningState.ACTIVE) {
+    const known = isTold ? [] : knownNames(policy).slice(0, KERNEL_LEARNED_MAX);
+    return { entries: [...strongestOf([...denied, ...asked]), ...known], defaults: { domain: "ask" } };
+  }
   const allowed = policy.allowed.map((pattern): KernelEntry => {
     const origin = { kind: "list", section: Section.DNS, matched: pattern.source } as const;
     return { ...entryOf(pattern, "allow"), origin };
   });
-  const known = policy.items
-    .filter(({ isPattern }) => !isPattern)
-    .map((item): KernelEntry => {
-      const origin = { kind: "item", fact: { case: "domain", value: item } } as const;
-      const action = findListedName(policy, item.name) ? "ask" : "allow";
-      return { kind: "domain_item", text: item.name, recordType: item.recordType, action, origin };
-    });
   // The kernel asks about everything below the part of a family's name that is fixed, and so refuses nothing there.
   const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));
   const open = [...new Set(families)].map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
   return {
-    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...known],
+    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...knownNames(policy)],
     defaults: { domain: fallback },
   };
 }

@@ -48,6 +48,13 @@ export type KernelEntry = { readonly action: KernelAction; readonly origin?: Ent
     }
   | { readonly kind: "domain_item"; readonly text: string; readonly recordType: number }
   | { readonly kind: "file_item"; readonly directory: string; readonly process: string }
+  | {
+      readonly kind: "destination_item";
+      /** 16 bytes; IPv4 as ::ffff:a.b.c.d. */
+      readonly address: Uint8Array;
+      readonly protocol: number;
+      readonly port: number;
+    }
   | { readonly kind: PrefixKind; readonly bytes: Uint8Array; readonly prefix: number }
 );
 
@@ -106,6 +113,12 @@ export function actionOf(effect: Effect): KernelAction {
  * where nothing else denies them.
  */
 export const KERNEL_INDICATORS_MAX = 2_000;
+
+/**
+ * Items of one section that the kernel passes and counts while the model still learns; all others it asks about. A model
+ * that grows is loaded again with each new item, so that this bounds what a load takes.
+ */
+export const KERNEL_LEARNED_MAX = 1_000;
 
 type PrefixEntry = Extract<KernelEntry, { bytes: Uint8Array }>;
 

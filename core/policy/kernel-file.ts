@@ -6,6 +6,7 @@ import type { KernelObject } from "./custom-rules.ts";
 import { type CompiledFilePolicy, PROTECTED_FILES, type ProtectingDetector } from "./file-policy.ts";
 import {
   actionOf,
+  KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -46,10 +47,22 @@ function protectedEntries(policy: CompiledFilePolicy): KernelEntry[] {
   );
 }
 
-/** The filesystem part of a kernel slot. */
+/** Folders of the model, each with the program that writes there. */
+function knownFolders(policy: CompiledFilePolicy): KernelEntry[] {
+  return policy.items
+    .filter(({ isExecutable, isPattern }) => !isExecutable && !isPattern)
+    .map((item): KernelEntry => {
+      const directory = item.path.endsWith("/") ? item.path : `${item.path}/`;
+      const origin = { kind: "item", fact: { case: "file", value: item } } as const;
+      return { kind: "file_item", directory, process: item.processPath, action: "allow", origin };
+    });
+}
+
+/** The filesystem part of a kernel slot. With `isTold` nothing that the agent is to hear of passes untold. */
 export function toFileSlot(
   policy: CompiledFilePolicy,
   objects: readonly KernelObject[] = [],
+  isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "file" | "executable">;
@@ -64,7 +77,8 @@ export function toFileSlot(
   });
   if (policy.state !== LearningState.ACTIVE) {
     const entries = strongestOf([...denied, ...protectedEntries(policy)]);
-    return { entries, defaults: { file: "ask", executable: "ask" } };
+    const known = isTold ? [] : knownFolders(policy).slice(0, KERNEL_LEARNED_MAX);
+    return { entries: [...entries, ...known], defaults: { file: "ask", executable: "ask" } };
   }
   const isAllowedWhole = policy.allowed.every(({ source }) => express(source) !== undefined);
   const allowed = policy.allowed.flatMap(({ source }): KernelEntry[] => {
@@ -72,13 +86,6 @@ export function toFileSlot(
     const origin = { kind: "list", section: Section.FILESYSTEM, matched: source } as const;
     return expressed ? [{ ...expressed, action: "allow", origin }] : [];
   });
-  const items = policy.items
-    .filter(({ isExecutable, isPattern }) => !isExecutable && !isPattern)
-    .map((item): KernelEntry => {
-      const directory = item.path.endsWith("/") ? item.path : `${item.path}/`;
-      const origin = { kind: "item", fact: { case: "file", value: item } } as const;
-      return { kind: "file_item", directory, process: item.processPath, action: "allow", origin };
-    });
   const executable = policy.detectors.changed_binary.effect === Effect.DISABLE ? "allow" : "ask";
   const file = policy.effect === Effect.BLOCK && isAllowedWhole ? "block" : "ask";
   // What a family covers the kernel cannot tell from what it does not: it asks about everything below the part that is fixed.
@@ -86,7 +93,7 @@ export function toFileSlot(
     .filter(({ isPattern }) => isPattern)
     .map(({ path }) => ({ ...around(path), action: "ask" }) as const);
   const listed = strongestOf([...denied, ...protectedEntries(policy), ...allowed, ...families]);
-  return { entries: [...listed, ...items], defaults: { file, executable } };
+  return { entries: [...listed, ...knownFolders(policy)], defaults: { file, executable } };
 }
 
 function refused(path: string): RefusedPath[] {

@@ -1,15 +1,16 @@
 import { create } from "@bufbuild/protobuf";
 import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { LearningState, type ListenFact, type OutboundFact } from "#gen/gabion/model/v1/model_pb.ts";
+import { FactSchema, LearningState, type ListenFact, type OutboundFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type PortRange, PortRangeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
-import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
+import { EPHEMERAL_FIRST, EPHEMERAL_LAST, isFamily } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
 import {
   actionOf,
   type EntryOrigin,
   KERNEL_INDICATORS_MAX,
+  KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -72,6 +73,33 @@ function learned(kind: PortKind, facts: readonly (ListenFact | OutboundFact)[]):
     const origin: EntryOrigin = { kind: "item", fact: value };
     return prefixes.map((prefix) => ({ ...portEntry(kind, "allow", protocol, prefix), origin }));
   });
+}
+
+/**
+ * Destinations off the Internet that the model has, each with its port: such facts exist to be read, and only a model that
+ * learns has to know how often they are met.
+ */
+function learnedDestinations(facts: readonly OutboundFact[]): KernelEntry[] {
+  return facts.flatMap((fact): KernelEntry[] => {
+    const { transport, port } = fact;
+    const protocol = PROTOCOLS[transport];
+    const prefix = parsePrefix(fact.address);
+    if (protocol === undefined || !prefix || isFamily(create(FactSchema, { kind: { case: "outbound", value: fact } })))
+      return [];
+    const origin: EntryOrigin = { kind: "item", fact: { case: "outbound", value: fact } };
+    return [{ kind: "destination_item", address: prefix.bytes, protocol, port, action: "allow", origin }];
+  });
+}
+
+/** What a model that learns has already. A direct connection is two facts at once, which one entry cannot count. */
+function knownWhileLearning({ listening, outbound }: CompiledNetworkPolicy): KernelEntry[] {
+  const byPort = outbound.filter(({ address }) => address === "").slice(0, KERNEL_LEARNED_MAX);
+  const byAddress = outbound.filter(({ address }) => address !== "").slice(0, KERNEL_LEARNED_MAX);
+  return [
+    ...learned("listen_allowed", listening.slice(0, KERNEL_LEARNED_MAX)),
+    ...learned("port_learned", byPort),
+    ...learnedDestinations(byAddress),
+  ];
 }
 
 function addressEntries(
@@ -190,10 +218,11 @@ function listed<Item>(
   return items.flatMap((item) => entriesOf(item).map((entry) => ({ ...entry, origin: byList(textOf(item)) })));
 }
 
-/** The network part of a kernel slot. */
+/** The network part of a kernel slot. With `isTold` nothing that the agent is to hear of passes untold. */
 export function toNetworkSlot(
   policy: CompiledNetworkPolicy,
   objects: readonly KernelObject[] = [],
+  isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
   readonly defaults: Pick<KernelDefaults, "listen" | "connect" | "internal" | "direct" | "raw" | "rawIcmp">;
@@ -206,7 +235,8 @@ export function toNetworkSlot(
   const raw = rawActions(policy);
   if (policy.state !== LearningState.ACTIVE) {
     const asking = { listen: "ask", connect: "ask", internal: "ask", direct: "ask" } as const;
-    return { entries: denied, defaults: { ...asking, ...raw } };
+    const known = isTold ? [] : knownWhileLearning(policy);
+    return { entries: [...denied, ...known], defaults: { ...asking, ...raw } };
   }
   const { listening, outbound, addresses } = policy.allowed;
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);

@@ -5,6 +5,8 @@ import { FileOperation, Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { IntelSetSchema } from "#gen/gabion/intel/v1/intel_pb.ts";
 import {
   DomainFactSchema,
+  type Fact,
+  FactSchema,
   FileFactSchema,
   LearningState,
   ListenFactSchema,
@@ -20,22 +22,35 @@ import {
 } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { compileIntel } from "../intel/intel-set.ts";
 import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { factId } from "../model/fact.ts";
+import { compileFamilies } from "../model/item-pattern.ts";
 import { syscallNumber } from "../syscall/names.ts";
-import { compileDnsPolicy, evaluateDnsQuery } from "./dns-policy.ts";
-import { compileFilePolicy, directoryOf, evaluateFile } from "./file-policy.ts";
+import { compileDnsPolicy, domainFact, evaluateDnsQuery } from "./dns-policy.ts";
+import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-policy.ts";
 import { toDnsSlot } from "./kernel-dns.ts";
 import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
 import { portPrefixes, toNetworkSlot } from "./kernel-network.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
-import { compileNetworkPolicy, evaluateConnect, evaluateListen } from "./network-policy.ts";
+import {
+  type CompiledNetworkPolicy,
+  compileNetworkPolicy,
+  connectFacts,
+  evaluateConnect,
+  evaluateListen,
+  listenFact,
+} from "./network-policy.ts";
 
 /** The kernel's maps keep one value for a key: what is put last. Of prefixes the longest that covers decides. */
-function lookUpPrefix(entries: readonly KernelEntry[], kind: string, bytes: Uint8Array): KernelAction | undefined {
+function findPrefix(entries: readonly KernelEntry[], kind: string, bytes: Uint8Array): KernelEntry | undefined {
   const found = entries
     .filter((e) => "bytes" in e && e.kind === kind && isWithin({ bytes: e.bytes, length: e.prefix }, bytes))
     .sort((a, b) => ("bytes" in a && "bytes" in b ? a.prefix - b.prefix : 0));
-  return found.at(-1)?.action;
+  return found.at(-1);
+}
+
+function lookUpPrefix(entries: readonly KernelEntry[], kind: string, bytes: Uint8Array): KernelAction | undefined {
+  return findPrefix(entries, kind, bytes)?.action;
 }
 
 function lookUpText(entries: readonly KernelEntry[], kind: string, text: string): KernelAction | undefined {
@@ -51,10 +66,27 @@ function match(found: readonly (KernelAction | undefined)[]): KernelAction | und
 
 const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "prevent", [Effect.BLOCK]: "block" };
 
-/** The kernel never says anything that the policy would not say. */
-function expectAgreement(action: KernelAction, decision: Decision): void {
-  if (action === "allow")
-    expect(decision).toMatchObject({ outcome: Outcome.ALLOW, isLearned: false, isAudited: false });
+/** The id by which a fact counts in a model: that of its family where it has one. None for two facts at once: no entry counts for both. */
+function idIn(model: readonly Fact[], facts: readonly Fact[]): string[] {
+  const families = compileFamilies(model);
+  return facts.length === 1 ? facts.map((fact) => factId(families.of(fact) ?? fact)) : [];
+}
+
+/**
+ * The kernel never says anything that the policy would not say. What teaches passes only by an entry of the model that
+ * says which of the ids it counts for.
+ */
+function expectAgreement(
+  action: KernelAction,
+  decision: Decision,
+  by?: { readonly entry: KernelEntry | undefined; readonly ids: readonly string[] },
+): void {
+  if (action === "allow") expect(decision).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false, isHeld: false });
+  if (action === "allow" && decision.isLearned) {
+    const origin = by?.entry?.origin;
+    expect(origin?.kind).toBe("item");
+    if (origin?.kind === "item") expect(by?.ids).toContain(factId(create(FactSchema, { kind: origin.fact })));
+  }
   if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
   if (action === "prevent" || action === "block") expect(STRONG[decision.effectApplied as Effect]).toBe(action);
 }
@@ -108,9 +140,10 @@ const networkPolicy = fc
     ),
     bad: fc.array(fc.record({ value: prefix, isException: fc.boolean() }), { maxLength: 3 }),
     listening: fc.array(fc.record({ transport, port }), { maxLength: 3 }),
-    outbound: fc.array(fc.record({ transport, port, address: fc.constantFrom("", "", "198.51.100.1") }), {
-      maxLength: 3,
-    }),
+    outbound: fc.array(
+      fc.record({ transport, port, address: fc.constantFrom("", "", "198.51.100.1", "10.1.2.3", "10.1.2.0/24") }),
+      { maxLength: 3 },
+    ),
   })
   .map((p) =>
     compileNetworkPolicy({
@@ -130,33 +163,56 @@ const networkPolicy = fc
     }),
   );
 
+function outboundOf({ outbound }: CompiledNetworkPolicy): Fact[] {
+  return outbound.map((value) => create(FactSchema, { kind: { case: "outbound", value } }));
+}
+
 /** What `decide_connect` of network.bpf.c does, in the same order. */
 function decideConnect(
   entries: readonly KernelEntry[],
   defaults: ReturnType<typeof toNetworkSlot>["defaults"],
-  to: { bytes: Uint8Array; portBytes: Uint8Array; isInternet: boolean; isLoopback: boolean; isDirect: boolean },
-): KernelAction {
+  to: Destination,
+): { action: KernelAction; entry?: KernelEntry | undefined } {
   const byPort = (kind: string) => lookUpPrefix(entries, kind, to.portBytes);
   const port = byPort(to.isInternet ? "port_denied" : "port_internal");
   const first = match([lookUpPrefix(entries, "address_denied", to.bytes), port]);
-  if (first && first !== "ask") return first;
-  const action = knownDestination(entries, defaults, to);
-  return first === "ask" && action === "allow" ? "ask" : action;
+  if (first && first !== "ask") return { action: first };
+  const known = knownDestination(entries, defaults, to);
+  return first === "ask" && known.action === "allow" ? { action: "ask" } : known;
 }
 
-/** `known_destination` there. */
+interface Destination {
+  readonly bytes: Uint8Array;
+  readonly portBytes: Uint8Array;
+  readonly isInternet: boolean;
+  readonly isLoopback: boolean;
+  readonly isDirect: boolean;
+}
+
+/** `decide_known` there. */
 function knownDestination(
   entries: readonly KernelEntry[],
   defaults: ReturnType<typeof toNetworkSlot>["defaults"],
-  to: { bytes: Uint8Array; portBytes: Uint8Array; isInternet: boolean; isLoopback: boolean; isDirect: boolean },
-): KernelAction {
-  const byPort = (kind: string) => (to.isInternet ? lookUpPrefix(entries, kind, to.portBytes) : undefined);
-  const listedAction = lookUpPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
-  if (listedAction) return listedAction;
-  if (to.isLoopback) return "allow";
-  if (!to.isInternet) return defaults.internal;
-  if (!byPort("port_learned")) return defaults.connect;
-  return to.isDirect && !lookUpPrefix(entries, "direct", to.bytes) ? defaults.direct : "allow";
+  to: Destination,
+): { action: KernelAction; entry?: KernelEntry | undefined } {
+  const byPort = (kind: string) => (to.isInternet ? findPrefix(entries, kind, to.portBytes) : undefined);
+  const listedEntry = findPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
+  if (listedEntry) return { action: listedEntry.action, entry: listedEntry };
+  if (to.isLoopback) return { action: "allow" };
+  if (!to.isInternet) {
+    const item = entries.findLast(
+      (e) =>
+        e.kind === "destination_item" &&
+        Buffer.compare(e.address, to.bytes) === 0 &&
+        Buffer.compare(Uint8Array.of(e.protocol, e.port >> 8, e.port & 0xff), to.portBytes) === 0,
+    );
+    const isAsked = defaults.internal !== "allow" && item;
+    return isAsked ? { action: item.action, entry: item } : { action: defaults.internal };
+  }
+  const entry = byPort("port_learned");
+  if (!entry) return { action: defaults.connect };
+  const isUnknown = to.isDirect && !lookUpPrefix(entries, "direct", to.bytes);
+  return isUnknown ? { action: defaults.direct } : { action: "allow", entry };
 }
 
 test("connections: the kernel says what the policy says", () => {
@@ -169,25 +225,28 @@ test("connections: the kernel says what the policy says", () => {
       const isDirect = isInternet && direct;
       const event = {
         transport: protocol,
-        address: parsed.bytes,
+        address: where.includes(".") ? parsed.bytes.subarray(12) : parsed.bytes,
         port: to,
         domain: "",
         isInternet,
         isLoopback,
         isDirect,
       };
-      const decision = evaluateConnect(policy, {
-        ...event,
-        address: where.includes(".") ? parsed.bytes.subarray(12) : parsed.bytes,
-      });
+      const decision = evaluateConnect(policy, event);
       const { entries: all, defaults } = toNetworkSlot(policy);
       const entries = withoutHiding(all);
       const bytes = mappedAddress(parsed.bytes);
       const portBytes = Uint8Array.of(PROTOCOL[protocol], to >> 8, to & 0xff);
-      const action = decideConnect(entries, defaults, { bytes, portBytes, isInternet, isLoopback, isDirect });
+      const { action, entry } = decideConnect(entries, defaults, {
+        bytes,
+        portBytes,
+        isInternet,
+        isLoopback,
+        isDirect,
+      });
       // A look-up or loopback in a section that is off or learns teaches nothing: allowing it unasked loses nothing.
       if (action === "allow" && isLoopback) expect(decision.outcome).toBe(Outcome.ALLOW);
-      else expectAgreement(action, decision);
+      else expectAgreement(action, decision, { entry, ids: idIn(outboundOf(policy), connectFacts(event)) });
     }),
     { numRuns: 20_000 },
   );
@@ -199,13 +258,16 @@ test("listening ports: the kernel says what the policy says", () => {
       const isEphemeral = chosen || at >= 32768;
       const { entries, defaults } = toNetworkSlot(policy);
       const look = (kind: string, number: number) =>
-        lookUpPrefix(entries, kind, Uint8Array.of(PROTOCOL[protocol], number >> 8, number & 0xff));
-      const action =
+        findPrefix(entries, kind, Uint8Array.of(PROTOCOL[protocol], number >> 8, number & 0xff));
+      const entry =
         look("listen_denied", at) ??
         look("listen_allowed", at) ??
-        (isEphemeral ? look("listen_allowed", 0) : undefined) ??
-        defaults.listen;
-      expectAgreement(action, evaluateListen(policy, { transport: protocol, port: at, isEphemeral }));
+        (isEphemeral ? look("listen_allowed", 0) : undefined);
+      const event = { transport: protocol, port: at, isEphemeral };
+      // A port of the range that the kernel chooses from may have been named by itself, by a person.
+      const ids = [listenFact(event), listenFact({ ...event, isEphemeral: false })].map(factId);
+      const by = { entry, ids };
+      expectAgreement(entry?.action ?? defaults.listen, evaluateListen(policy, event), by);
     }),
     { numRuns: 20_000 },
   );
@@ -258,7 +320,9 @@ test("look-ups: the kernel says what the policy says", () => {
         ]);
         const item = entries.find((x) => x.kind === "domain_item" && x.text === name && x.recordType === recordType);
         const action = found ?? item?.action ?? defaults.domain;
-        expectAgreement(action, evaluateDnsQuery(policy, { name, recordType, isMalformed: false }));
+        const event = { name, recordType, isMalformed: false };
+        const by = { entry: found ? undefined : item, ids: [factId(domainFact(event))] };
+        expectAgreement(action, evaluateDnsQuery(policy, event), by);
       },
     ),
     { numRuns: 20_000 },
@@ -310,7 +374,7 @@ test("files: the kernel says what the policy says, and never refuses afterwards"
         expect(action).not.toBe("prevent");
         // What is denied under prevent is refused by the file system watch; behind it the kernel only tells.
         if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
-        else expectAgreement(action, decision);
+        else expectAgreement(action, decision, { entry: found ? undefined : item, ids: fileFacts(change).map(factId) });
       },
     ),
     { numRuns: 20_000 },

@@ -38,11 +38,11 @@ function shared<Policy extends SectionPolicy>(
   policy: Policy,
   section: Section,
   custom: CompiledCustomRules,
-): { readonly policy: Policy; readonly objects: readonly KernelObject[] } {
+): { readonly policy: Policy; readonly objects: readonly KernelObject[]; readonly isTold: boolean } {
   const { isWeaker, isOpaque, objects } = kernelShare(custom, section, policy.effect);
   const effect = isWeaker && policy.effect !== Effect.DISABLE ? Effect.ALERT : policy.effect;
-  const isAsking = isOpaque || (isWeaker && WITH_ACTING_DETECTORS.includes(section));
-  return { policy: { ...policy, effect, state: isAsking ? LearningState.LEARNING : policy.state }, objects };
+  const isTold = isOpaque || (isWeaker && WITH_ACTING_DETECTORS.includes(section));
+  return { policy: { ...policy, effect, state: isTold ? LearningState.LEARNING : policy.state }, objects, isTold };
 }
 
 /** Raw sockets are told where a custom rule asks about them, though their detector may be off. */
@@ -52,8 +52,15 @@ function toldRaw(policy: SectionPolicy, custom: CompiledCustomRules, defaults: K
   return isAsked ? { ...defaults, raw: told(defaults.raw), rawIcmp: told(defaults.rawIcmp) } : defaults;
 }
 
-/** Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. */
-export function toKernelSlot(policy: CompiledContainerPolicy, internal: readonly string[] = []): KernelSlot {
+/**
+ * Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. With
+ * `isTold` sections that learn have the kernel tell everything, so that it needs no room for what the model has.
+ */
+export function toKernelSlot(
+  policy: CompiledContainerPolicy,
+  internal: readonly string[] = [],
+  isTold = false,
+): KernelSlot {
   const { custom } = policy;
   const ofProcess = shared(policy.process, Section.PROCESS, custom);
   const ofNetwork = shared(policy.network, Section.NETWORK, custom);
@@ -61,9 +68,9 @@ export function toKernelSlot(policy: CompiledContainerPolicy, internal: readonly
   const ofFile = shared(policy.filesystem, Section.FILESYSTEM, custom);
   const ofSyscall = shared(policy.syscall, Section.SYSCALL, custom);
   const process = toProcessSlot(ofProcess.policy, ofProcess.objects);
-  const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects);
-  const dns = toDnsSlot(ofDns.policy, ofDns.objects);
-  const file = toFileSlot(ofFile.policy, ofFile.objects);
+  const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects, isTold || ofNetwork.isTold);
+  const dns = toDnsSlot(ofDns.policy, ofDns.objects, isTold || ofDns.isTold);
+  const file = toFileSlot(ofFile.policy, ofFile.objects, isTold || ofFile.isTold);
   const syscall = toSyscallSlot(ofSyscall.policy, ofSyscall.objects);
   const defaults = {
     ...process.defaults,

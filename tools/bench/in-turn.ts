@@ -11,9 +11,11 @@ import { mean, percentile, printTable, trimmedMean } from "./statistics.ts";
 
 const NOBODY = { scope: { containers: ["none"] } };
 const RULES = [
-  ["all sections", ALL_SECTIONS],
-  ["default rule", DEFAULT_RULE],
+  ["all sections, model learning", ALL_SECTIONS, LearningState.LEARNING],
+  ["all sections", ALL_SECTIONS, LearningState.ACTIVE],
+  ["default rule", DEFAULT_RULE, LearningState.ACTIVE],
 ] as const;
+const WITHOUT_RULE = ["", NOBODY, LearningState.ACTIVE] as const;
 /** Of the rule for nobody there are more runs: every comparison hangs on it. */
 const WITHOUT = 3;
 
@@ -47,14 +49,15 @@ export async function measureInTurn(
   const { events } = await rig.watched(options.container.id);
   for (let i = 0; i < 3; i += 1) await runOnce(options);
   await events.idle();
-  await rig.activate(LearningState.ACTIVE);
+  const facts = rig.facts();
   const run = async () => withTotal(await runOnce(options));
   const without: Times[] = [];
   const more: Record<string, Record<string, number[]>> = {};
   for (let cycle = 0; cycle < options.cycles; cycle += 1) {
     const taken = new Map<string, Times[]>();
-    for (const [name, rule] of shuffled([...RULES, ...Array.from({ length: WITHOUT }, () => ["", NOBODY] as const)])) {
+    for (const [name, rule, state] of shuffled([...RULES, ...Array.from({ length: WITHOUT }, () => WITHOUT_RULE)])) {
       await rig.rules(rule);
+      await rig.activate(state, facts);
       await runOnce(options); // binding a policy anew tells what was used before once more
       taken.set(name, [...(taken.get(name) ?? []), await run(), await run()]);
     }
@@ -71,6 +74,7 @@ export async function measureInTurn(
     }
   }
   await rig.rules(ALL_SECTIONS);
+  await rig.activate(LearningState.ACTIVE, facts);
   await runOnce(options);
   let costsRun: Times = {};
   const costs = await costsOf(async () => {
@@ -89,7 +93,7 @@ export function printInTurn(title: string, parts: Readonly<Record<string, string
       ) / 1e6
     ).toFixed(0);
   printTable(
-    `${title}, % more time than with a rule for nobody (${without.length} cycles, rules changed in turn, trimmed mean ± 95 %)`,
+    `${title}, % more time than with a rule for nobody (${without.length} cycles, rules changed in turn, model active where not said otherwise, trimmed mean ± 95 %)`,
     [
       ["", ...Object.values(parts)],
       ["a rule for nobody, ms", ...names.map(median)],

@@ -27,8 +27,13 @@ export const ALL_SECTIONS = {
   syscall: { effect: Effect.ALERT },
 };
 
-/** Before each round: what the setting before has left to do keeps a processor awake, which makes short waits shorter. */
+/** Before each setting: what the one before has left to do keeps a processor awake, which makes short waits shorter. */
 const SETTLE_MS = 500;
+/** Runs under a setting before those that count: an agent that has just started is not what runs for days. */
+const STEADY_RUNS = 4;
+
+/** Runs before the first that counts: a load that its interpreter has just begun to run takes twice as long. */
+const WARM_UP = 40;
 
 /** As agents have it by default. */
 const SPAN_MS = 15_000;
@@ -112,31 +117,31 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
     auditd: [],
   };
   const sample = async (setting: Setting, round: number): Promise<void> => {
+    for (let i = 0; i < STEADY_RUNS; i += 1) await runOnce(options);
+    await setTimeout(SETTLE_MS);
+    await runOnce(options);
     samples[setting].push(await measure(options));
     await options.beside?.(setting, round);
   };
   AgentRig.spanMs = SPAN_MS;
-  const sampleWithout = async (round: number) => {
-    await setTimeout(SETTLE_MS);
-    await runOnce(options);
-    await sample("off", round);
-  };
+  for (let i = 0; i < WARM_UP; i += 1) await runOnce(options);
   for (let round = 0; round < options.rounds; round += 1) {
-    await sampleWithout(round);
+    await sample("off", round);
     {
       await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, ALL_SECTIONS);
-      await rig.watched(container.id);
+      const { events } = await rig.watched(container.id);
       await runOnce(options);
+      await events.idle();
+      // As model-service gives the agents what the model has by now.
+      await rig.activate(LearningState.LEARNING);
       await sample("learning", round);
       // What the bursts before have left to do must not push out what is to be learned.
       await (await rig.watched(container.id)).events.idle();
       await options.teach?.(rig);
       await (await rig.watched(container.id)).events.idle();
       await rig.activate(LearningState.ACTIVE);
-      await runOnce(options);
       await sample("active", round);
       await rig.rules(DEFAULT_RULE);
-      await runOnce(options);
       await sample("default", round);
     }
     if (!options.withOthers) continue;
@@ -144,7 +149,7 @@ export async function measureRounds(options: LoadOptions): Promise<Record<Settin
     await withBpftrace(group, directory, () => sample("bpftrace", round));
     await withAuditd(directory, () => sample("auditd", round));
   }
-  await sampleWithout(options.rounds);
+  await sample("off", options.rounds);
   return samples;
 }
 
