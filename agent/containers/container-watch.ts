@@ -235,7 +235,7 @@ export class ContainerWatch {
       if (!container.dropFlag(CgroupFlag.OWN_PIDNS) || !container.use) continue;
       const { flags, device } = container.binding;
       await this.#sensor
-        ?.bind(container.cgroup, container.use.slot, { flags: flags | container.sectionFlags, device })
+        ?.bind(container.cgroup, container.use.slot, { flags: flags | container.policyFlags, device })
         .catch((err: unknown) => this.#options.logger.warn({ err, container: container.id }, "not bound anew"));
     }
   }

@@ -77,8 +77,8 @@ export class WatchedContainer {
   isGone = false;
   /** The stop that is under way or done; undefined where there was none, or it failed. */
   stopping: Promise<StopResult> | undefined;
-  /** Section flags that the kernel has for it, and the sections that are really seen. */
-  sectionFlags = 0;
+  /** Flags that the kernel has for its policy, and the sections that are really seen. */
+  policyFlags = 0;
   observed: ReadonlySet<Section> = new Set();
   /** True while the file system watch refuses something in it. */
   isProtected = false;

@@ -228,13 +228,13 @@ export class Enforcer {
     const needed = used.reduce((sum, [, , groups]) => sum | groups, 0) & this.#groups;
     // A section whose own program group is not there sees nothing: it is not said to be observed.
     const seeing = used.filter(([section]) => (this.#groups & (SEEN_BY[section] ?? 0)) !== 0);
-    const flags = seeing.reduce((sum, [, flag]) => sum | flag, 0);
+    const ofSections = seeing.reduce((sum, [, flag]) => sum | flag, 0);
+    const flags = ofSections | (isLearningFrom(use) ? CgroupFlag.LEARNING : 0);
     this.#needs.set(container, needed);
     await this.#sense();
     const { flags: own, device } = container.binding;
-    const learning = isLearningFrom(use) ? CgroupFlag.LEARNING : 0;
-    await sensor.bind(container.cgroup, use.slot, { flags: own | flags | learning, device });
-    container.sectionFlags = flags;
+    await sensor.bind(container.cgroup, use.slot, { flags: own | flags, device });
+    container.policyFlags = flags;
     container.observed = new Set([Section.PROCESS, ...seeing.map(([section]) => section)]);
     // Who ran before is known now; who comes later comes by an exec.
     container.dropFlag(CgroupFlag.RUNNING);

@@ -165,8 +165,9 @@ export class Learner {
   }
 
   /**
-   * Facts of an active section that the kernel knew by itself were seen again. They count, and are no unit of completeness: what is new in an
-   * active section is not learned, so such units would make the model look more complete than it is.
+   * Facts of an active section that the kernel knew by itself were seen again. They count, and are no unit of
+   * completeness: what is new in such a section is not learned, so its units would make the model look more complete than
+   * it is.
    */
   countKnown(container: WatchedContainer, section: Section, counts: ReadonlyMap<string, number>): void {
     const itemIds = [...counts.keys()];
