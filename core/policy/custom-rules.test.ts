@@ -2,7 +2,7 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { beforeAll, expect, test } from "vitest";
 import { ContentState, type Event, EventSchema, Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { LearningState, type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
+import { type FactSchema, LearningState, type ModelPolicy, ModelPolicySchema } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect, Outcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type CustomRule, CustomRuleSchema, RuleSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { ContainerSchema } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -30,9 +30,13 @@ function model(state: LearningState): ModelPolicy {
     const value = { path, name: path.slice(path.lastIndexOf("/") + 1), contentState: ContentState.UNCHANGED };
     return { kind: { case: "process", value } } as const;
   };
-  const facts = { [Section.PROCESS]: ["/bin/known", "/bin/other"].map(process) } as Partial<
-    Record<Section, ReturnType<typeof process>[]>
-  >;
+  const domain = { kind: { case: "domain", value: { name: "known.example", recordType: 1 } } } as const;
+  const outbound = { kind: { case: "outbound", value: { transport: Transport.TCP, port: 443 } } } as const;
+  const facts: Partial<Record<Section, MessageInitShape<typeof FactSchema>[]>> = {
+    [Section.PROCESS]: ["/bin/known", "/bin/other"].map(process),
+    [Section.DNS]: [domain],
+    [Section.NETWORK]: [outbound],
+  };
   return create(ModelPolicySchema, {
     modelKey: "m-1",
     sections: SECTIONS.map((section) => ({ section, state, facts: facts[section] ?? [] })),
@@ -130,6 +134,7 @@ const expressions = [
   "event.connect.reaches('192.0.2.7')",
   "event.connect.port == 443u",
   "event.dns_query.name == 'denied.example'",
+  "event.dns_query.name.startsWith('known')",
   "event.syscall_use.name in ['bpf', 'ptrace']",
   "container.name == 'db'",
 ];
@@ -146,8 +151,8 @@ const customRule = fc
 
 const STRENGTH = { allow: 0, ask: 1, audit: 2, prevent: 3, block: 4 } as const;
 
-/** What the kernel says of a connection or a look-up: by the entries that name it, else by the default. */
-function kernelSays(policy: ReturnType<typeof policyOf>, event: Event): keyof typeof STRENGTH {
+/** What the kernel says of a connection or a look-up: by the entries that name it, by an item that it passes, or by the default. */
+function kernelSays(policy: ReturnType<typeof policyOf>, event: Event): keyof typeof STRENGTH | "item" {
   const slot = toKernelSlot(policy);
   const kind = event.kind;
   if (kind.case === "connect") {
@@ -158,11 +163,15 @@ function kernelSays(policy: ReturnType<typeof policyOf>, event: Event): keyof ty
           "bytes" in e && e.bytes.slice(0, e.prefix >> 3).every((byte, i) => byte === mapped(kind.value.address)[i]),
       )
       .sort((a, b) => ("prefix" in b ? b.prefix : 0) - ("prefix" in a ? a.prefix : 0))[0];
-    return found?.action ?? slot.defaults.connect;
+    const port = slot.entries.find(
+      (e) => e.kind === "port_learned" && Buffer.from(e.bytes).readUInt16BE(1) === kind.value.port,
+    );
+    return found?.action ?? (port && "item") ?? slot.defaults.connect;
   }
   const name = kind.case === "dnsQuery" ? kind.value.name : "";
   const found = slot.entries.find((e) => e.kind === "domain" && e.text === name);
-  return found?.action ?? slot.defaults.domain;
+  const item = slot.entries.find((e) => e.kind === "domain_item" && e.text === name && e.action === "allow");
+  return found?.action ?? (item && "item") ?? slot.defaults.domain;
 }
 
 function mapped(address: Uint8Array): Uint8Array {
@@ -184,6 +193,7 @@ const events = fc.constantFrom(
   }),
   create(EventSchema, { kind: { case: "dnsQuery", value: { name: "denied.example", recordType: 1 } } }),
   create(EventSchema, { kind: { case: "dnsQuery", value: { name: "new.example", recordType: 1 } } }),
+  create(EventSchema, { kind: { case: "dnsQuery", value: { name: "known.example", recordType: 1 } } }),
 );
 
 test("beside custom rules the kernel never does by itself what the policy would not, nor lets through what it would not", () => {
@@ -195,11 +205,12 @@ test("beside custom rules the kernel never does by itself what the policy would 
       events,
       (rules, effect, state, event) => {
         const policy = policyOf(rules, effect, state);
-        const { effectApplied, isAudited, isLearned } = decideEvent(policy, event, container);
+        const { effectApplied, isAudited, isHeld, isLearned } = decideEvent(policy, event, container);
         const said = kernelSays(policy, event);
         if (said === "prevent") expect(effectApplied).toBeGreaterThanOrEqual(Effect.PREVENT);
         if (said === "block") expect(effectApplied).toBe(Effect.BLOCK);
         if (said === "allow") expect(isAudited || isLearned).toBe(false);
+        if (said === "item") expect(isAudited || isHeld).toBe(false);
       },
     ),
     { numRuns: 4_000 },
