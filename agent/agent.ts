@@ -224,6 +224,8 @@ export class Agent implements AsyncDisposable {
     this.#flushSpans();
     await this.#supervisor[Symbol.asyncDispose]();
     for (const container of this.containers.all()) {
+      // The sensor's last counters came as it ended.
+      flushSpans(container, this.#learner, this.#options.clock.now());
       this.#kernelHits.flush(container, true);
       this.#journal.flush(container);
     }
@@ -347,10 +349,10 @@ export class Agent implements AsyncDisposable {
   /** After all its events. Not in their queue, which may be full. */
   #gone(container: WatchedContainer): void {
     const end = async () => {
-      await container.events.idle();
       const { modelKey } = container.message;
-      // Its last counters come before the answer.
+      // Counters are told until it is unbound; the last ones come before the answer.
       this.#leaving.set(container.cgroup.id, container);
+      await container.events.idle();
       await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
       this.#leaving.delete(container.cgroup.id);
       this.#kernelHits.flush(container, true);

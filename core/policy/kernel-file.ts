@@ -76,7 +76,11 @@ export function toFileSlot(
     return expressed ? { ...expressed, action: afterwards(effect) } : { ...around(text), action: "ask" };
   });
   if (policy.state !== LearningState.ACTIVE) {
-    const entries = strongestOf([...denied, ...protectedEntries(policy)]);
+    // What the list names is the list's, and left to the agent.
+    const asked = policy.allowed.map(
+      ({ source }) => ({ ...(express(source) ?? around(source)), action: "ask" }) as const,
+    );
+    const entries = strongestOf([...denied, ...protectedEntries(policy), ...asked]);
     const known = isTold ? [] : knownFolders(policy).slice(0, KERNEL_LEARNED_MAX);
     return { entries: [...entries, ...known], defaults: { file: "ask", executable: "ask" } };
   }

@@ -91,12 +91,23 @@ function learnedDestinations(facts: readonly OutboundFact[]): KernelEntry[] {
   });
 }
 
-/** What a model that learns has already. A direct connection is two facts at once, which one entry cannot count. */
-function knownWhileLearning({ listening, outbound }: CompiledNetworkPolicy): KernelEntry[] {
-  const byPort = outbound.filter(({ address }) => address === "").slice(0, KERNEL_LEARNED_MAX);
+/**
+ * What a model that learns has already, but what the allowed list names. A direct connection is two facts at once, which one
+ * entry cannot count; of addresses that intelligence lists and the kernel does not know every connection must be told.
+ */
+function knownWhileLearning({ listening, outbound, allowed, intel, detectors }: CompiledNetworkPolicy): KernelEntry[] {
+  const ports = learned("listen_allowed", listening.slice(0, KERNEL_LEARNED_MAX));
+  const isIntelInKernel =
+    detectors.intel.effect === Effect.DISABLE || (intel?.prefixes.length ?? 0) <= KERNEL_INDICATORS_MAX;
+  if (!isIntelInKernel) return ports;
+  // Port 0 is a family.
+  const byPort = outbound.filter(({ address, port }) => address === "" && port !== 0).slice(0, KERNEL_LEARNED_MAX);
   const byAddress = outbound.filter(({ address }) => address !== "").slice(0, KERNEL_LEARNED_MAX);
+  const listed = allowed.addresses.map(({ text }) => text);
   return [
-    ...learned("listen_allowed", listening.slice(0, KERNEL_LEARNED_MAX)),
+    ...ports,
+    ...ranges("port_allowed", "ask", allowed.outbound),
+    ...addressEntries("address_allowed", "ask", listed),
     ...learned("port_learned", byPort),
     ...learnedDestinations(byAddress),
   ];

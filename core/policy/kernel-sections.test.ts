@@ -24,11 +24,12 @@ import { compileIntel } from "../intel/intel-set.ts";
 import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { factId } from "../model/fact.ts";
 import { compileFamilies } from "../model/item-pattern.ts";
+import { eventOfFact } from "../model/journal.ts";
 import { syscallNumber } from "../syscall/names.ts";
 import { compileDnsPolicy, domainFact, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-policy.ts";
 import { toDnsSlot } from "./kernel-dns.ts";
-import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
+import { KERNEL_INDICATORS_MAX, type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
 import { portPrefixes, toNetworkSlot } from "./kernel-network.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
@@ -85,7 +86,10 @@ function expectAgreement(
   if (action === "allow" && decision.isLearned) {
     const origin = by?.entry?.origin;
     expect(origin?.kind).toBe("item");
-    if (origin?.kind === "item") expect(by?.ids).toContain(factId(create(FactSchema, { kind: origin.fact })));
+    const fact = origin?.kind === "item" ? create(FactSchema, { kind: origin.fact }) : create(FactSchema);
+    expect(by?.ids).toContain(factId(fact));
+    // What has no event of its own would be counted for nobody.
+    expect(eventOfFact(fact)).toBeDefined();
   }
   if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
   if (action === "prevent" || action === "block") expect(STRONG[decision.effectApplied as Effect]).toBe(action);
@@ -250,6 +254,28 @@ test("connections: the kernel says what the policy says", () => {
     }),
     { numRuns: 20_000 },
   );
+});
+
+test("while learning nothing passes that intelligence may list and the kernel does not know", () => {
+  const bad = Array.from({ length: KERNEL_INDICATORS_MAX + 1 }, (_, i) => ({ value: `10.9.${i >> 8}.${i & 255}` }));
+  const known = (prefixes: { value: string }[]) => {
+    const policy = compileNetworkPolicy({
+      section: create(NetworkSectionSchema, { effect: Effect.ALERT, detectors: { intel: {} } }),
+      hasRule: true,
+      listening: [],
+      outbound: ["", "10.1.2.3"].map((to) =>
+        create(OutboundFactSchema, { transport: Transport.TCP, port: 443, address: to }),
+      ),
+      processes: [],
+      intel: compileIntel(create(IntelSetSchema, { revision: 1n, prefixes }), 0),
+      state: LearningState.LEARNING,
+    });
+    return toNetworkSlot(policy)
+      .entries.filter(({ action }) => action === "allow")
+      .map(({ kind }) => kind);
+  };
+  expect(known(bad.slice(1))).toEqual(["port_learned", "destination_item"]);
+  expect(known(bad)).toEqual([]);
 });
 
 test("listening ports: the kernel says what the policy says", () => {
