@@ -24,6 +24,7 @@ const NEEDS = {
   sensor: () => (existsSync(resolve(ROOT, ".cache/sensor/gabion-sensor")) ? "" : "the sensor is not built"),
   busybox: () => (existsSync(resolve(ROOT, ".cache/busybox/bin/busybox")) ? "" : "no static busybox was unpacked"),
   cgroup2: () => (readFileSync("/proc/self/mounts", "utf8").includes(" cgroup2 ") ? "" : "cgroup v2 is not mounted"),
+  cgroup1: () => (/^nodev\tcgroup$/m.test(readFileSync("/proc/filesystems", "utf8")) ? "" : "no cgroup v1"),
   mongodb: () => (mongoServer() === undefined ? "no MongoDB-compatible server" : ""),
 } as const;
 

@@ -15,6 +15,12 @@ static __always_inline __u64 id_of(struct cgroup *group)
 	return BPF_CORE_READ(group, kn, id);
 }
 
+/* Hierarchies of cgroup v1 number their groups for themselves: the same number there is another group. */
+static __always_inline bool is_unified(struct cgroup *group)
+{
+	return BPF_CORE_READ(group, root, hierarchy_id) == 0;
+}
+
 static __always_inline __u64 parent_id_of(struct cgroup *group)
 {
 	struct cgroup_subsys_state *above = BPF_CORE_READ(group, self.parent);
@@ -70,7 +76,7 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 	__u64 id, parent_id;
 	struct cgroup_policy *above, mine = {};
 
-	if (BPF_CORE_READ(group, root, hierarchy_id) != 0) /* only the unified hierarchy */
+	if (!is_unified(group))
 		return 0;
 	parent_id = parent_id_of(group);
 	above = bpf_map_lookup_elem(&cgroups, &parent_id);
@@ -106,7 +112,7 @@ SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(handle_rmdir, struct cgroup *group, const char *path)
 {
 	__u64 id = id_of(group);
-	struct cgroup_policy *mine = bpf_map_lookup_elem(&cgroups, &id);
+	struct cgroup_policy *mine = is_unified(group) ? bpf_map_lookup_elem(&cgroups, &id) : 0;
 
 	if (!mine)
 		return 0;
@@ -121,7 +127,7 @@ SEC("tp_btf/cgroup_notify_populated")
 int BPF_PROG(handle_populated, struct cgroup *group, const char *path, int is_populated)
 {
 	__u64 id = id_of(group);
-	struct cgroup_policy *mine = bpf_map_lookup_elem(&cgroups, &id);
+	struct cgroup_policy *mine = is_unified(group) ? bpf_map_lookup_elem(&cgroups, &id) : 0;
 
 	if (!mine || is_populated || mine->flags & GABION_CGROUP_NESTED || !(mine->flags & (GABION_CGROUP_BOUND | GABION_CGROUP_PENDING)))
 		return 0;
