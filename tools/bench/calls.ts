@@ -1,6 +1,7 @@
 /**
  * What the program at the end of system calls costs those who make many: in a container, and in a process of the machine
- * that nobody watches. With all sections in use against none, interleaved; of each loop the fastest of twenty counts.
+ * that nobody watches. With all sections in use against none, and against a program that does nothing at the same hook;
+ * interleaved; of each loop the fastest of twenty counts.
  */
 import { execFileSync } from "node:child_process";
 import { resolve } from "node:path";
@@ -9,6 +10,7 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { until } from "../demo/until.ts";
 import { AgentRig } from "../sandbox/agent-rig.ts";
 import { testProgram } from "../sandbox/programs.ts";
+import { attachEmptyProgram, buildEmptyProgram } from "./empty-program.ts";
 import { halfInterval, mean, percentile, printTable } from "./statistics.ts";
 
 const ROUNDS = Number(process.env["ROUNDS"] ?? 10);
@@ -57,27 +59,39 @@ for (const [, loop, run] of LOOPS) await run(loop);
 await until("everything to be learned", 10_000, () => (watched.events ? true : undefined));
 await watched.events.idle();
 await rig.activate(LearningState.ACTIVE);
+buildEmptyProgram();
 const off = LOOPS.map((): number[] => []);
+const empty = LOOPS.map((): number[] => []);
 const on = LOOPS.map((): number[] => []);
+async function sample(samples: readonly number[][]): Promise<void> {
+  for (const [i, [, loop, run]] of LOOPS.entries()) samples[i]?.push(await run(loop));
+}
 for (let round = 0; round < ROUNDS; round += 1) {
-  for (const [rule, samples] of [
-    [NONE, off],
-    [ALL, on],
-  ] as const) {
-    await rig.rules(rule);
-    for (const [i, [, loop, run]] of LOOPS.entries()) samples[i]?.push(await run(loop));
+  await rig.rules(NONE);
+  await sample(off);
+  {
+    await using _program = await attachEmptyProgram();
+    await sample(empty);
   }
+  await rig.rules(ALL);
+  await sample(on);
+}
+function more(samples: readonly number[], without: readonly number[]): string {
+  const differences = samples.map((ns, at) => ns - (without[at] ?? Number.NaN));
+  return `${mean(differences).toFixed(0)} ± ${halfInterval(differences).toFixed(0)}`;
 }
 printTable(`ns a system call, model active (${ROUNDS} interleaved rounds)`, [
-  ["", "without", "with all sections", "more (95 %)"],
+  ["", "without", "empty program", "more (95 %)", "all sections", "more (95 %)"],
   ...LOOPS.map(([name], i) => {
-    const [without = [], withAll = []] = [off[i], on[i]];
-    const more = withAll.map((ns, at) => ns - (without[at] ?? Number.NaN));
+    const [without = [], withEmpty = [], withAll = []] = [off[i], empty[i], on[i]];
+    const median = (samples: readonly number[]) => percentile(samples, 0.5).toFixed(0);
     return [
       name,
-      percentile(without, 0.5).toFixed(0),
-      percentile(withAll, 0.5).toFixed(0),
-      `${mean(more).toFixed(0)} ± ${halfInterval(more).toFixed(0)}`,
+      median(without),
+      median(withEmpty),
+      more(withEmpty, without),
+      median(withAll),
+      more(withAll, without),
     ];
   }),
 ]);

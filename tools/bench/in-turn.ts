@@ -5,6 +5,7 @@
  */
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { AgentRig } from "../sandbox/agent-rig.ts";
+import { attachEmptyProgram, buildEmptyProgram } from "./empty-program.ts";
 import { ALL_SECTIONS, DEFAULT_RULE, type LoadOptions, runOnce, type Times, WORK } from "./load-rounds.ts";
 import { costsOf, type ProgramCost } from "./program-costs.ts";
 import { mean, percentile, printTable, trimmedMean } from "./statistics.ts";
@@ -16,6 +17,10 @@ const RULES = [
   ["default rule", DEFAULT_RULE, LearningState.ACTIVE],
 ] as const;
 const WITHOUT_RULE = ["", NOBODY, LearningState.ACTIVE] as const;
+/** The share that the kernel takes for having any program at the end of system calls. */
+const EMPTY = "an empty program at system calls";
+type Setting = (typeof RULES)[number] | typeof WITHOUT_RULE | readonly [string, typeof NOBODY, LearningState];
+const SETTINGS: readonly Setting[] = [...RULES, [EMPTY, NOBODY, LearningState.ACTIVE]] as const;
 /** Of the rule for nobody there are more runs: every comparison hangs on it. */
 const WITHOUT = 3;
 
@@ -51,21 +56,27 @@ export async function measureInTurn(
   await events.idle();
   const facts = rig.facts();
   const run = async () => withTotal(await runOnce(options));
+  buildEmptyProgram();
+  const turn = async ([name, rule, state]: Setting): Promise<Times[]> => {
+    await rig.rules(rule);
+    await rig.activate(state, facts);
+    await using _program = name === EMPTY ? await attachEmptyProgram() : undefined;
+    await runOnce(options); // binding a policy anew tells what was used before once more
+    return [await run(), await run()];
+  };
   const without: Times[] = [];
   const more: Record<string, Record<string, number[]>> = {};
   for (let cycle = 0; cycle < options.cycles; cycle += 1) {
     const taken = new Map<string, Times[]>();
-    for (const [name, rule, state] of shuffled([...RULES, ...Array.from({ length: WITHOUT }, () => WITHOUT_RULE)])) {
-      await rig.rules(rule);
-      await rig.activate(state, facts);
-      await runOnce(options); // binding a policy anew tells what was used before once more
-      taken.set(name, [...(taken.get(name) ?? []), await run(), await run()]);
+    for (const setting of shuffled([...SETTINGS, ...Array.from({ length: WITHOUT }, () => WITHOUT_RULE)])) {
+      const [name] = setting;
+      taken.set(name, [...(taken.get(name) ?? []), ...(await turn(setting))]);
     }
     const logOf = (name: string, part: string) =>
       mean((taken.get(name) ?? []).map((times) => Math.log(times[part] ?? Number.NaN)));
     const parts = Object.keys(taken.get("")?.[0] ?? {});
     without.push(Object.fromEntries(parts.map((part) => [part, Math.exp(logOf("", part))])));
-    for (const [name] of RULES) {
+    for (const [name] of SETTINGS) {
       for (const part of parts) {
         const byPart = more[name] ?? {};
         const ratio = Math.exp(logOf(name, part) - logOf("", part));
