@@ -9,7 +9,7 @@
 #ifndef GABION_WIRE_H
 #define GABION_WIRE_H
 
-#define GABION_WIRE_VERSION 4
+#define GABION_WIRE_VERSION 5
 #define GABION_MAX_FRAME (1024 * 1024)
 
 #define GABION_PATH_MAX 512
@@ -113,6 +113,8 @@ enum gabion_entry_kind {
 	GABION_DIRECT = 39,	   /* addresses learned without a look-up */
 	GABION_PORT_LEARNED = 40,
 	GABION_PORT_INTERNAL = 41, /* ports that a detector looks at where the destination is not the Internet */
+	GABION_ADDRESS_BAD = 42,   /* what intelligence lists, in a slot of its own that others refer to */
+	GABION_ADDRESS_EXCEPTED = 43, /* and what it excepts, however far around or within what is bad */
 };
 
 /* Words of the set of bits in which a slot says which hashes its lists may hold: one for ten bits of each hash. */
@@ -135,6 +137,7 @@ enum gabion_default {
 	GABION_DEFAULT_STREAM = 12,  /* a program whose standard streams are sockets or pipes */
 	GABION_DEFAULT_SETUID = 13,
 	GABION_DEFAULT_RAW_ICMP = 14,
+	GABION_DEFAULT_BAD_ADDRESS = 15, /* a destination that intelligence lists and nothing before it names */
 	GABION_DEFAULTS = 16,
 };
 
@@ -489,6 +492,8 @@ struct slot_head {
 	__u32 actions[GABION_DEFAULTS];
 	__u64 syscalls_allowed[2 * GABION_SYSCALLS / 64]; /* bit for each number; the 32-bit table after the other */
 	__u64 syscalls_denied[2 * GABION_SYSCALLS / 64];
+	__u32 intel_slot; /* loaded before this one; 0 for none */
+	__u32 reserved;
 };
 
 /* What PROTECT carries behind the group's path: the files whose opening for writing or running is refused. */
@@ -542,7 +547,7 @@ _Static_assert(sizeof(struct file_event) == 32 + 312 + 32 + 1536, "file event");
 _Static_assert(sizeof(struct hit_row) == 8, "hit row");
 _Static_assert(sizeof(struct hits_frame) == 24, "hits frame");
 _Static_assert(sizeof(struct control_frame) == 40, "control frame");
-_Static_assert(sizeof(struct slot_head) == 64 + 256, "slot head");
+_Static_assert(sizeof(struct slot_head) == 64 + 256 + 8, "slot head");
 _Static_assert(sizeof(struct slot_entry) == 24, "slot entry");
 _Static_assert(sizeof(struct file_entry) == 32, "file entry");
 

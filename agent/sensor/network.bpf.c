@@ -133,15 +133,39 @@ static __always_inline __u32 decide_internal(struct connect_event *event, const 
 	return value->action;
 }
 
-/* What the allowed list, the model and the defaults say of a destination that nothing denies. */
-static __always_inline __u32 decide_known(struct network_scratch *s, const struct slot_defaults *defaults, const __u8 *port)
+/* The entry of the allowed list for a destination: its address, or its port on the Internet. */
+static __always_inline struct policy_value *find_allowed(const struct connect_event *event, const struct slot_defaults *defaults,
+							 const __u8 *port)
 {
-	struct connect_event *event = &s->connect;
 	__u32 slot = event->event.slot;
 	struct policy_value *value = find_prefix(defaults, slot, GABION_ADDRESS_ALLOWED, event->address, 128);
 
 	if (!value && event->flags & GABION_CONNECT_INTERNET)
 		value = find_prefix(defaults, slot, GABION_PORT_ALLOWED, port, 24);
+	return value;
+}
+
+/* Intelligence is the same for all policies, and long: it stands in a slot that they refer to. */
+static __always_inline bool is_bad_address(const struct slot_defaults *defaults, const __u8 *address)
+{
+	struct prefix_key key = { .prefix = 64 + 128, .slot = defaults->intel_slot, .kind = GABION_ADDRESS_BAD };
+
+	if (!key.slot)
+		return false;
+	__builtin_memcpy(key.bytes, address, 16);
+	if (!bpf_map_lookup_elem(&prefixes, &key))
+		return false;
+	key.kind = GABION_ADDRESS_EXCEPTED;
+	return !bpf_map_lookup_elem(&prefixes, &key);
+}
+
+/* What the allowed list, the model and the defaults say of a destination that nothing denies. */
+static __always_inline __u32 decide_known(struct network_scratch *s, const struct slot_defaults *defaults, const __u8 *port,
+					  struct policy_value *value)
+{
+	struct connect_event *event = &s->connect;
+	__u32 slot = event->event.slot;
+
 	if (value) {
 		event->event.entry = value->entry;
 		return value->action == GABION_ALLOW ? allow_listed(&event->event, destination_hash(event)) : value->action;
@@ -179,6 +203,7 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	struct connect_event *event = &s->connect;
 	__u32 slot = event->event.slot, action;
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	struct policy_value *allowed;
 	struct match match = {};
 	__u8 port[3];
 
@@ -195,11 +220,15 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 		event->event.entry = match.denied_entry;
 		return match.denied;
 	}
+	allowed = find_allowed(event, defaults, port);
+	/* What a detector asks about comes before intelligence, and may want less. */
+	if (!allowed && is_bad_address(defaults, event->address))
+		return match.asked ? GABION_ASK : defaults->actions[GABION_DEFAULT_BAD_ADDRESS];
 	if (is_answer(event, defaults, own_port)) {
 		s->hangs_on_port = 1;
 		action = GABION_ALLOW;
 	} else {
-		action = decide_known(s, defaults, port);
+		action = decide_known(s, defaults, port, allowed);
 	}
 	/* A detector that only wants to be told does not make room for what would be refused. */
 	return match.asked && action == GABION_ALLOW ? GABION_ASK : action;

@@ -43,6 +43,8 @@ struct slot_defaults {
 	__u32 actions[GABION_DEFAULTS];
 	__u64 syscalls_allowed[2 * GABION_SYSCALLS / 64];
 	__u64 syscalls_denied[2 * GABION_SYSCALLS / 64];
+	__u32 intel_slot;
+	__u32 reserved;
 };
 
 struct {

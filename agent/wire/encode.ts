@@ -137,6 +137,7 @@ const DEFAULTS: Record<keyof KernelDefaults, number> = {
   stream: Default.STREAM,
   setuid: Default.SETUID,
   rawIcmp: Default.RAW_ICMP,
+  badAddress: Default.BAD_ADDRESS,
 };
 
 function setBits(bytes: Buffer, at: number, numbers: readonly number[]): void {
@@ -147,13 +148,14 @@ function setBits(bytes: Buffer, at: number, numbers: readonly number[]): void {
   }
 }
 
-function encodeHead({ defaults, syscallsAllowed, syscallsDenied }: KernelSlot): Buffer {
+function encodeHead({ defaults, syscallsAllowed, syscallsDenied }: KernelSlot, intelSlot: number): Buffer {
   const bytes = Buffer.alloc(HEAD.size);
   for (const [name, place] of Object.entries(DEFAULTS)) {
     bytes.writeUInt32LE(ACTIONS[defaults[name as keyof KernelDefaults]], HEAD.fields.actions + place * 4);
   }
   setBits(bytes, HEAD.fields.syscalls_allowed, syscallsAllowed);
   setBits(bytes, HEAD.fields.syscalls_denied, syscallsDenied);
+  bytes.writeUInt32LE(intelSlot, HEAD.fields.intel_slot);
   return bytes;
 }
 
@@ -181,8 +183,13 @@ function chunked(pieces: Iterable<Buffer>): Chunk[] {
 }
 
 /** A policy slot as orders: as many as its entries need, to be sent before any container is bound to it. */
-export function encodeSlot(slot: number, policy: KernelSlot, nextRequest: () => number): [number, Buffer][] {
-  const head = encodeHead(policy);
+export function encodeSlot(
+  slot: number,
+  policy: KernelSlot,
+  nextRequest: () => number,
+  intelSlot = 0,
+): [number, Buffer][] {
+  const head = encodeHead(policy, intelSlot);
   return chunked(policy.entries.map((entry, index) => encodeEntry(entry, index + 1))).map(({ count, body }) => {
     const request = nextRequest();
     return [request, encodeControl(FrameType.SLOT_LOAD, request, { slot, count }, Buffer.concat([head, body]))];

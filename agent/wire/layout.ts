@@ -2,7 +2,7 @@
  * Layout of the frames in agent/sensor/gabion_wire.h: offset of each field in bytes, little endian. A test compares it
  * with the BTF of the compiled header.
  */
-export const WIRE_VERSION = 4;
+export const WIRE_VERSION = 5;
 export const MAX_FRAME_BYTES = 1024 * 1024;
 export const HEADER_BYTES = 8;
 
@@ -77,6 +77,8 @@ export const EntryKind = {
   DIRECT: 39,
   PORT_LEARNED: 40,
   PORT_INTERNAL: 41,
+  ADDRESS_BAD: 42,
+  ADDRESS_EXCEPTED: 43,
 } as const;
 /** Places of `slot_head.actions`. */
 export const Default = {
@@ -95,6 +97,7 @@ export const Default = {
   STREAM: 12,
   SETUID: 13,
   RAW_ICMP: 14,
+  BAD_ADDRESS: 15,
 } as const;
 /** Numbers known of each system call table. */
 export const SYSCALLS = 512;
@@ -293,7 +296,10 @@ export const LAYOUT = {
     size: 40,
     fields: { request: 8, slot: 12, cgroup_id: 16, flags: 24, count: 28, path_length: 32, device: 36 },
   },
-  slot_head: { size: 320, fields: { actions: 0, syscalls_allowed: 64, syscalls_denied: 192 } },
+  slot_head: {
+    size: 328,
+    fields: { actions: 0, syscalls_allowed: 64, syscalls_denied: 192, intel_slot: 320, reserved: 324 },
+  },
   slot_entry: {
     size: 24,
     fields: { kind: 0, action: 2, entry: 4, content: 8, first_length: 16, second_length: 18, prefix: 20 },

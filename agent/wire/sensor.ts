@@ -89,10 +89,10 @@ export class Sensor implements AsyncDisposable {
     return this.#process.pid ?? 0;
   }
 
-  /** Loads a policy slot whole, or leaves nothing of it. */
-  async loadSlot(slot: number, policy: KernelSlot): Promise<void> {
+  /** Loads a policy slot whole, or leaves nothing of it. Intelligence that it refers to has a slot that is loaded already. */
+  async loadSlot(slot: number, policy: KernelSlot, intelSlot = 0): Promise<void> {
     try {
-      await this.#sendAll(encodeSlot(slot, policy, () => this.#nextRequest()));
+      await this.#sendAll(encodeSlot(slot, policy, () => this.#nextRequest(), intelSlot));
     } catch (error) {
       // What was on its way behind the part that was refused has been loaded.
       await this.dropSlot(slot);

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import type { KernelDefaults, KernelSlot } from "#core/policy/kernel-slot.ts";
+import { defaultsOf } from "#core/policy/kernel-entry.ts";
+import type { KernelSlot } from "#core/policy/kernel-slot.ts";
 import { decodeFrame, FrameReader } from "./decode.ts";
 import { contentNumber, encodeControl, encodeSlot } from "./encode.ts";
 import type { ExecFrame } from "./frames.ts";
@@ -79,29 +80,12 @@ test("a frame that names more text than it has is a fault", () => {
   expect(decodeFrame(frame)).toMatchObject({ kind: "fault" });
 });
 
-const ask = (names: readonly (keyof KernelDefaults)[]) =>
-  Object.fromEntries(names.map((name) => [name, "ask"])) as unknown as KernelDefaults;
 const quiet: KernelSlot = {
   entries: [],
-  defaults: ask([
-    "image",
-    "foreign",
-    "listen",
-    "connect",
-    "internal",
-    "direct",
-    "raw",
-    "rawIcmp",
-    "domain",
-    "file",
-    "executable",
-    "syscall",
-    "syscallDenied",
-    "stream",
-    "setuid",
-  ]),
+  defaults: defaultsOf("ask"),
   syscallsAllowed: [],
   syscallsDenied: [],
+  intel: undefined,
   refused: [],
 };
 

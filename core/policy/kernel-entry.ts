@@ -20,7 +20,9 @@ type PrefixKind =
   | "address_denied"
   | "address_allowed"
   | "internal"
-  | "direct";
+  | "direct"
+  | "address_bad"
+  | "address_excepted";
 
 /** What an entry that lets something through stands for: an item of the model, or an entry of a rule's allowed list. */
 export type EntryOrigin =
@@ -71,6 +73,8 @@ export interface KernelDefaults {
   readonly internal: KernelAction;
   /** Internet destinations on a known port that no look-up came before. */
   readonly direct: KernelAction;
+  /** Destinations that intelligence lists and that nothing before it names. */
+  readonly badAddress: KernelAction;
   /** Raw and packet sockets. */
   readonly raw: KernelAction;
   /** Raw sockets for ICMP. */
@@ -85,6 +89,28 @@ export interface KernelDefaults {
   readonly stream: KernelAction;
   /** Programs that give another user's rights. */
   readonly setuid: KernelAction;
+}
+
+/** The same for everything that no entry names. */
+export function defaultsOf(action: KernelAction): KernelDefaults {
+  return {
+    image: action,
+    foreign: action,
+    listen: action,
+    connect: action,
+    internal: action,
+    direct: action,
+    badAddress: action,
+    raw: action,
+    rawIcmp: action,
+    domain: action,
+    file: action,
+    executable: action,
+    syscall: action,
+    syscallDenied: action,
+    stream: action,
+    setuid: action,
+  };
 }
 
 /** A path whose opening fails, where the node can do that. */

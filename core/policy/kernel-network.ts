@@ -3,13 +3,13 @@ import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import { FactSchema, LearningState, type ListenFact, type OutboundFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { type PortRange, PortRangeSchema } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Intel } from "../intel/intel-set.ts";
 import { type AddressPrefix, isWithin, parsePrefix } from "../matching/address.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST, isFamily } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
 import {
   actionOf,
   type EntryOrigin,
-  KERNEL_INDICATORS_MAX,
   KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
@@ -20,8 +20,6 @@ import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES, rangeTex
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;
-/** Pairs of listed and correcting prefixes that are compared, in some 50 ms; of more the kernel asks. */
-const COMPARED_MAX = 1_000_000;
 
 /** Prefixes of 16 bits that cover exactly a range, both ends included: 30 at most. */
 export function portPrefixes(first: number, last: number): { readonly port: number; readonly length: number }[] {
@@ -93,19 +91,15 @@ function learnedDestinations(facts: readonly OutboundFact[]): KernelEntry[] {
 
 /**
  * What a model that learns has already, but what the allowed list names. A direct connection is two facts at once, which one
- * entry cannot count; of addresses that intelligence lists and the kernel does not know every connection must be told.
+ * entry cannot count.
  */
-function knownWhileLearning({ listening, outbound, allowed, intel, detectors }: CompiledNetworkPolicy): KernelEntry[] {
-  const ports = learned("listen_allowed", listening.slice(0, KERNEL_LEARNED_MAX));
-  const isIntelInKernel =
-    detectors.intel.effect === Effect.DISABLE || (intel?.prefixes.length ?? 0) <= KERNEL_INDICATORS_MAX;
-  if (!isIntelInKernel) return ports;
+function knownWhileLearning({ listening, outbound, allowed }: CompiledNetworkPolicy): KernelEntry[] {
   // Port 0 is a family.
   const byPort = outbound.filter(({ address, port }) => address === "" && port !== 0).slice(0, KERNEL_LEARNED_MAX);
   const byAddress = outbound.filter(({ address }) => address !== "").slice(0, KERNEL_LEARNED_MAX);
   const listed = allowed.addresses.map(({ text }) => text);
   return [
-    ...ports,
+    ...learned("listen_allowed", listening.slice(0, KERNEL_LEARNED_MAX)),
     ...ranges("port_allowed", "ask", allowed.outbound),
     ...addressEntries("address_allowed", "ask", listed),
     ...learned("port_learned", byPort),
@@ -152,11 +146,8 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   const kubernetes = detectorAction(policy, "kubernetes_api");
   const server = policy.kubernetesApi ?? "";
   const api = isKubernetes && server !== "" && !isDenied(server) ? [server] : [];
-  const detected = [...metadata, ...api].flatMap((text) => parsePrefix(text) ?? []);
-  const taken = [...addresses, ...byCustomRules, ...detected];
   return strongestOf([
     ...objectEntries(objects),
-    ...badEntries(policy, taken),
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...addressEntries("address_denied", kubernetes, api),
     ...(isKubernetes ? KUBELET_PORTS : []).map((port) =>
@@ -172,30 +163,11 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   ]);
 }
 
-/**
- * Addresses that intelligence lists, acted upon in the kernel once the model is active. Where a rule, an exception or
- * another detector may say something else of some of them the kernel asks: of prefixes it takes the longest alone. The
- * question stands among the allowed addresses, so that the section's own effect does not forestall the answer.
- */
-function badEntries(policy: CompiledNetworkPolicy, taken: readonly AddressPrefix[]): KernelEntry[] {
-  const { intel, allowed } = policy;
-  const effect = policy.detectors.intel.effect;
-  if (!intel || effect === Effect.DISABLE || intel.prefixes.length > KERNEL_INDICATORS_MAX) return [];
-  const own = detectorAction(policy, "intel");
-  const kubernetes = policy.detectors.kubernetes_api.effect;
-  // A port that the allowed list or a detector names comes before intelligence, and is another kind of entry.
-  const isPortNamed = allowed.outbound.length > 0 || kubernetes !== Effect.DISABLE;
-  const corrections = [...taken, ...intel.prefixExceptions, ...allowed.addresses];
-  const isTooMuch = corrections.length * intel.prefixes.length > COMPARED_MAX;
-  const overlaps = (a: AddressPrefix, b: AddressPrefix) =>
-    a.length <= b.length ? isWithin(a, b.bytes) : isWithin(b, a.bytes);
-  return intel.prefixes.map((prefix) => {
-    const isNamed = isPortNamed || policy.denied.outbound.length > 0 || isTooMuch;
-    const isPlain = !isNamed && !corrections.some((one) => overlaps(one, prefix));
-    const action = isPlain ? own : "ask";
-    const { bytes, length } = prefix;
-    return { kind: action === "ask" ? "address_allowed" : "address_denied", action, bytes, prefix: length };
-  });
+/** What intelligence lists and excepts of addresses, for a slot that policies refer to. */
+export function intelEntries({ prefixes, prefixExceptions }: Intel): KernelEntry[] {
+  const entriesOf = (kind: "address_bad" | "address_excepted", list: readonly AddressPrefix[]) =>
+    list.map(({ bytes, length }): KernelEntry => ({ kind, action: "ask", bytes, prefix: length }));
+  return [...entriesOf("address_bad", prefixes), ...entriesOf("address_excepted", prefixExceptions)];
 }
 
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
@@ -236,18 +208,24 @@ export function toNetworkSlot(
   isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
-  readonly defaults: Pick<KernelDefaults, "listen" | "connect" | "internal" | "direct" | "raw" | "rawIcmp">;
+  readonly defaults: Pick<
+    KernelDefaults,
+    "listen" | "connect" | "internal" | "direct" | "badAddress" | "raw" | "rawIcmp"
+  >;
+  readonly intel: Intel | undefined;
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE) {
-    const off = { listen: "allow", connect: "allow", internal: "allow", direct: "allow" } as const;
-    return { entries: [], defaults: { ...off, raw: "allow", rawIcmp: "allow" } };
+    const off = { listen: "allow", connect: "allow", internal: "allow", direct: "allow", badAddress: "allow" } as const;
+    return { entries: [], defaults: { ...off, raw: "allow", rawIcmp: "allow" }, intel: undefined };
   }
   const denied = deniedEntries(policy, objects);
-  const raw = rawActions(policy);
+  const byDetectors = { ...rawActions(policy), badAddress: detectorAction(policy, "intel") };
+  const isIntelAsked = byDetectors.badAddress !== "allow" && policy.intel && policy.intel.prefixes.length > 0;
+  const intel = isIntelAsked ? policy.intel : undefined;
   if (policy.state !== LearningState.ACTIVE) {
     const asking = { listen: "ask", connect: "ask", internal: "ask", direct: "ask" } as const;
     const known = isTold ? [] : knownWhileLearning(policy);
-    return { entries: [...denied, ...known], defaults: { ...asking, ...raw } };
+    return { entries: [...denied, ...known], defaults: { ...asking, ...byDetectors }, intel };
   }
   const { listening, outbound, addresses } = policy.allowed;
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
@@ -270,6 +248,7 @@ export function toNetworkSlot(
       ...addressEntries("direct", "allow", [...policy.directAddresses]),
     ],
     // An address without a look-up may be known from before it was watched: it is told, and never refused.
-    defaults: { listen: fallback, connect: fallback, internal: "allow", direct: "ask", ...raw },
+    defaults: { listen: fallback, connect: fallback, internal: "allow", direct: "ask", ...byDetectors },
+    intel,
   };
 }

@@ -29,9 +29,9 @@ import { syscallNumber } from "../syscall/names.ts";
 import { compileDnsPolicy, domainFact, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-policy.ts";
 import { toDnsSlot } from "./kernel-dns.ts";
-import { KERNEL_INDICATORS_MAX, type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
+import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
-import { portPrefixes, toNetworkSlot } from "./kernel-network.ts";
+import { intelEntries, portPrefixes, toNetworkSlot } from "./kernel-network.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
 import {
   type CompiledNetworkPolicy,
@@ -67,10 +67,10 @@ function match(found: readonly (KernelAction | undefined)[]): KernelAction | und
 
 const STRONG: Partial<Record<Effect, KernelAction>> = { [Effect.PREVENT]: "prevent", [Effect.BLOCK]: "block" };
 
-/** The id by which a fact counts in a model: that of its family where it has one. None for two facts at once: no entry counts for both. */
-function idIn(model: readonly Fact[], facts: readonly Fact[]): string[] {
+/** By which id a fact counts in a model: that of its family where it has one. */
+function idIn(model: readonly Fact[]): (fact: Fact) => string {
   const families = compileFamilies(model);
-  return facts.length === 1 ? facts.map((fact) => factId(families.of(fact) ?? fact)) : [];
+  return (fact) => factId(families.of(fact) ?? fact);
 }
 
 /**
@@ -80,14 +80,18 @@ function idIn(model: readonly Fact[], facts: readonly Fact[]): string[] {
 function expectAgreement(
   action: KernelAction,
   decision: Decision,
-  by?: { readonly entry: KernelEntry | undefined; readonly ids: readonly string[] },
+  by?: {
+    readonly entry: KernelEntry | undefined;
+    readonly ids: readonly string[];
+    readonly idOf?: (fact: Fact) => string;
+  },
 ): void {
   if (action === "allow") expect(decision).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false, isHeld: false });
   if (action === "allow" && decision.isLearned) {
     const origin = by?.entry?.origin;
     expect(origin?.kind).toBe("item");
     const fact = origin?.kind === "item" ? create(FactSchema, { kind: origin.fact }) : create(FactSchema);
-    expect(by?.ids).toContain(factId(fact));
+    expect(by?.ids).toContain((by?.idOf ?? factId)(fact));
     // What has no event of its own would be counted for nobody.
     expect(eventOfFact(fact)).toBeDefined();
   }
@@ -181,7 +185,11 @@ function decideConnect(
   const port = byPort(to.isInternet ? "port_denied" : "port_internal");
   const first = match([lookUpPrefix(entries, "address_denied", to.bytes), port]);
   if (first && first !== "ask") return { action: first };
-  const known = knownDestination(entries, defaults, to);
+  const inRule = findPrefix(entries, "address_allowed", to.bytes);
+  const allowed = inRule ?? (to.isInternet ? findPrefix(entries, "port_allowed", to.portBytes) : undefined);
+  const isBad = findPrefix(entries, "address_bad", to.bytes) && !findPrefix(entries, "address_excepted", to.bytes);
+  if (!allowed && isBad) return { action: first === "ask" ? "ask" : defaults.badAddress };
+  const known = allowed ? { action: allowed.action, entry: allowed } : knownDestination(entries, defaults, to);
   return first === "ask" && known.action === "allow" ? { action: "ask" } : known;
 }
 
@@ -193,15 +201,13 @@ interface Destination {
   readonly isDirect: boolean;
 }
 
-/** `decide_known` there. */
+/** `decide_known` there, of what the allowed list does not name. */
 function knownDestination(
   entries: readonly KernelEntry[],
   defaults: ReturnType<typeof toNetworkSlot>["defaults"],
   to: Destination,
 ): { action: KernelAction; entry?: KernelEntry | undefined } {
   const byPort = (kind: string) => (to.isInternet ? findPrefix(entries, kind, to.portBytes) : undefined);
-  const listedEntry = findPrefix(entries, "address_allowed", to.bytes) ?? byPort("port_allowed");
-  if (listedEntry) return { action: listedEntry.action, entry: listedEntry };
   if (to.isLoopback) return { action: "allow" };
   if (!to.isInternet) {
     const item = entries.findLast(
@@ -237,8 +243,9 @@ test("connections: the kernel says what the policy says", () => {
         isDirect,
       };
       const decision = evaluateConnect(policy, event);
-      const { entries: all, defaults } = toNetworkSlot(policy);
-      const entries = withoutHiding(all);
+      const { entries: all, defaults, intel } = toNetworkSlot(policy);
+      // The kernel has intelligence in a slot of its own.
+      const entries = [...withoutHiding(all), ...(intel ? intelEntries(intel) : [])];
       const bytes = mappedAddress(parsed.bytes);
       const portBytes = Uint8Array.of(PROTOCOL[protocol], to >> 8, to & 0xff);
       const { action, entry } = decideConnect(entries, defaults, {
@@ -250,32 +257,15 @@ test("connections: the kernel says what the policy says", () => {
       });
       // A look-up or loopback in a section that is off or learns teaches nothing: allowing it unasked loses nothing.
       if (action === "allow" && isLoopback) expect(decision.outcome).toBe(Outcome.ALLOW);
-      else expectAgreement(action, decision, { entry, ids: idIn(outboundOf(policy), connectFacts(event)) });
+      else {
+        const idOf = idIn(outboundOf(policy));
+        const facts = connectFacts(event);
+        // No entry counts for two facts at once.
+        expectAgreement(action, decision, { entry, ids: facts.length === 1 ? facts.map(idOf) : [], idOf });
+      }
     }),
     { numRuns: 20_000 },
   );
-});
-
-test("while learning nothing passes that intelligence may list and the kernel does not know", () => {
-  const bad = Array.from({ length: KERNEL_INDICATORS_MAX + 1 }, (_, i) => ({ value: `10.9.${i >> 8}.${i & 255}` }));
-  const known = (prefixes: { value: string }[]) => {
-    const policy = compileNetworkPolicy({
-      section: create(NetworkSectionSchema, { effect: Effect.ALERT, detectors: { intel: {} } }),
-      hasRule: true,
-      listening: [],
-      outbound: ["", "10.1.2.3"].map((to) =>
-        create(OutboundFactSchema, { transport: Transport.TCP, port: 443, address: to }),
-      ),
-      processes: [],
-      intel: compileIntel(create(IntelSetSchema, { revision: 1n, prefixes }), 0),
-      state: LearningState.LEARNING,
-    });
-    return toNetworkSlot(policy)
-      .entries.filter(({ action }) => action === "allow")
-      .map(({ kind }) => kind);
-  };
-  expect(known(bad.slice(1))).toEqual(["port_learned", "destination_item"]);
-  expect(known(bad)).toEqual([]);
 });
 
 test("listening ports: the kernel says what the policy says", () => {

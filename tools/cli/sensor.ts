@@ -1,7 +1,8 @@
 import { statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import type { KernelDefaults, KernelSlot } from "#core/policy/kernel-slot.ts";
+import { defaultsOf } from "#core/policy/kernel-entry.ts";
+import type { KernelSlot } from "#core/policy/kernel-slot.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import { printable } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -23,25 +24,15 @@ const BINARY = resolve(import.meta.dirname, "../../.cache/sensor/gabion-sensor")
 const KINDS = ["exec", "connect", "listen", "socket", "dns", "file", "syscall", "contact", "redirect"] as const;
 type Kind = (typeof KINDS)[number];
 
-const ASK_ALL: KernelDefaults = {
-  image: "ask",
-  foreign: "ask",
-  listen: "ask",
-  connect: "ask",
-  internal: "ask",
-  direct: "ask",
-  raw: "ask",
-  rawIcmp: "ask",
-  domain: "ask",
-  file: "ask",
-  executable: "ask",
-  syscall: "ask",
-  syscallDenied: "ask",
-  stream: "ask",
-  setuid: "ask",
-};
 /** A policy that tells everything and stops nothing. */
-const TELL_ALL: KernelSlot = { entries: [], defaults: ASK_ALL, syscallsAllowed: [], syscallsDenied: [], refused: [] };
+const TELL_ALL: KernelSlot = {
+  entries: [],
+  defaults: defaultsOf("ask"),
+  syscallsAllowed: [],
+  syscallsDenied: [],
+  intel: undefined,
+  refused: [],
+};
 const SLOT = 1;
 
 interface TraceOptions {
