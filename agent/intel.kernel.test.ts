@@ -15,6 +15,8 @@ const RESOLVER = "10.0.0.53";
 const BAD = "203.0.113.5";
 const EXCEPTED = "203.0.113.7";
 const PLAIN = "198.51.100.7";
+/** Of each kind: with both a node has the 20,000 that it takes. */
+const MANY = 9_990;
 
 const domain = (name: string, isPattern = false): Fact =>
   create(FactSchema, { kind: { case: "domain", value: { name, recordType: 1, isPattern } } });
@@ -84,21 +86,36 @@ describe("addresses and domains that intelligence lists", () => {
     );
   });
 
-  onKernel(
-    "under prevent, where an exception lies within, the kernel asks and the audit says that it is too late",
-    async () => {
-      await rules(Effect.PREVENT);
-      rig.audits.length = 0;
-      expect(await ask("good.bad.example")).toBe("ok");
-      expect(await probe("tcp", EXCEPTED, "443")).toBe("ECONNREFUSED");
-      expect(await ask("c2.bad.example")).toBe("ok");
-      expect(await probe("tcp", BAD, "443")).toBe("ECONNREFUSED");
-      for (const text of ["`c2.bad.example`", `\`${BAD}\` tcp/443 is within the bad addresses`]) {
-        const told = await audited(text);
-        expect([told.delivery, told.decision?.effectApplied]).toEqual([Delivery.NOT_POSSIBLE, Effect.PREVENT]);
-      }
-    },
-  );
+  onKernel("under prevent are refused, and what is excepted within is not", async () => {
+    await rules(Effect.PREVENT);
+    rig.audits.length = 0;
+    expect(await ask("good.bad.example")).toBe("ok");
+    expect(await probe("tcp", EXCEPTED, "443")).toBe("ECONNREFUSED");
+    expect(await ask("c2.bad.example")).toBe("EPERM");
+    expect(await probe("tcp", BAD, "443")).toBe("EPERM");
+    for (const text of ["`c2.bad.example`", `\`${BAD}\` tcp/443 is within the bad addresses`]) {
+      const told = await audited(text);
+      expect([told.delivery, told.decision?.effectApplied]).toEqual([Delivery.DENIED, Effect.PREVENT]);
+    }
+  });
+
+  onKernel("are refused as surely where there are as many as a node takes", async () => {
+    const others = Array.from({ length: MANY }, (_, i) => i);
+    await rig.intel({
+      domains: [...others.map((i) => `host-${i}.example.org`), "bad.example"].map((value) => ({ value, feed: "many" })),
+      prefixes: [...others.map((i) => `192.0.${i >> 8}.${i & 255}`), "203.0.113.0/24"].map((value) => ({
+        value,
+        feed: "many",
+      })),
+    });
+    rig.audits.length = 0;
+    expect(await ask("c2.bad.example")).toBe("EPERM");
+    expect(await probe("tcp", BAD, "443")).toBe("EPERM");
+    expect(await ask("plain.example")).toBe("ok");
+    expect(await probe("tcp", PLAIN, "443")).toBe("ECONNREFUSED");
+    expect((await audited(`\`${BAD}\` tcp/443`)).message).toContain("listed by many");
+    expect((await audited("`c2.bad.example`")).delivery).toBe(Delivery.DENIED);
+  });
 
   onKernel(
     "without exceptions the look-up never leaves and the connect fails; the allowed list corrects both",

@@ -1,12 +1,7 @@
 import type { Intel } from "#core/intel/intel-set.ts";
 import type { CompiledContainerPolicy } from "#core/policy/container-policy.ts";
-import {
-  type KernelEntry,
-  type KernelSlot,
-  type RefusedPath,
-  toIntelSlot,
-  toKernelSlot,
-} from "#core/policy/kernel-slot.ts";
+import { toIntelSlot } from "#core/policy/kernel-intel.ts";
+import { type KernelEntry, type KernelSlot, type RefusedPath, toKernelSlot } from "#core/policy/kernel-slot.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Completeness } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";

@@ -44,6 +44,9 @@ struct dns_scratch {
 	__u32 cursor;
 	__u32 label_left;
 	__u32 has_suffixes;
+	__u32 intel_slot;
+	__u32 is_bad;
+	__u32 is_excepted;
 	__u32 is_whole;
 	__u32 which;
 	__u32 is_taken;
@@ -152,6 +155,33 @@ static __always_inline bool read_question(struct dns_scratch *s)
 	return s->is_whole;
 }
 
+/* What intelligence says of what the hash so far stands for: of a name that is read from its end, one that it is below. */
+static __always_inline void match_intel(struct dns_scratch *s)
+{
+	struct policy_key key = { .slot = s->intel_slot, .kind = GABION_DOMAIN_BAD, .hash = s->name_hash };
+	struct policy_value *value = key.slot ? bpf_map_lookup_elem(&policy, &key) : 0;
+
+	if (!value)
+		return;
+	if (value->action == GABION_ALLOW)
+		s->is_excepted = 1;
+	else
+		s->is_bad = 1;
+}
+
+/* Global, so that the verifier looks at it once and not at each byte. */
+__attribute__((noinline)) int match_label(__u32 which)
+{
+	struct dns_scratch *s = scratch(which);
+
+	if (!s)
+		return 0;
+	if (s->has_suffixes)
+		try_entry(&s->match, s->event.event.slot, GABION_SUFFIX, s->name_hash);
+	match_intel(s);
+	return 0;
+}
+
 /* One byte of the name, from its end: at each dot the state is the hash of what follows it. */
 static __always_inline long match_byte(struct dns_scratch *s, __u32 i)
 {
@@ -160,8 +190,8 @@ static __always_inline long match_byte(struct dns_scratch *s, __u32 i)
 	if (i >= s->event.name_length)
 		return 1;
 	byte = s->event.name[(s->event.name_length - 1 - i) & (GABION_DOMAIN_MAX - 1)];
-	if (byte == '.' && s->has_suffixes)
-		try_entry(&s->match, s->event.event.slot, GABION_SUFFIX, s->name_hash);
+	if (byte == '.' && (s->has_suffixes || s->intel_slot))
+		match_label(s->which);
 	s->name_hash = gabion_hash_byte(s->name_hash, byte);
 	return 0;
 }
@@ -187,6 +217,9 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 	defaults = bpf_map_lookup_elem(&slots, &slot);
 	__builtin_memset(&s->match, 0, sizeof(s->match));
 	s->has_suffixes = defaults && has_kind(defaults, GABION_SUFFIX);
+	s->intel_slot = defaults && defaults->actions[GABION_DEFAULT_BAD_DOMAIN] != GABION_ALLOW ? defaults->intel_slot : 0;
+	s->is_bad = 0;
+	s->is_excepted = 0;
 	s->name_hash = hash_basis;
 	bpf_loop(GABION_DOMAIN_MAX / BYTES_A_ROUND, match_bytes, &which, 0);
 	hash = s->name_hash;
@@ -202,6 +235,9 @@ static __always_inline __u32 match_name(struct dns_scratch *s)
 		s->event.event.entry = s->match.allowed_entry;
 		return s->match.asked ? GABION_ASK : GABION_ALLOW;
 	}
+	match_intel(s);
+	if (s->is_bad && !s->is_excepted)
+		return defaults->actions[GABION_DEFAULT_BAD_DOMAIN];
 	if (has_kind(defaults, GABION_DOMAIN_ITEM)) {
 		struct policy_key key = { .slot = slot, .kind = GABION_DOMAIN_ITEM };
 		struct policy_value *value;

@@ -100,6 +100,7 @@ enum gabion_entry_kind {
 	GABION_FILE_DIRECTORY = 10, /* every file below a directory; ends with a slash */
 	GABION_FILE_ITEM = 11,	 /* directory with its slash + real path of the process that writes there */
 	GABION_DESTINATION_ITEM = 12, /* 16 bytes of address off the Internet; `content` is transport << 16 | port */
+	GABION_DOMAIN_BAD = 13,	 /* in the slot of intelligence: a name and all below it; ALLOW where it is excepted */
 
 	/* From here on the text is a prefix of `prefix` bits, kept in a tree of prefixes. */
 	GABION_PREFIXES = 32,
@@ -138,7 +139,8 @@ enum gabion_default {
 	GABION_DEFAULT_SETUID = 13,
 	GABION_DEFAULT_RAW_ICMP = 14,
 	GABION_DEFAULT_BAD_ADDRESS = 15, /* a destination that intelligence lists and nothing before it names */
-	GABION_DEFAULTS = 16,
+	GABION_DEFAULT_BAD_DOMAIN = 16,	 /* the same of a name */
+	GABION_DEFAULTS = 18,
 };
 
 /* Content of a file that is the image's own. Every other value is the start of a SHA-256; 0 is unknown. */
@@ -547,7 +549,7 @@ _Static_assert(sizeof(struct file_event) == 32 + 312 + 32 + 1536, "file event");
 _Static_assert(sizeof(struct hit_row) == 8, "hit row");
 _Static_assert(sizeof(struct hits_frame) == 24, "hits frame");
 _Static_assert(sizeof(struct control_frame) == 40, "control frame");
-_Static_assert(sizeof(struct slot_head) == 64 + 256 + 8, "slot head");
+_Static_assert(sizeof(struct slot_head) == 72 + 256 + 8, "slot head");
 _Static_assert(sizeof(struct slot_entry) == 24, "slot entry");
 _Static_assert(sizeof(struct file_entry) == 32, "file entry");
 

@@ -150,7 +150,7 @@ static __always_inline bool is_bad_address(const struct slot_defaults *defaults,
 {
 	struct prefix_key key = { .prefix = 64 + 128, .slot = defaults->intel_slot, .kind = GABION_ADDRESS_BAD };
 
-	if (!key.slot)
+	if (!key.slot || defaults->actions[GABION_DEFAULT_BAD_ADDRESS] == GABION_ALLOW)
 		return false;
 	__builtin_memcpy(key.bytes, address, 16);
 	if (!bpf_map_lookup_elem(&prefixes, &key))

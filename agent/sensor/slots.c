@@ -76,6 +76,7 @@ static uint64_t entry_hash(uint64_t basis, const struct slot_entry *entry, const
 	switch (entry->kind) {
 	case GABION_DOMAIN:
 	case GABION_SUFFIX:
+	case GABION_DOMAIN_BAD:
 		return hash_reversed(basis, text, entry->first_length);
 	case GABION_DOMAIN_ITEM:
 		return gabion_hash_join(hash_reversed(basis, text, entry->first_length), entry->content);

@@ -138,6 +138,7 @@ const DEFAULTS: Record<keyof KernelDefaults, number> = {
   setuid: Default.SETUID,
   rawIcmp: Default.RAW_ICMP,
   badAddress: Default.BAD_ADDRESS,
+  badDomain: Default.BAD_DOMAIN,
 };
 
 function setBits(bytes: Buffer, at: number, numbers: readonly number[]): void {

@@ -67,6 +67,7 @@ export const EntryKind = {
   FILE_DIRECTORY: 10,
   FILE_ITEM: 11,
   DESTINATION_ITEM: 12,
+  DOMAIN_BAD: 13,
   LISTEN_DENIED: 32,
   LISTEN_ALLOWED: 33,
   PORT_DENIED: 34,
@@ -98,6 +99,7 @@ export const Default = {
   SETUID: 13,
   RAW_ICMP: 14,
   BAD_ADDRESS: 15,
+  BAD_DOMAIN: 16,
 } as const;
 /** Numbers known of each system call table. */
 export const SYSCALLS = 512;
@@ -297,8 +299,8 @@ export const LAYOUT = {
     fields: { request: 8, slot: 12, cgroup_id: 16, flags: 24, count: 28, path_length: 32, device: 36 },
   },
   slot_head: {
-    size: 328,
-    fields: { actions: 0, syscalls_allowed: 64, syscalls_denied: 192, intel_slot: 320, reserved: 324 },
+    size: 336,
+    fields: { actions: 0, syscalls_allowed: 72, syscalls_denied: 200, intel_slot: 328, reserved: 332 },
   },
   slot_entry: {
     size: 24,

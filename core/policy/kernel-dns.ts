@@ -2,20 +2,22 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
+import type { Intel } from "../intel/intel-set.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
-import { type CompiledDnsPolicy, findListedName } from "./dns-policy.ts";
+import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import {
   actionOf,
-  KERNEL_INDICATORS_MAX,
   KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
   strongestOf,
 } from "./kernel-entry.ts";
+
+type NameEntry = KernelEntry & { readonly kind: "domain" | "suffix"; readonly text: string };
 
 function entryOf({ name, isSuffix }: DomainPattern, action: KernelAction): KernelEntry {
   return { kind: isSuffix ? "suffix" : "domain", text: name, action };
@@ -39,7 +41,7 @@ export function encryptedDnsEntries(policy: CompiledDnsPolicy): KernelEntry[] {
  * Names of such resolvers are told when they are looked up, though they may be known. A question would make room for what
  * the section refuses, so one that nothing lets through is left to that.
  */
-function encryptedDnsNames(policy: CompiledDnsPolicy): KernelEntry[] {
+function encryptedDnsNames(policy: CompiledDnsPolicy): NameEntry[] {
   if (policy.detectors.encrypted_dns.effect === Effect.DISABLE) return [];
   const isLetThrough = (name: string) =>
     policy.lists.allowed.find(name) !== undefined ||
@@ -52,46 +54,13 @@ function isAbove(outer: string, inner: string): boolean {
   return inner === outer || inner.endsWith(`.${outer}`);
 }
 
-/** A name and all names above it. */
-function lineOf(name: string): string[] {
-  const labels = name.split(".");
-  return labels.map((_, at) => labels.slice(at).join("."));
-}
-
-/** Tells names that are one of the given ones, lie below one, or above one. */
-function relatedTo(names: readonly string[]): (name: string) => boolean {
-  const own = new Set(names);
-  const lines = new Set(names.flatMap(lineOf));
-  return (name) => lines.has(name) || lineOf(name).some((above) => own.has(above));
-}
-
-/**
- * Domains that intelligence lists, acted upon in the kernel once the model is active. Where the allowed list or an exception
- * may correct one for some names, the kernel asks.
- */
-function badNames(policy: CompiledDnsPolicy): KernelEntry[] {
-  const { intel, detectors, allowed } = policy;
-  const { effect } = detectors.intel;
-  if (!intel || effect === Effect.DISABLE || intel.domains.size > KERNEL_INDICATORS_MAX) return [];
+/** What the kernel does about a domain that intelligence lists: it acts only once the model is active, and where nothing is excepted. */
+function badDomainAction(policy: CompiledDnsPolicy): KernelAction {
+  const { effect } = policy.detectors.intel;
+  if (!policy.intel || policy.intel.domains.size === 0 || effect === Effect.DISABLE) return "allow";
   const hasExceptions = (policy.section?.detectors["intel"]?.exceptions.length ?? 0) > 0;
-  const isCorrected = relatedTo([...intel.domainExceptions.keys(), ...allowed.map(({ name }) => name)]);
-  return [...intel.domains.keys()].flatMap((text): KernelEntry[] => {
-    const isStrong = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT;
-    const isActing = isStrong && !hasExceptions && !isCorrected(text);
-    const action = isActing ? actionOf(effect) : "ask";
-    return [
-      { kind: "domain", text, action },
-      { kind: "suffix", text, action },
-    ];
-  });
-}
-
-/** What denied entries and custom rules name is theirs, whatever intelligence says of it: a stronger effect is not to take its place. */
-function unnamed(entries: readonly KernelEntry[], named: readonly DomainPattern[]): KernelEntry[] {
-  const isNamed = relatedTo(named.map(({ name }) => name));
-  return entries.map((entry) => {
-    return "text" in entry && isNamed(entry.text) ? { ...entry, action: "ask" as const } : entry;
-  });
+  const isActing = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions;
+  return isActing ? actionOf(effect) : "ask";
 }
 
 /** Of a family's name the labels behind the last one with a star. */
@@ -100,14 +69,13 @@ function fixedEnd(name: string): string {
   return labels.slice(labels.findLastIndex((label) => hasWildcard(label)) + 1).join(".");
 }
 
-/** Names of the model; those that a list names too are the list's, and left to the agent. */
+/** Names of the model. */
 function knownNames(policy: CompiledDnsPolicy): KernelEntry[] {
   return policy.items
     .filter(({ isPattern }) => !isPattern)
     .map((item): KernelEntry => {
       const origin = { kind: "item", fact: { case: "domain", value: item } } as const;
-      const action = findListedName(policy, item.name) ? "ask" : "allow";
-      return { kind: "domain_item", text: item.name, recordType: item.recordType, action, origin };
+      return { kind: "domain_item", text: item.name, recordType: item.recordType, action: "allow", origin };
     });
 }
 
@@ -121,20 +89,27 @@ export function toDnsSlot(
   isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
-  readonly defaults: Pick<KernelDefaults, "domain">;
+  readonly defaults: Pick<KernelDefaults, "domain" | "badDomain">;
+  readonly intel: Intel | undefined;
 } {
-  if (!policy.hasRule || policy.effect === Effect.DISABLE) return { entries: [], defaults: { domain: "allow" } };
+  if (!policy.hasRule || policy.effect === Effect.DISABLE)
+    return { entries: [], defaults: { domain: "allow", badDomain: "allow" }, intel: undefined };
   const byCustomRules = objects.flatMap(({ text, effect }): KernelEntry[] => {
     const pattern = parseDomainPattern(text);
     return pattern ? [entryOf(pattern, actionOf(effect))] : [];
   });
   const byList = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
-  const named = [...objects.flatMap(({ text }) => parseDomainPattern(text) ?? []), ...policy.denied];
-  const denied = strongestOf([...byCustomRules, ...byList, ...unnamed(badNames(policy), named)]);
+  const denied = strongestOf([...byCustomRules, ...byList]);
+  const badDomain = badDomainAction(policy);
+  const intel = badDomain === "allow" ? undefined : policy.intel;
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) {
     const known = isTold ? [] : knownNames(policy).slice(0, KERNEL_LEARNED_MAX);
-    return { entries: [...strongestOf([...denied, ...asked]), ...known], defaults: { domain: "ask" } };
+    return {
+      entries: [...strongestOf([...denied, ...asked]), ...known],
+      defaults: { domain: "ask", badDomain },
+      intel,
+    };
   }
   const allowed = policy.allowed.map((pattern): KernelEntry => {
     const origin = { kind: "list", section: Section.DNS, matched: pattern.source } as const;
@@ -144,8 +119,12 @@ export function toDnsSlot(
   const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));
   const open = [...new Set(families)].map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
+  // Of two entries for the same the stronger stays: where one that asks hides one that allows, it must be asked what is bad.
+  const asking = new Set([...asked, ...open].map(({ kind, text }) => `${kind} ${text}`));
+  const isHidden = policy.allowed.some(({ name, isSuffix }) => asking.has(`${isSuffix ? "suffix" : "domain"} ${name}`));
   return {
     entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...knownNames(policy)],
-    defaults: { domain: fallback },
+    defaults: { domain: fallback, badDomain: isHidden && badDomain !== "allow" ? "ask" : badDomain },
+    intel,
   };
 }

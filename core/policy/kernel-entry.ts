@@ -48,6 +48,7 @@ export type KernelEntry = { readonly action: KernelAction; readonly origin?: Ent
       readonly kind: "path" | "name" | "directory" | "domain" | "suffix" | "file_path" | "file_directory";
       readonly text: string;
     }
+  | { readonly kind: "domain_bad"; readonly text: string }
   | { readonly kind: "domain_item"; readonly text: string; readonly recordType: number }
   | { readonly kind: "file_item"; readonly directory: string; readonly process: string }
   | {
@@ -80,6 +81,8 @@ export interface KernelDefaults {
   /** Raw sockets for ICMP. */
   readonly rawIcmp: KernelAction;
   readonly domain: KernelAction;
+  /** Names that intelligence lists and that nothing before it names. */
+  readonly badDomain: KernelAction;
   readonly file: KernelAction;
   /** Files that are or become executable. */
   readonly executable: KernelAction;
@@ -104,6 +107,7 @@ export function defaultsOf(action: KernelAction): KernelDefaults {
     raw: action,
     rawIcmp: action,
     domain: action,
+    badDomain: action,
     file: action,
     executable: action,
     syscall: action,
@@ -133,12 +137,6 @@ export function actionOf(effect: Effect): KernelAction {
   if (effect === Effect.BLOCK) return "block";
   return effect === Effect.PREVENT ? "prevent" : "audit";
 }
-
-/**
- * Indicators of one kind that a slot takes in; of more the kernel knows nothing, and they are acted upon after the fact
- * where nothing else denies them.
- */
-export const KERNEL_INDICATORS_MAX = 2_000;
 
 /**
  * Items of one section that the kernel passes and counts while the model still learns; all others it asks about. A model

@@ -163,13 +163,6 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   ]);
 }
 
-/** What intelligence lists and excepts of addresses, for a slot that policies refer to. */
-export function intelEntries({ prefixes, prefixExceptions }: Intel): KernelEntry[] {
-  const entriesOf = (kind: "address_bad" | "address_excepted", list: readonly AddressPrefix[]) =>
-    list.map(({ bytes, length }): KernelEntry => ({ kind, action: "ask", bytes, prefix: length }));
-  return [...entriesOf("address_bad", prefixes), ...entriesOf("address_excepted", prefixExceptions)];
-}
-
 /** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
 function detectorAction(
   policy: CompiledNetworkPolicy,

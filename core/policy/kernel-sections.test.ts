@@ -31,7 +31,8 @@ import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-
 import { toDnsSlot } from "./kernel-dns.ts";
 import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
-import { intelEntries, portPrefixes, toNetworkSlot } from "./kernel-network.ts";
+import { intelEntries } from "./kernel-intel.ts";
+import { portPrefixes, toNetworkSlot } from "./kernel-network.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
 import {
   type CompiledNetworkPolicy,
@@ -328,16 +329,24 @@ test("look-ups: the kernel says what the policy says", () => {
           intel: compileIntel(create(IntelSetSchema, { revision: 1n, domains: bad }), 0),
           state: s,
         });
-        const { entries, defaults } = toDnsSlot(policy);
+        const { entries, defaults, intel } = toDnsSlot(policy);
         const suffixes = [...name.matchAll(/\./g)].map(({ index }) => name.slice(index + 1));
-        const found = match([
+        const named = [
           ...suffixes.map((suffix) => lookUpText(entries, "suffix", suffix)),
           lookUpText(entries, "domain", name),
-        ]);
+        ];
+        const found = match(named);
         const item = entries.find((x) => x.kind === "domain_item" && x.text === name && x.recordType === recordType);
-        const action = found ?? item?.action ?? defaults.domain;
+        // The kernel has intelligence in a slot of its own.
+        const inIntel = [name, ...suffixes].map((text) =>
+          lookUpText(intel ? intelEntries(intel) : [], "domain_bad", text),
+        );
+        const isBad = inIntel.includes("ask") && !inIntel.includes("allow");
+        const isNamed = named.includes("allow") || (found !== undefined && found !== "ask");
+        const known = item && found === "ask" ? "ask" : item?.action;
+        const action = isNamed && found ? found : isBad ? defaults.badDomain : (known ?? found ?? defaults.domain);
         const event = { name, recordType, isMalformed: false };
-        const by = { entry: found ? undefined : item, ids: [factId(domainFact(event))] };
+        const by = { entry: isNamed ? undefined : item, ids: [factId(domainFact(event))] };
         expectAgreement(action, evaluateDnsQuery(policy, event), by);
       },
     ),

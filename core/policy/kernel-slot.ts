@@ -7,7 +7,6 @@ import { asksAbout, type CompiledCustomRules, type KernelObject, kernelShare } f
 import type { SectionPolicy } from "./finding.ts";
 import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
 import {
-  defaultsOf,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -15,7 +14,7 @@ import {
   withoutHiding,
 } from "./kernel-entry.ts";
 import { refusedFiles, toFileSlot } from "./kernel-file.ts";
-import { intelEntries, internalEntries, toNetworkSlot } from "./kernel-network.ts";
+import { internalEntries, toNetworkSlot } from "./kernel-network.ts";
 import { refusedPrograms, toProcessSlot } from "./kernel-process.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
 
@@ -28,7 +27,7 @@ export interface KernelSlot {
   /** Numbers of system calls; those of the 32-bit table follow after 512 others. */
   readonly syscallsAllowed: readonly number[];
   readonly syscallsDenied: readonly number[];
-  /** Of which it is asked whether a destination is bad: the kernel has it in a slot of its own. None where that does not matter. */
+  /** Which is asked about destinations and names: the kernel has it in a slot of its own. None where that does not matter. */
   readonly intel: Intel | undefined;
   /** What opening is refused, for nodes that can. */
   readonly refused: readonly RefusedPath[];
@@ -93,15 +92,9 @@ export function toKernelSlot(
       ...file.entries,
     ]),
     defaults: toldRaw(policy.network, custom, defaults),
-    intel: network.intel,
+    intel: network.intel ?? dns.intel,
     syscallsAllowed: syscall.allowed,
     syscallsDenied: syscall.denied,
     refused: [...refusedPrograms(ofProcess.policy, ofProcess.objects), ...refusedFiles(ofFile.policy, ofFile.objects)],
   };
-}
-
-/** Intelligence as a slot of its own, to which no container is bound. */
-export function toIntelSlot(intel: Intel): KernelSlot {
-  const none = { syscallsAllowed: [], syscallsDenied: [], intel: undefined, refused: [] };
-  return { ...none, entries: intelEntries(intel), defaults: defaultsOf("allow") };
 }
