@@ -16,6 +16,8 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
+const volatile __u64 hash_basis = 0xcbf29ce484222325ULL;
+
 #define SOCK_STREAM 1
 #define SOCK_RAW 3
 #define IPPROTO_ICMP 1
@@ -114,7 +116,8 @@ static __always_inline __u64 destination_hash(const struct connect_event *event)
 
 	__builtin_memcpy(&high, event->address, 8);
 	__builtin_memcpy(&low, event->address + 8, 8);
-	return gabion_hash_join(gabion_hash_join(high, low), (__u64)event->transport << 16 | event->port);
+	high = gabion_hash_join(gabion_hash_join(hash_basis, high), low);
+	return gabion_hash_join(high, (__u64)event->transport << 16 | event->port);
 }
 
 static __always_inline __u32 decide_internal(struct connect_event *event, const struct slot_defaults *defaults)

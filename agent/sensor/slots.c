@@ -60,12 +60,13 @@ static uint64_t hash_reversed(uint64_t basis, const char *text, size_t length)
 }
 
 /* As the network programs have it, from the address as it stands. */
-static uint64_t destination_hash(const char *address, size_t length, uint64_t transport_and_port)
+static uint64_t destination_hash(uint64_t basis, const char *address, size_t length, uint64_t transport_and_port)
 {
 	uint64_t parts[2] = {};
 
 	memcpy(parts, address, length < sizeof(parts) ? length : sizeof(parts));
-	return gabion_hash_join(gabion_hash_join(parts[0], parts[1]), transport_and_port);
+	basis = gabion_hash_join(gabion_hash_join(basis, parts[0]), parts[1]);
+	return gabion_hash_join(basis, transport_and_port);
 }
 
 static uint64_t entry_hash(uint64_t basis, const struct slot_entry *entry, const char *text)
@@ -81,7 +82,7 @@ static uint64_t entry_hash(uint64_t basis, const struct slot_entry *entry, const
 	case GABION_DOMAIN_ITEM:
 		return gabion_hash_join(hash_reversed(basis, text, entry->first_length), entry->content);
 	case GABION_DESTINATION_ITEM:
-		return destination_hash(text, entry->first_length, entry->content);
+		return destination_hash(basis, text, entry->first_length, entry->content);
 	}
 	first = hash_text(basis, text, entry->first_length);
 	switch (entry->kind) {

@@ -101,7 +101,7 @@ export function eventOfFact({ kind }: Fact): Event | undefined {
 function outboundEvent({ transport, port, address }: OutboundFact): Event | undefined {
   if (port === 0 || address.includes("/")) return undefined;
   const bytes = parsePrefix(address)?.bytes;
-  // A port of the Internet is of no address in particular: 0.0.0.0 is in no list but one of everything.
+  // A port of the Internet is of no address in particular, which policy takes 0.0.0.0 for.
   const value = { transport, port, address: bytes ?? new Uint8Array(4), isInternet: bytes === undefined };
   return create(EventSchema, { kind: { case: "connect", value } });
 }

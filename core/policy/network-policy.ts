@@ -12,7 +12,7 @@ import {
 import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { badText, findBadAddress, type Intel } from "../intel/intel-set.ts";
-import { type AddressPrefix, addressText, parsePrefix } from "../matching/address.ts";
+import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import {
@@ -81,6 +81,9 @@ export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy
 /** Where clouds answer with credentials (AWS, Google, Azure, OpenStack; AWS by IPv6). */
 export const METADATA_ADDRESSES = ["169.254.169.254", "fd00:ec2::254"] as const;
 
+/** Bits before those of an IPv4 address in its mapped form. */
+const IPV4_BITS = 96;
+
 /** The kubelet's ports: its API, and the one for reading only. Source: Kubernetes' "Ports and Protocols". */
 export const KUBELET_PORTS = [10250, 10255] as const;
 
@@ -146,9 +149,20 @@ function destination({ address, port, transport, domain }: ConnectEvent): string
   return `\`${addressText(address)}\`${name} ${portText(transport, port)}`;
 }
 
+/** What is known of a port of the Internet is of no address in particular, which 0.0.0.0 stands for: nobody connects to it. */
+function isOfNoAddress({ address, isInternet }: ConnectEvent): boolean {
+  return isInternet && address.length === 4 && address.every((byte) => byte === 0);
+}
+
+/** The first prefix around an address; of none in particular only one of all addresses. */
+function findPrefix({ addresses, index }: CompiledNetworkEntries, event: ConnectEvent): Prefix | undefined {
+  if (!isOfNoAddress(event)) return addresses[index.addresses.find(event.address)];
+  return addresses.find((prefix) => prefix.length <= IPV4_BITS && isWithin(prefix, mappedAddress(event.address)));
+}
+
 /** Denied and allowed addresses apply to every destination, ports only to those of the Internet. */
 function findListed(entries: CompiledNetworkEntries, event: ConnectEvent): string | undefined {
-  const prefix = entries.addresses[entries.index.addresses.find(event.address)];
+  const prefix = findPrefix(entries, event);
   if (prefix) return prefix.text;
   const range = event.isInternet ? entries.outbound[entries.index.outbound.find(event.port)] : undefined;
   return range && rangeText(range);
@@ -204,7 +218,7 @@ function unjudgedDestination(policy: CompiledNetworkPolicy, event: ConnectEvent,
 /** Intelligence comes after the allowed list, which exists to correct it. It is of every destination. */
 function findBadDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
   const { effect, excepts } = policy.detectors.intel;
-  if (!policy.intel || effect === Effect.DISABLE) return undefined;
+  if (!policy.intel || effect === Effect.DISABLE || isOfNoAddress(event)) return undefined;
   const bad = findBadAddress(policy.intel, event.address);
   if (!bad || excepts(addressText(event.address), bad.value)) return undefined;
   const message = `${destination(event)} is within the bad addresses \`${bad.value}\`, ${badText(bad)}`;
