@@ -17,6 +17,21 @@ const INTERNAL = "10.1.2.3";
 const RESOLVER = "10.0.0.53";
 const NETWORK = { effect: Effect.ALERT };
 const FILES = { effect: Effect.ALERT };
+const WEB = {
+  args: ["/bin/sh", "-c", "while true; do /bin/sleep 60; done"],
+  programs: ["/bin/sh", "/bin/sleep", "/bin/touch", "/bin/rm"],
+  files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+};
+
+/** How often reports for the model have a fact, all together. */
+function countedIn(rig: AgentRig, of: Fact | undefined): number {
+  const id = of && factId(of);
+  return rig.observations
+    .flatMap((o) => (o.kind === "seen" ? [o.value] : []))
+    .flatMap(({ itemIds, counts }) => itemIds.map((itemId, i) => (itemId === id ? (counts[i] ?? 0) : 0)))
+    .reduce((sum, count) => sum + count, 0);
+}
+
 /** As many as the kernel has counters for, in all. */
 const COUNTERS = 131_072;
 /** As many as the kernel has room for, of those that are looked up by their hash. */
@@ -39,14 +54,7 @@ describe("what a model that learns has already", () => {
   const named = (name: string) => fact(({ case: kind, value }) => kind === "domain" && value.name === name);
   const reached = (address: string) =>
     fact(({ case: kind, value }) => kind === "outbound" && value.address === address);
-  /** How often reports for the model have it, all together. */
-  const counted = (of: Fact | undefined) => {
-    const id = of && factId(of);
-    return rig.observations
-      .flatMap((o) => (o.kind === "seen" ? [o.value] : []))
-      .flatMap(({ itemIds, counts }) => itemIds.map((itemId, i) => (itemId === id ? (counts[i] ?? 0) : 0)))
-      .reduce((sum, count) => sum + count, 0);
-  };
+  const counted = (of: Fact | undefined) => countedIn(rig, of);
   const reportsOf = (of: Fact | undefined, count: number) =>
     until(`${count} in reports`, 20_000, () => counted(of) >= count || undefined);
 
@@ -54,11 +62,7 @@ describe("what a model that learns has already", () => {
     if (missing(...CONTAINERS) !== "") return;
     rig = await AgentRig.open("learning-hits", LearningState.LEARNING);
     await rig.rules({ network: NETWORK, dns: { effect: Effect.ALERT }, filesystem: FILES });
-    web = rig.sandbox.start("web", {
-      args: ["/bin/sh", "-c", "while true; do /bin/sleep 60; done"],
-      programs: ["/bin/sh", "/bin/sleep", "/bin/touch", "/bin/rm"],
-      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
-    });
+    web = rig.sandbox.start("web", WEB);
     await rig.watched("web");
     await web.addAddresses(INTERNET, INTERNAL, RESOLVER);
     await look("known.example");
@@ -157,4 +161,44 @@ describe("what a model that learns has already", () => {
     },
     120_000,
   );
+});
+
+describe("what was let through last, and not told yet", () => {
+  let rig: AgentRig;
+
+  beforeAll(async () => {
+    if (missing(...CONTAINERS) !== "") return;
+    rig = await AgentRig.open("last-hits", LearningState.LEARNING);
+    await rig.rules({ network: NETWORK });
+  });
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  /** Has a container meet what the model has, this often after it was learned. */
+  async function meet(id: string, times: number) {
+    const container = rig.sandbox.start(id, WEB);
+    await rig.watched(id);
+    await container.addAddresses(INTERNAL);
+    const port = String(5000 + times);
+    const connect = () => container.exec(PROBE, "tcp", INTERNAL, port);
+    await connect();
+    const learned = await until("the port to be learned", 10_000, () =>
+      rig.facts().find(({ kind }) => kind.case === "outbound" && String(kind.value.port) === port),
+    );
+    await rig.activate(LearningState.LEARNING);
+    for (let i = 0; i < times; i += 1) await connect();
+    return { container, counted: () => countedIn(rig, learned) };
+  }
+
+  onKernel("is counted when a container ends", async () => {
+    const { container, counted } = await meet("brief", 3);
+    await container[Symbol.asyncDispose]();
+    await until("the last counts", 10_000, () => counted() >= 4 || undefined);
+    expect(counted()).toBe(4);
+  });
+
+  onKernel("is counted when the agent ends", async () => {
+    const { counted } = await meet("lasting", 5);
+    await rig.agent[Symbol.asyncDispose]();
+    expect(counted()).toBe(6);
+  });
 });
