@@ -38,7 +38,8 @@ export interface SensorOptions {
 const ANSWER_TIMEOUT_MS = 10_000;
 /** A container must never hang for more than 3 s, whatever becomes of the sensor. */
 const PING_TIMEOUT_MS = 1_500;
-const START_TIMEOUT_MS = 20_000;
+/** Loading the programs takes seconds, and many of them on a machine that is starting everything else. */
+const START_TIMEOUT_MS = 60_000;
 const STDERR_MAX = 8192;
 /** Orders in flight; more is a fault of the agent. */
 const REQUESTS_MAX = 100_000;
@@ -52,7 +53,7 @@ interface Group {
 interface Waiting {
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
-  readonly timer: NodeJS.Timeout;
+  timer: NodeJS.Timeout;
 }
 
 /** A running sensor process. Closing it detaches everything that it attached. */
@@ -63,6 +64,8 @@ export class Sensor implements AsyncDisposable {
   readonly #ended = Promise.withResolvers<void>();
   readonly #started = Promise.withResolvers<HelloFrame>();
   #request = 0;
+  /** Pieces of its output that have been read. */
+  #heard = 0;
   #stderr = "";
   #isEnded = false;
 
@@ -77,7 +80,7 @@ export class Sensor implements AsyncDisposable {
   /** Starts the sensor and waits for its hello. Fails with what it said where it cannot run. */
   static async open(options: SensorOptions): Promise<{ sensor: Sensor; hello: HelloFrame }> {
     const sensor = new Sensor(options);
-    const timer = setTimeout(() => sensor.#end("no hello within 20 s"), START_TIMEOUT_MS);
+    const timer = setTimeout(() => sensor.#end(`no hello within ${START_TIMEOUT_MS / 1_000} s`), START_TIMEOUT_MS);
     try {
       return { sensor, hello: await sensor.#started.promise };
     } finally {
@@ -186,16 +189,32 @@ export class Sensor implements AsyncDisposable {
     if (this.#isEnded) return Promise.reject(new SensorError("the sensor has ended"));
     if (this.#waiting.size >= REQUESTS_MAX) return Promise.reject(new SensorError("too many orders are unanswered"));
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#end(`an order was not answered within ${timeoutMs / 1_000} s`), timeoutMs);
-      this.#waiting.set(request, { resolve, reject, timer });
+      this.#waiting.set(request, { resolve, reject, timer: this.#expect(request, timeoutMs, false) });
       this.#process.stdin?.write(frame);
     });
+  }
+
+  /**
+   * Ends a sensor that does not answer. It may be the agent that had no time to read: what is there is read first, and where
+   * that is something the answer may be behind it, so that it has as long again.
+   */
+  #expect(request: number, timeoutMs: number, isLast: boolean): NodeJS.Timeout {
+    return setTimeout(() => {
+      const heard = this.#heard;
+      setImmediate(() => {
+        const waiting = this.#waiting.get(request);
+        if (!waiting) return;
+        if (isLast || this.#heard === heard) this.#end(`an order was not answered within ${timeoutMs / 1_000} s`);
+        else waiting.timer = this.#expect(request, timeoutMs, true);
+      });
+    }, timeoutMs);
   }
 
   #listen(): void {
     const reader = new FrameReader();
     this.#process.stdin?.on("error", () => {});
     this.#process.stdout?.on("data", (chunk: Buffer) => {
+      this.#heard += 1;
       for (const frame of reader.read(chunk)) {
         if (frame.kind === "fault") {
           this.#end(`the sensor sent what is no frame: ${frame.message}`);
