@@ -10,6 +10,7 @@ import type { KernelObject } from "./custom-rules.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import {
   actionOf,
+  detectorAction,
   KERNEL_LEARNED_MAX,
   type KernelAction,
   type KernelDefaults,
@@ -54,15 +55,6 @@ function isAbove(outer: string, inner: string): boolean {
   return inner === outer || inner.endsWith(`.${outer}`);
 }
 
-/** What the kernel does about a domain that intelligence lists: it acts only once the model is active, and where nothing is excepted. */
-function badDomainAction(policy: CompiledDnsPolicy): KernelAction {
-  const { effect } = policy.detectors.intel;
-  if (!policy.intel || policy.intel.domains.size === 0 || effect === Effect.DISABLE) return "allow";
-  const hasExceptions = (policy.section?.detectors["intel"]?.exceptions.length ?? 0) > 0;
-  const isActing = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions;
-  return isActing ? actionOf(effect) : "ask";
-}
-
 /** Of a family's name the labels behind the last one with a star. */
 function fixedEnd(name: string): string {
   const labels = name.split(".");
@@ -100,8 +92,8 @@ export function toDnsSlot(
   });
   const byList = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
   const denied = strongestOf([...byCustomRules, ...byList]);
-  const badDomain = badDomainAction(policy);
-  const intel = badDomain === "allow" ? undefined : policy.intel;
+  const badDomain = detectorAction(policy, "intel");
+  const intel = badDomain !== "allow" && policy.intel?.domains.size ? policy.intel : undefined;
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) {
     const known = isTold ? [] : knownNames(policy).slice(0, KERNEL_LEARNED_MAX);

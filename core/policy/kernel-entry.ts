@@ -1,7 +1,9 @@
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
+import { type Fact, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import type { Detector } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { isWithin } from "../matching/address.ts";
+import type { CompiledDetector } from "./finding.ts";
 
 /**
  * What the kernel does, in growing strength. `ask` leaves it to the agent and never stops anything; `prevent` refuses
@@ -132,10 +134,28 @@ export interface RefusedPath {
 
 export const STRENGTH: Record<KernelAction, number> = { allow: 1, ask: 2, audit: 3, prevent: 4, block: 5 };
 
+/** A section's policy as its detectors see it. */
+interface PolicyWithDetectors<Name extends string> {
+  readonly state: LearningState;
+  readonly section: { readonly detectors: Readonly<Record<string, Detector>> } | undefined;
+  readonly detectors: Readonly<Record<Name, CompiledDetector>>;
+}
+
 /** What the kernel does for an effect. */
 export function actionOf(effect: Effect): KernelAction {
   if (effect === Effect.BLOCK) return "block";
   return effect === Effect.PREVENT ? "prevent" : "audit";
+}
+
+/** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
+export function detectorAction<Name extends string>(
+  { state, section, detectors }: PolicyWithDetectors<Name>,
+  name: Name,
+): KernelAction {
+  const { effect } = detectors[name];
+  if (effect === Effect.DISABLE) return "allow";
+  const hasExceptions = (section?.detectors[name]?.exceptions.length ?? 0) > 0;
+  return state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions ? actionOf(effect) : "ask";
 }
 
 /**

@@ -9,6 +9,7 @@ import { EPHEMERAL_FIRST, EPHEMERAL_LAST, isFamily } from "../model/item-pattern
 import type { KernelObject } from "./custom-rules.ts";
 import {
   actionOf,
+  detectorAction,
   type EntryOrigin,
   KERNEL_LEARNED_MAX,
   type KernelAction,
@@ -163,18 +164,6 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   ]);
 }
 
-/** What the kernel does where a detector fires: it acts only once the model is active, and where nothing is excepted. */
-function detectorAction(
-  policy: CompiledNetworkPolicy,
-  name: "raw_socket" | "metadata_service" | "kubernetes_api" | "intel",
-): KernelAction {
-  const { effect } = policy.detectors[name];
-  if (effect === Effect.DISABLE) return "allow";
-  const hasExceptions = (policy.section?.detectors[name]?.exceptions.length ?? 0) > 0;
-  const isActing = policy.state === LearningState.ACTIVE && effect !== Effect.ALERT && !hasExceptions;
-  return isActing ? actionOf(effect) : "ask";
-}
-
 function rawActions(policy: CompiledNetworkPolicy): Pick<KernelDefaults, "raw" | "rawIcmp"> {
   const raw = detectorAction(policy, "raw_socket");
   return { raw, rawIcmp: policy.knowsPing && raw !== "allow" ? "ask" : raw };
@@ -213,8 +202,7 @@ export function toNetworkSlot(
   }
   const denied = deniedEntries(policy, objects);
   const byDetectors = { ...rawActions(policy), badAddress: detectorAction(policy, "intel") };
-  const isIntelAsked = byDetectors.badAddress !== "allow" && policy.intel && policy.intel.prefixes.length > 0;
-  const intel = isIntelAsked ? policy.intel : undefined;
+  const intel = byDetectors.badAddress !== "allow" && policy.intel?.prefixes.length ? policy.intel : undefined;
   if (policy.state !== LearningState.ACTIVE) {
     const asking = { listen: "ask", connect: "ask", internal: "ask", direct: "ask" } as const;
     const known = isTold ? [] : knownWhileLearning(policy);
