@@ -38,6 +38,8 @@ export interface SensorOptions {
 const ANSWER_TIMEOUT_MS = 10_000;
 /** A container must never hang for more than 3 s, whatever becomes of the sensor. */
 const PING_TIMEOUT_MS = 1_500;
+/** How long an answer may still be behind what has come meanwhile. */
+const BACKLOG_MS = 500;
 /** Loading the programs takes seconds, and many of them on a machine that is starting everything else. */
 const START_TIMEOUT_MS = 60_000;
 const STDERR_MAX = 8192;
@@ -196,7 +198,7 @@ export class Sensor implements AsyncDisposable {
 
   /**
    * Ends a sensor that does not answer. It may be the agent that had no time to read: what is there is read first, and where
-   * that is something the answer may be behind it, so that it has as long again.
+   * that is something the answer may be behind it, and has a little longer.
    */
   #expect(request: number, timeoutMs: number, isLast: boolean): NodeJS.Timeout {
     return setTimeout(() => {
@@ -205,7 +207,7 @@ export class Sensor implements AsyncDisposable {
         const waiting = this.#waiting.get(request);
         if (!waiting) return;
         if (isLast || this.#heard === heard) this.#end(`an order was not answered within ${timeoutMs / 1_000} s`);
-        else waiting.timer = this.#expect(request, timeoutMs, true);
+        else waiting.timer = this.#expect(request, Math.min(timeoutMs, BACKLOG_MS), true);
       });
     }, timeoutMs);
   }
