@@ -21,6 +21,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
 #define TCP_LISTEN 10
+#define SOCK_STREAM 1
 #define TYPE_A 1
 #define TYPE_AAAA 28
 #define MESSAGE_MAX 1024 /* power of two: what is read of one message; the rest is told as cut */
@@ -571,7 +572,8 @@ static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 		/* Which only sockets of TCP come to be in. Volatile: the verifier takes no other way of reading it. */
 		return *(volatile __u32 *)&sk->state == TCP_LISTEN;
 	sk = bpf_sk_fullsock(sk);
-	return !sk || sk->protocol == IPPROTO_TCP; /* one that is not whole is TCP's: half open, or waiting for its end */
+	/* A raw socket may be connected anywhere, and sends what it likes. */
+	return sk && sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
 }
 
 /* Why this hook: a query that is dropped here never leaves, and its sender is told EPERM at once over UDP. */

@@ -233,7 +233,7 @@ int groups_bind(const struct options *options, struct programs *programs, const 
 		uint32_t slot, uint32_t flags, uint32_t device)
 {
 	struct cgroup_policy policy = { .slot = slot, .flags = flags & ~GABION_CGROUP_RUNNING, .container_id = id, .device = device };
-	struct cgroup_policy in_force;
+	struct cgroup_policy in_force = { 0 };
 	int directory = open_group(options, path, id), error;
 
 	if (directory < 0)
@@ -248,8 +248,10 @@ int groups_bind(const struct options *options, struct programs *programs, const 
 	error = put_tree(directory, programs, policy, false, flags & GABION_CGROUP_BOUND ? GABION_CGROUP_NESTED : 0, 0,
 			 flags & GABION_CGROUP_RUNNING);
 	/* Nothing counts in others any more. Where the policy could not be put, the one before stays, and so do its counters. */
-	if (error && bpf_map_lookup_elem(programs->cgroups, &id, &in_force) == 0)
+	if (error) {
+		bpf_map_lookup_elem(programs->cgroups, &id, &in_force);
 		policy.counters = in_force.counters;
+	}
 	counters_give_back(programs, id, policy.counters);
 	return error;
 }
