@@ -15,6 +15,8 @@ const RESOLVER = "10.0.0.53";
 const BAD = "203.0.113.5";
 const EXCEPTED = "203.0.113.7";
 const PLAIN = "198.51.100.7";
+/** As many as the kernel has room for, of what is looked up by its hash. */
+const ENTRIES = 262_144;
 /** Of each kind: with both a node has the 20,000 that it takes. */
 const MANY = 9_990;
 
@@ -115,6 +117,43 @@ describe("addresses and domains that intelligence lists", () => {
     expect(await probe("tcp", PLAIN, "443")).toBe("ECONNREFUSED");
     expect((await audited(`\`${BAD}\` tcp/443`)).message).toContain("listed by many");
     expect((await audited("`c2.bad.example`")).delivery).toBe(Delivery.DENIED);
+  });
+
+  onKernel("are told where the kernel has no room for them", async () => {
+    const intel = { effect: Effect.PREVENT };
+    // Two versions of the rule fit, and nothing besides.
+    const denied = Array.from({ length: ENTRIES / 2 - 100 }, (_, i) => `n${i}.invalid`);
+    await rig.intel({});
+    await until("the rule to fit", 30_000, async () => {
+      await rig.rules({
+        process: { effect: Effect.ALERT },
+        network: { effect: Effect.PREVENT, detectors: { intel } },
+        dns: { effect: Effect.PREVENT, denied, detectors: { intel } },
+      });
+      return ((await rig.watched("web")).use?.entries.length ?? 0) > denied.length || undefined;
+    });
+    rig.audits.length = 0;
+    const many = Array.from({ length: MANY }, (_, i) => ({ value: `host-${i}.example.net`, feed: "full" }));
+    await until("the version before to have gone", 30_000, async () => {
+      await rig.intel({
+        domains: [...many, { value: "bad.example", feed: "full" }],
+        prefixes: [{ value: "203.0.113.0/24", feed: "full" }],
+      });
+      return (
+        ((await ask("c3.bad.example")) === "ok" && (await probe("tcp", BAD, "444")) === "ECONNREFUSED") || undefined
+      );
+    });
+    for (const text of ["`c3.bad.example`", `\`${BAD}\` tcp/444 is within the bad addresses`]) {
+      await rig.audited(text, (a) => a.message.includes(text) && a.delivery === Delivery.NOT_POSSIBLE);
+    }
+    expect(await ask("n7.invalid")).toBe("EPERM");
+    // And refused again once there is.
+    await rules(Effect.PREVENT);
+    await until("room for them", 30_000, async () => {
+      await rules(Effect.PREVENT);
+      return (await ask("c3.bad.example")) === "EPERM" || undefined;
+    });
+    expect(await probe("tcp", BAD, "444")).toBe("EPERM");
   });
 
   onKernel(

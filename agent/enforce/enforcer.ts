@@ -75,7 +75,7 @@ export class Enforcer {
   #sensing: Promise<unknown> = Promise.resolve();
 
   constructor({ nodeId, settings, internalRanges, cgroupMount, logger }: EnforcerOptions) {
-    this.slots = new SlotTable(internalRanges);
+    this.slots = new SlotTable(internalRanges, logger);
     this.#nodeId = nodeId;
     this.#settings = settings;
     this.#cgroupMount = cgroupMount;

@@ -5,6 +5,7 @@ import { type KernelEntry, type KernelSlot, type RefusedPath, toKernelSlot } fro
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Completeness } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { Logger } from "#lib/telemetry/log.ts";
 import type { Sensor } from "../wire/sensor.ts";
 
 /** A policy in force, with all that an audit says about where it came from. */
@@ -33,12 +34,12 @@ interface Loaded {
   use: SlotUse;
   ready: Promise<void>;
   users: number;
-  readonly intel: IntelSlot | undefined;
+  intel: IntelSlot | undefined;
 }
 
 /** Intelligence in the kernel, for all policies that refer to it. */
 interface IntelSlot {
-  readonly of: Intel;
+  readonly key: string;
   readonly slot: number;
   readonly ready: Promise<void>;
   policies: number;
@@ -53,14 +54,17 @@ const GRACE_MS = 5_000;
 export class SlotTable {
   readonly #byFingerprint = new Map<string, Loaded>();
   readonly #bySlot = new Map<number, Loaded>();
-  readonly #intel = new Map<Intel, IntelSlot>();
+  /** By what the fingerprints of policies have of it. */
+  readonly #intel = new Map<string, IntelSlot>();
   readonly #internal: readonly string[];
+  readonly #logger: Logger;
   #sensor: Sensor | undefined;
   #next = 1;
 
   /** With the address ranges that are the cluster's own. */
-  constructor(internal: readonly string[]) {
+  constructor(internal: readonly string[], logger: Logger) {
     this.#internal = internal;
+    this.#logger = logger;
   }
 
   /** A new sensor knows nothing yet: everything is loaded into it again when it is used. */
@@ -102,10 +106,10 @@ export class SlotTable {
   }
 
   #load(policy: PolicyInForce): Loaded {
-    const slot = this.#freeSlot();
     const whole = toKernelSlot(policy.policy, this.#internal);
     const { refused, entries } = whole;
     const intel = whole.intel && this.#useIntel(whole.intel);
+    const slot = this.#freeSlot();
     const loaded: Loaded = { use: { ...policy, slot, refused, entries }, ready: Promise.resolve(), users: 0, intel };
     loaded.ready = this.#put(loaded, whole);
     this.#byFingerprint.set(policy.fingerprint, loaded);
@@ -113,33 +117,73 @@ export class SlotTable {
     return loaded;
   }
 
-  /** Where the kernel has no room for what a model that learns has already, it asks about that too. */
+  /**
+   * Where the kernel has no room for everything it does with less: without what a model that learns has already, and then
+   * without what is known to be bad. It asks about that instead.
+   */
   async #put(loaded: Loaded, whole: KernelSlot): Promise<void> {
     const { slot, policy } = loaded.use;
     const sensor = this.#sensor;
-    await loaded.intel?.ready;
+    /** Answers why it could not be loaded. */
+    const load = async (kernelSlot: KernelSlot): Promise<unknown> => {
+      try {
+        await sensor?.loadSlot(slot, kernelSlot, loaded.intel?.slot);
+        loaded.use = { ...loaded.use, entries: kernelSlot.entries };
+        return undefined;
+      } catch (error) {
+        return error;
+      }
+    };
+    const hasIntel = await this.#hasIntel(loaded);
+    const wanted = hasIntel ? whole : toKernelSlot(policy, this.#internal, { hasIntel });
+    let error = await load(wanted);
+    const told = error ? toKernelSlot(policy, this.#internal, { hasIntel, hasLearned: false }) : wanted;
+    if (error && told.entries.length < wanted.entries.length) error = await load(told);
+    if (error && loaded.intel) {
+      this.#giveUpIntel(loaded, error);
+      error = await load(toKernelSlot(policy, this.#internal, { hasIntel: false, hasLearned: false }));
+    }
+    if (error) throw error;
+  }
+
+  async #hasIntel(loaded: Loaded): Promise<boolean> {
     try {
-      await sensor?.loadSlot(slot, whole, loaded.intel?.slot);
-    } catch (error) {
-      const told = toKernelSlot(policy, this.#internal, true);
-      if (told.entries.length === whole.entries.length) throw error;
-      await sensor?.loadSlot(slot, told, loaded.intel?.slot);
-      loaded.use = { ...loaded.use, entries: told.entries };
+      await loaded.intel?.ready;
+      return true;
+    } catch (err) {
+      this.#giveUpIntel(loaded, err);
+      return false;
     }
   }
 
+  #giveUpIntel(loaded: Loaded, err: unknown): void {
+    this.#logger.error(
+      { err },
+      "what is known to be bad is not in the kernel: it asks about what it would let through",
+    );
+    this.#leaveIntel(loaded);
+  }
+
   #useIntel(intel: Intel): IntelSlot {
-    const known = this.#intel.get(intel);
+    const key = `${intel.revision}/${intel.count}`;
+    const known = this.#intel.get(key);
     const slot = known?.slot ?? this.#freeSlot();
-    const used = known ?? {
-      of: intel,
-      slot,
-      ready: this.#sensor?.loadSlot(slot, toIntelSlot(intel)) ?? Promise.resolve(),
-      policies: 0,
-    };
+    const ready = known?.ready ?? this.#sensor?.loadSlot(slot, toIntelSlot(intel)) ?? Promise.resolve();
+    const used = known ?? { key, slot, ready, policies: 0 };
     used.policies += 1;
-    this.#intel.set(intel, used);
+    this.#intel.set(key, used);
     return used;
+  }
+
+  /** The last policy that refers to it takes it out of the kernel. */
+  #leaveIntel(loaded: Loaded): void {
+    const { intel } = loaded;
+    loaded.intel = undefined;
+    if (!intel) return;
+    intel.policies -= 1;
+    if (intel.policies > 0 || this.#intel.get(intel.key) !== intel) return;
+    this.#intel.delete(intel.key);
+    this.#sensor?.dropSlot(intel.slot).catch(() => {});
   }
 
   #freeSlot(): number {
@@ -159,11 +203,6 @@ export class SlotTable {
     if (this.#bySlot.get(loaded.use.slot) !== loaded) return;
     this.#bySlot.delete(loaded.use.slot);
     if (this.#byFingerprint.get(loaded.use.fingerprint) === loaded) this.#byFingerprint.delete(loaded.use.fingerprint);
-    const { intel } = loaded;
-    if (!intel) return;
-    intel.policies -= 1;
-    if (intel.policies > 0 || this.#intel.get(intel.of) !== intel) return;
-    this.#intel.delete(intel.of);
-    this.#sensor?.dropSlot(intel.slot).catch(() => {});
+    this.#leaveIntel(loaded);
   }
 }

@@ -208,6 +208,7 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
 	struct policy_value *allowed;
 	struct match match = {};
+	bool is_asked_first;
 	__u8 port[3];
 
 	if (!defaults)
@@ -216,6 +217,7 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
 		event->flags &= ~GABION_CONNECT_INTERNET;
 	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
+	is_asked_first = match.asked;
 	take_entry(&match, find_prefix(defaults, slot,
 				       event->flags & GABION_CONNECT_INTERNET ? GABION_PORT_DENIED : GABION_PORT_INTERNAL,
 				       port, 24));
@@ -223,13 +225,16 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 		event->event.entry = match.denied_entry;
 		return match.denied;
 	}
+	/* Ports of the Internet are asked about for resolvers' sake, whatever else is said of the destination. */
+	if (!(event->flags & GABION_CONNECT_INTERNET))
+		is_asked_first = match.asked;
 	allowed = find_allowed(event, defaults, port);
-	/* What a detector asks about comes before intelligence, and may want less. */
-	if (!allowed && is_bad_address(defaults, event->address))
-		return match.asked ? GABION_ASK : defaults->actions[GABION_DEFAULT_BAD_ADDRESS];
 	if (is_answer(event, defaults, own_port)) {
 		s->hangs_on_port = 1;
 		action = GABION_ALLOW;
+	} else if (!allowed && is_bad_address(defaults, event->address)) {
+		/* What a detector asks about an address comes before intelligence, and may want less. */
+		action = is_asked_first ? GABION_ASK : defaults->actions[GABION_DEFAULT_BAD_ADDRESS];
 	} else {
 		action = decide_known(s, defaults, port, allowed);
 	}

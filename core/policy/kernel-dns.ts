@@ -2,7 +2,7 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
-import type { Intel } from "../intel/intel-set.ts";
+import { findBadDomain, type Intel } from "../intel/intel-set.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
@@ -94,11 +94,12 @@ export function toDnsSlot(
   const denied = strongestOf([...byCustomRules, ...byList]);
   const badDomain = detectorAction(policy, "intel");
   const intel = badDomain !== "allow" && policy.intel?.domains.size ? policy.intel : undefined;
+  const known = knownNames(policy);
   const asked = encryptedDnsNames(policy);
   if (policy.state !== LearningState.ACTIVE) {
-    const known = isTold ? [] : knownNames(policy).slice(0, KERNEL_LEARNED_MAX);
+    const passed = isTold ? [] : known.slice(0, KERNEL_LEARNED_MAX);
     return {
-      entries: [...strongestOf([...denied, ...asked]), ...known],
+      entries: [...strongestOf([...denied, ...asked]), ...passed],
       defaults: { domain: "ask", badDomain },
       intel,
     };
@@ -109,13 +110,19 @@ export function toDnsSlot(
   });
   // The kernel asks about everything below the part of a family's name that is fixed, and so refuses nothing there.
   const families = policy.items.filter(({ isPattern }) => isPattern).map(({ name }) => fixedEnd(name));
-  const open = [...new Set(families)].map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
+  // What is allowed there comes before the model.
+  const suffixes = new Set(policy.allowed.flatMap(({ name, isSuffix }) => (isSuffix ? [name] : [])));
+  const open = [...new Set(families)]
+    .filter((text) => !suffixes.has(text))
+    .map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
-  // Of two entries for the same the stronger stays: where one that asks hides one that allows, it must be asked what is bad.
-  const asking = new Set([...asked, ...open].map(({ kind, text }) => `${kind} ${text}`));
-  const isHidden = policy.allowed.some(({ name, isSuffix }) => asking.has(`${isSuffix ? "suffix" : "domain"} ${name}`));
+  // Of two entries for one name the stronger stays: where it asks, what is allowed must not be taken for bad.
+  const asking = new Set(asked.map(({ text }) => text));
+  const isHidden = policy.allowed.some(
+    ({ name, isSuffix }) => !isSuffix && asking.has(name) && intel && findBadDomain(intel, name),
+  );
   return {
-    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...knownNames(policy)],
+    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...known],
     defaults: { domain: fallback, badDomain: isHidden && badDomain !== "allow" ? "ask" : badDomain },
     intel,
   };

@@ -20,7 +20,7 @@ import {
   NetworkSectionSchema,
   SyscallSectionSchema,
 } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { compileIntel } from "../intel/intel-set.ts";
+import { compileIntel, type Intel } from "../intel/intel-set.ts";
 import { isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { factId } from "../model/fact.ts";
 import { compileFamilies } from "../model/item-pattern.ts";
@@ -28,7 +28,7 @@ import { eventOfFact } from "../model/journal.ts";
 import { syscallNumber } from "../syscall/names.ts";
 import { compileDnsPolicy, domainFact, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-policy.ts";
-import { toDnsSlot } from "./kernel-dns.ts";
+import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
 import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
 import { intelEntries } from "./kernel-intel.ts";
@@ -103,7 +103,7 @@ function expectAgreement(
 const effect = fc.constantFrom(Effect.ALERT, Effect.PREVENT, Effect.BLOCK, Effect.DISABLE);
 const state = fc.constantFrom(LearningState.LEARNING, LearningState.DRY_RUN, LearningState.ACTIVE);
 const transport = fc.constantFrom(Transport.TCP, Transport.UDP);
-const port = fc.constantFrom(0, 1, 53, 10250, 80, 443, 8080, 32768, 40000, 65535);
+const port = fc.constantFrom(0, 1, 53, 10250, 80, 443, 853, 8080, 32768, 40000, 65535);
 const range = fc.tuple(port, port).map(([a, b]) => ({ first: Math.min(a, b), last: Math.max(a, b) }));
 const prefix = fc.constantFrom(
   "203.0.113.0/24",
@@ -184,14 +184,27 @@ function decideConnect(
 ): { action: KernelAction; entry?: KernelEntry | undefined } {
   const byPort = (kind: string) => lookUpPrefix(entries, kind, to.portBytes);
   const port = byPort(to.isInternet ? "port_denied" : "port_internal");
-  const first = match([lookUpPrefix(entries, "address_denied", to.bytes), port]);
+  const byAddress = lookUpPrefix(entries, "address_denied", to.bytes);
+  const first = match([byAddress, port]);
   if (first && first !== "ask") return { action: first };
+  const isAskedFirst = byAddress === "ask" || (!to.isInternet && port === "ask");
+  const known = notDenied(entries, defaults, to, isAskedFirst);
+  return first === "ask" && known.action === "allow" ? { action: "ask" } : known;
+}
+
+/** The allowed list, what is bad, and the rest of `decide_connect` there. */
+function notDenied(
+  entries: readonly KernelEntry[],
+  defaults: ReturnType<typeof toNetworkSlot>["defaults"],
+  to: Destination,
+  isAskedFirst: boolean,
+): { action: KernelAction; entry?: KernelEntry | undefined } {
   const inRule = findPrefix(entries, "address_allowed", to.bytes);
   const allowed = inRule ?? (to.isInternet ? findPrefix(entries, "port_allowed", to.portBytes) : undefined);
+  if (allowed) return { action: allowed.action, entry: allowed };
   const isBad = findPrefix(entries, "address_bad", to.bytes) && !findPrefix(entries, "address_excepted", to.bytes);
-  if (!allowed && isBad) return { action: first === "ask" ? "ask" : defaults.badAddress };
-  const known = allowed ? { action: allowed.action, entry: allowed } : knownDestination(entries, defaults, to);
-  return first === "ask" && known.action === "allow" ? { action: "ask" } : known;
+  if (isBad) return { action: isAskedFirst ? "ask" : defaults.badAddress };
+  return knownDestination(entries, defaults, to);
 }
 
 interface Destination {
@@ -223,7 +236,20 @@ function knownDestination(
   const entry = byPort("port_learned");
   if (!entry) return { action: defaults.connect };
   const isUnknown = to.isDirect && !lookUpPrefix(entries, "direct", to.bytes);
-  return isUnknown ? { action: defaults.direct } : { action: "allow", entry };
+  return isUnknown ? { action: defaults.direct } : { action: entry.action, entry };
+}
+
+const RESOLVERS_ASKED = compileDnsPolicy({
+  section: create(DnsSectionSchema, { effect: Effect.ALERT, detectors: { encrypted_dns: {} } }),
+  hasRule: true,
+  items: [],
+  state: LearningState.ACTIVE,
+});
+
+/** With what the kernel has besides: intelligence, in a slot of its own, and resolvers that the DNS section asks about. */
+function inKernel(own: readonly KernelEntry[], intel: Intel | undefined, hasResolvers: boolean): KernelEntry[] {
+  const all = hasResolvers ? [...own, ...encryptedDnsEntries(RESOLVERS_ASKED)] : own;
+  return [...withoutHiding(all), ...(intel ? intelEntries(intel) : [])];
 }
 
 test("connections: the kernel says what the policy says", () => {
@@ -244,9 +270,8 @@ test("connections: the kernel says what the policy says", () => {
         isDirect,
       };
       const decision = evaluateConnect(policy, event);
-      const { entries: all, defaults, intel } = toNetworkSlot(policy);
-      // The kernel has intelligence in a slot of its own.
-      const entries = [...withoutHiding(all), ...(intel ? intelEntries(intel) : [])];
+      const { entries: own, defaults, intel } = toNetworkSlot(policy);
+      const entries = inKernel(own, intel, direct);
       const bytes = mappedAddress(parsed.bytes);
       const portBytes = Uint8Array.of(PROTOCOL[protocol], to >> 8, to & 0xff);
       const { action, entry } = decideConnect(entries, defaults, {
@@ -290,8 +315,8 @@ test("listening ports: the kernel says what the policy says", () => {
   );
 });
 
-const names = ["evil.example", "a.evil.example", "good.test", "x.y.good.test", "example", "co.uk"];
-const patterns = ["evil.example", "*.evil.example", "*.good.test", "*.example", "good.test"];
+const names = ["evil.example", "a.evil.example", "good.test", "x.y.good.test", "example", "co.uk", "dns.google"];
+const patterns = ["evil.example", "*.evil.example", "*.good.test", "*.example", "good.test", "dns.google", "*.google"];
 
 test("look-ups: the kernel says what the policy says", () => {
   fc.assert(
@@ -318,6 +343,7 @@ test("look-ups: the kernel says what the policy says", () => {
         { intel: { effect: Effect.BLOCK } },
         { intel: { effect: Effect.ALERT } },
         { intel: { effect: Effect.PREVENT, exceptions: ["*.good.test"] } },
+        { intel: { effect: Effect.PREVENT }, encrypted_dns: {} },
       ),
       fc.constantFrom(...names),
       fc.constantFrom(1, 16, 28),

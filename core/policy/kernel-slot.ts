@@ -4,6 +4,7 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Intel } from "../intel/intel-set.ts";
 import type { CompiledContainerPolicy } from "./container-policy.ts";
 import { asksAbout, type CompiledCustomRules, type KernelObject, kernelShare } from "./custom-rules.ts";
+import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import type { SectionPolicy } from "./finding.ts";
 import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
 import {
@@ -17,6 +18,7 @@ import { refusedFiles, toFileSlot } from "./kernel-file.ts";
 import { internalEntries, toNetworkSlot } from "./kernel-network.ts";
 import { refusedPrograms, toProcessSlot } from "./kernel-process.ts";
 import { toSyscallSlot } from "./kernel-syscall.ts";
+import type { CompiledNetworkPolicy } from "./network-policy.ts";
 
 export type { KernelAction, KernelDefaults, KernelEntry, RefusedPath } from "./kernel-entry.ts";
 
@@ -48,6 +50,15 @@ function shared<Policy extends SectionPolicy>(
   return { policy: { ...policy, effect, state: isTold ? LearningState.LEARNING : policy.state }, objects, isTold };
 }
 
+/** A section as the kernel sees it that does not know what is bad: intelligence may want more or less than the section. */
+function knowing<
+  Shared extends { readonly policy: CompiledNetworkPolicy | CompiledDnsPolicy; readonly isTold: boolean },
+>(hasIntel: boolean, of: Shared): Shared {
+  const { intel, detectors } = of.policy;
+  if (hasIntel || !intel || detectors.intel.effect === Effect.DISABLE) return of;
+  return { ...of, policy: { ...of.policy, state: LearningState.LEARNING }, isTold: true };
+}
+
 /** Raw sockets are told where a custom rule asks about them, though their detector may be off. */
 function toldRaw(policy: SectionPolicy, custom: CompiledCustomRules, defaults: KernelDefaults): KernelDefaults {
   const isAsked = policy.hasRule && policy.effect !== Effect.DISABLE && asksAbout(custom, "rawSocket");
@@ -55,25 +66,30 @@ function toldRaw(policy: SectionPolicy, custom: CompiledCustomRules, defaults: K
   return isAsked ? { ...defaults, raw: told(defaults.raw), rawIcmp: told(defaults.rawIcmp) } : defaults;
 }
 
-/**
- * Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. With
- * `isTold` sections that learn have the kernel tell everything, so that it needs no room for what the model has.
- */
+/** What a kernel without room for everything does instead. */
+export interface Room {
+  /** False: sections that learn have the kernel tell everything, so that it needs no room for what the model has. */
+  readonly hasLearned?: boolean;
+  /** False: the kernel does not know what is bad, and asks about all that a rule does not deny. */
+  readonly hasIntel?: boolean;
+}
+
+/** Translates the resultant policy of a container for the kernel; `internal` are the cluster's own address ranges. */
 export function toKernelSlot(
   policy: CompiledContainerPolicy,
   internal: readonly string[] = [],
-  isTold = false,
+  { hasLearned = true, hasIntel = true }: Room = {},
 ): KernelSlot {
   const { custom } = policy;
   const ofProcess = shared(policy.process, Section.PROCESS, custom);
-  const ofNetwork = shared(policy.network, Section.NETWORK, custom);
-  const ofDns = shared(policy.dns, Section.DNS, custom);
+  const ofNetwork = knowing(hasIntel, shared(policy.network, Section.NETWORK, custom));
+  const ofDns = knowing(hasIntel, shared(policy.dns, Section.DNS, custom));
   const ofFile = shared(policy.filesystem, Section.FILESYSTEM, custom);
   const ofSyscall = shared(policy.syscall, Section.SYSCALL, custom);
   const process = toProcessSlot(ofProcess.policy, ofProcess.objects);
-  const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects, isTold || ofNetwork.isTold);
-  const dns = toDnsSlot(ofDns.policy, ofDns.objects, isTold || ofDns.isTold);
-  const file = toFileSlot(ofFile.policy, ofFile.objects, isTold || ofFile.isTold);
+  const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects, !hasLearned || ofNetwork.isTold);
+  const dns = toDnsSlot(ofDns.policy, ofDns.objects, !hasLearned || ofDns.isTold);
+  const file = toFileSlot(ofFile.policy, ofFile.objects, !hasLearned || ofFile.isTold);
   const syscall = toSyscallSlot(ofSyscall.policy, ofSyscall.objects);
   const defaults = {
     ...process.defaults,
@@ -92,7 +108,7 @@ export function toKernelSlot(
       ...file.entries,
     ]),
     defaults: toldRaw(policy.network, custom, defaults),
-    intel: network.intel ?? dns.intel,
+    intel: hasIntel ? (network.intel ?? dns.intel) : undefined,
     syscallsAllowed: syscall.allowed,
     syscallsDenied: syscall.denied,
     refused: [...refusedPrograms(ofProcess.policy, ofProcess.objects), ...refusedFiles(ofFile.policy, ofFile.objects)],
