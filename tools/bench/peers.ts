@@ -54,7 +54,11 @@ const AUDIT_RULE = [
   "gabion-bench",
 ];
 
-/** Runs something while auditd records the whole machine; false where auditd is not here. */
+/**
+ * Runs something while auditd records the whole machine; false where auditd is not here. It leaves something behind: until the
+ * machine is started anew, or `auditctl -a never,task`, each process that is made takes a longer way through every system
+ * call. So measure without it first.
+ */
 export async function withAuditd(directory: string, run: () => Promise<void>): Promise<boolean> {
   if (spawnSync("auditctl", ["-s"]).status !== 0) return false;
   const configuration = join(directory, "audit");
