@@ -119,42 +119,46 @@ describe("addresses and domains that intelligence lists", () => {
     expect((await audited("`c2.bad.example`")).delivery).toBe(Delivery.DENIED);
   });
 
-  onKernel("are told where the kernel has no room for them", async () => {
-    const intel = { effect: Effect.PREVENT };
-    // Two versions of the rule fit, and nothing besides.
-    const denied = Array.from({ length: ENTRIES / 2 - 100 }, (_, i) => `n${i}.invalid`);
-    await rig.intel({});
-    await until("the rule to fit", 30_000, async () => {
-      await rig.rules({
-        process: { effect: Effect.ALERT },
-        network: { effect: Effect.PREVENT, detectors: { intel } },
-        dns: { effect: Effect.PREVENT, denied, detectors: { intel } },
+  onKernel(
+    "are told where the kernel has no room for them",
+    async () => {
+      const intel = { effect: Effect.PREVENT };
+      // Two versions of the rule fit, and nothing besides.
+      const denied = Array.from({ length: ENTRIES / 2 - 100 }, (_, i) => `n${i}.invalid`);
+      await rig.intel({});
+      await until("the rule to fit", 90_000, async () => {
+        await rig.rules({
+          process: { effect: Effect.ALERT },
+          network: { effect: Effect.PREVENT, detectors: { intel } },
+          dns: { effect: Effect.PREVENT, denied, detectors: { intel } },
+        });
+        return ((await rig.watched("web")).use?.entries.length ?? 0) > denied.length || undefined;
       });
-      return ((await rig.watched("web")).use?.entries.length ?? 0) > denied.length || undefined;
-    });
-    rig.audits.length = 0;
-    const many = Array.from({ length: MANY }, (_, i) => ({ value: `host-${i}.example.net`, feed: "full" }));
-    await until("the version before to have gone", 30_000, async () => {
-      await rig.intel({
-        domains: [...many, { value: "bad.example", feed: "full" }],
-        prefixes: [{ value: "203.0.113.0/24", feed: "full" }],
+      rig.audits.length = 0;
+      const many = Array.from({ length: MANY }, (_, i) => ({ value: `host-${i}.example.net`, feed: "full" }));
+      await until("the version before to have gone", 90_000, async () => {
+        await rig.intel({
+          domains: [...many, { value: "bad.example", feed: "full" }],
+          prefixes: [{ value: "203.0.113.0/24", feed: "full" }],
+        });
+        return (
+          ((await ask("c3.bad.example")) === "ok" && (await probe("tcp", BAD, "444")) === "ECONNREFUSED") || undefined
+        );
       });
-      return (
-        ((await ask("c3.bad.example")) === "ok" && (await probe("tcp", BAD, "444")) === "ECONNREFUSED") || undefined
-      );
-    });
-    for (const text of ["`c3.bad.example`", `\`${BAD}\` tcp/444 is within the bad addresses`]) {
-      await rig.audited(text, (a) => a.message.includes(text) && a.delivery === Delivery.NOT_POSSIBLE);
-    }
-    expect(await ask("n7.invalid")).toBe("EPERM");
-    // And refused again once there is.
-    await rules(Effect.PREVENT);
-    await until("room for them", 30_000, async () => {
+      for (const text of ["`c3.bad.example`", `\`${BAD}\` tcp/444 is within the bad addresses`]) {
+        await rig.audited(text, (a) => a.message.includes(text) && a.delivery === Delivery.NOT_POSSIBLE);
+      }
+      expect(await ask("n7.invalid")).toBe("EPERM");
+      // And refused again once there is.
       await rules(Effect.PREVENT);
-      return (await ask("c3.bad.example")) === "EPERM" || undefined;
-    });
-    expect(await probe("tcp", BAD, "444")).toBe("EPERM");
-  });
+      await until("room for them", 90_000, async () => {
+        await rules(Effect.PREVENT);
+        return (await ask("c3.bad.example")) === "EPERM" || undefined;
+      });
+      expect(await probe("tcp", BAD, "444")).toBe("EPERM");
+    },
+    300_000,
+  );
 
   onKernel(
     "without exceptions the look-up never leaves and the connect fails; the allowed list corrects both",

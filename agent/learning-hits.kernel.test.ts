@@ -144,11 +144,11 @@ describe("what a model that learns has already", () => {
       const denied = names(Math.floor((ENTRIES - besides) / 2));
       const isWhole = async () => (await entries()).some(({ origin }) => origin);
       const isDenied = async () => (await entries()).length >= denied.length;
-      await until("the versions before to have gone, and this one to fit", 30_000, async () => {
+      await until("the versions before to have gone, and this one to fit", 90_000, async () => {
         await rule(denied);
         return ((await isDenied()) && (await isWhole())) || undefined;
       });
-      await until("the next one to be in force without it", 30_000, async () => {
+      await until("the next one to be in force without it", 90_000, async () => {
         await rig.activate(LearningState.LEARNING);
         return !(await isWhole()) || undefined;
       });
@@ -159,7 +159,7 @@ describe("what a model that learns has already", () => {
       await reportsOf(named("known.example"), count + 2);
       await rig.audited("a denied name", ({ message }) => message.includes("n7.invalid"));
     },
-    120_000,
+    300_000,
   );
 });
 
@@ -189,7 +189,7 @@ describe("what was let through last, and not told yet", () => {
     const passed = () =>
       rig.agent.stats?.rows.find((row) => row.cgroupId === cgroup.id && row.section === Section.NETWORK)?.allowed ?? 0n;
     for (let i = 0; i < times; i += 1) await connect();
-    await until("the kernel to say that it passed them", 5_000, () => passed() === BigInt(times) || undefined);
+    await until("the kernel to say that it passed them", 10_000, () => passed() === BigInt(times) || undefined);
     return { container, counted: () => countedIn(rig, learned) };
   }
 
