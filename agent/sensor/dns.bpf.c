@@ -20,7 +20,6 @@ char LICENSE[] SEC("license") = "GPL";
 #define DROP 0
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86dd
-#define TCP_LISTEN 10
 #define SOCK_STREAM 1
 #define TYPE_A 1
 #define TYPE_AAAA 28
@@ -558,21 +557,18 @@ static __always_inline bool next_message(struct __sk_buff *skb, struct packet *p
 }
 
 /*
- * A TCP socket that is connected elsewhere than to a resolver, or listens, has nothing to do with look-ups: told by its own
- * fields, before anything of the packet is read. What Docker rewrites is the packet, not where the socket is connected to.
- * A datagram socket may send elsewhere than it is connected to, so its packets say where they go.
+ * A TCP socket that is connected elsewhere than to a resolver has nothing to do with look-ups: told by its own fields,
+ * before anything of the packet is read. What Docker rewrites is the packet, not where the socket is connected to. A
+ * datagram socket may send elsewhere than it is connected to, so its packets say where they go; so may a raw one, which
+ * sends what it likes.
  */
 static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || sk->dst_port == bpf_htons(DNS_PORT))
+	if (!sk || !sk->dst_port || sk->dst_port == bpf_htons(DNS_PORT))
 		return false;
-	if (!sk->dst_port)
-		/* Which only sockets of TCP come to be in. Volatile: the verifier takes no other way of reading it. */
-		return *(volatile __u32 *)&sk->state == TCP_LISTEN;
 	sk = bpf_sk_fullsock(sk);
-	/* A raw socket may be connected anywhere, and sends what it likes. */
 	return sk && sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
 }
 
