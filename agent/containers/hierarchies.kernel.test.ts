@@ -23,7 +23,7 @@ const numberOf = (path: string) => statSync(path).ino;
 class OldHierarchy implements Disposable {
   readonly #mount = mkdtempSync(join(tmpdir(), "gabion-cgroup1-"));
   readonly #first: number;
-  readonly step: number;
+  readonly #step: number;
   #made = 0;
 
   constructor() {
@@ -31,12 +31,12 @@ class OldHierarchy implements Disposable {
     execFileSync("mount", ["-t", "cgroup", "-o", options, "none", this.#mount]);
     const [first, second] = [this.#brief(), this.#brief()];
     this.#first = first;
-    this.step = second - first;
+    this.#step = second - first;
   }
 
   /** True where a group here can come to have that number. */
   canHave(number: number): boolean {
-    return (number - this.#first) % this.step === 0;
+    return (number - this.#first) % this.#step === 0;
   }
 
   /** Makes the group that has this number here. */
@@ -113,10 +113,14 @@ describe("groups of other hierarchies that happen to have the same numbers", () 
     const container = await rig.watched(web.id);
     const group = old.groupWith(Number(container.cgroup.id));
     const member = spawn("sleep", ["300"]);
-    writeFileSync(join(group, "cgroup.procs"), String(member.pid));
-    expect(readFileSync(join(group, "cgroup.procs"), "utf8").trim()).toBe(String(member.pid));
-    member.kill("SIGKILL");
-    await once(member, "exit");
+    const ended = once(member, "exit");
+    try {
+      writeFileSync(join(group, "cgroup.procs"), String(member.pid));
+      expect(readFileSync(join(group, "cgroup.procs"), "utf8").trim()).toBe(String(member.pid));
+    } finally {
+      member.kill("SIGKILL");
+      await ended;
+    }
     rmdirSync(group);
     const { status } = await web.exec("/bin/true");
     expect(status).toBe(0);

@@ -157,10 +157,7 @@ export class SlotTable {
   }
 
   #giveUpIntel(loaded: Loaded, err: unknown): void {
-    this.#logger.error(
-      { err },
-      "what is known to be bad is not in the kernel: it asks about what it would let through",
-    );
+    this.#logger.warn({ err }, "what is known to be bad is not in the kernel: it asks about what it would let through");
     this.#leaveIntel(loaded);
   }
 

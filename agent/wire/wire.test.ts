@@ -1,7 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { defaultsOf } from "#core/policy/kernel-entry.ts";
-import type { KernelSlot } from "#core/policy/kernel-slot.ts";
+import { slotOf } from "#core/policy/kernel-slot.ts";
 import { decodeFrame, FrameReader } from "./decode.ts";
 import { contentNumber, encodeControl, encodeSlot } from "./encode.ts";
 import type { ExecFrame } from "./frames.ts";
@@ -80,22 +79,13 @@ test("a frame that names more text than it has is a fault", () => {
   expect(decodeFrame(frame)).toMatchObject({ kind: "fault" });
 });
 
-const quiet: KernelSlot = {
-  entries: [],
-  defaults: defaultsOf("ask"),
-  syscallsAllowed: [],
-  syscallsDenied: [],
-  intel: undefined,
-  refused: [],
-};
-
 test("a large slot is sent in several frames, each within the limit and each answered", () => {
   const entries = Array.from(
     { length: 20_000 },
     (_, i) => ({ kind: "path", text: `/opt/${"d".repeat(80)}/${i}`, action: "prevent" }) as const,
   );
   let request = 0;
-  const frames = encodeSlot(3, { ...quiet, entries }, () => ++request);
+  const frames = encodeSlot(3, { ...slotOf("ask"), entries }, () => ++request);
   expect(frames.length).toBeGreaterThan(1);
   expect(frames.map(([number]) => number)).toEqual(frames.map((_, i) => i + 1));
   for (const [, frame] of frames) {

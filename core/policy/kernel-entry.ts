@@ -47,10 +47,17 @@ export type KernelEntry = { readonly action: KernelAction; readonly origin?: Ent
       readonly content: string;
     }
   | {
-      readonly kind: "path" | "name" | "directory" | "domain" | "suffix" | "file_path" | "file_directory";
+      readonly kind:
+        | "path"
+        | "name"
+        | "directory"
+        | "domain"
+        | "suffix"
+        | "domain_bad"
+        | "file_path"
+        | "file_directory";
       readonly text: string;
     }
-  | { readonly kind: "domain_bad"; readonly text: string }
   | { readonly kind: "domain_item"; readonly text: string; readonly recordType: number }
   | { readonly kind: "file_item"; readonly directory: string; readonly process: string }
   | {

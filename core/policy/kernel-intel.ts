@@ -1,7 +1,7 @@
 import type { Intel } from "../intel/intel-set.ts";
 import type { AddressPrefix } from "../matching/address.ts";
-import { defaultsOf, type KernelEntry } from "./kernel-entry.ts";
-import type { KernelSlot } from "./kernel-slot.ts";
+import type { KernelEntry } from "./kernel-entry.ts";
+import { type KernelSlot, slotOf } from "./kernel-slot.ts";
 
 function addresses(kind: "address_bad" | "address_excepted", list: readonly AddressPrefix[]): KernelEntry[] {
   return list.map(({ bytes, length }) => ({ kind, action: "ask", bytes, prefix: length }));
@@ -27,6 +27,5 @@ export function intelEntries(intel: Intel): KernelEntry[] {
 
 /** Intelligence as a slot of its own, to which no container is bound. */
 export function toIntelSlot(intel: Intel): KernelSlot {
-  const none = { syscallsAllowed: [], syscallsDenied: [], intel: undefined, refused: [] };
-  return { ...none, entries: intelEntries(intel), defaults: defaultsOf("allow") };
+  return { ...slotOf("allow"), entries: intelEntries(intel) };
 }

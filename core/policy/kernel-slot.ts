@@ -8,6 +8,7 @@ import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import type { SectionPolicy } from "./finding.ts";
 import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
 import {
+  defaultsOf,
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
@@ -33,6 +34,12 @@ export interface KernelSlot {
   readonly intel: Intel | undefined;
   /** What opening is refused, for nodes that can. */
   readonly refused: readonly RefusedPath[];
+}
+
+/** A slot that names nothing and does the same about everything. */
+export function slotOf(action: KernelAction): KernelSlot {
+  const none = { syscallsAllowed: [], syscallsDenied: [], intel: undefined, refused: [] };
+  return { ...none, entries: [], defaults: defaultsOf(action) };
 }
 
 /** Where a custom rule may do less than a detector with an effect of its own, the kernel leaves detectors to the agent. */

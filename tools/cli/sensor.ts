@@ -1,8 +1,7 @@
 import { statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { defaultsOf } from "#core/policy/kernel-entry.ts";
-import type { KernelSlot } from "#core/policy/kernel-slot.ts";
+import { slotOf } from "#core/policy/kernel-slot.ts";
 import { enumText } from "#core/text/enum-text.ts";
 import { printable } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -25,14 +24,7 @@ const KINDS = ["exec", "connect", "listen", "socket", "dns", "file", "syscall", 
 type Kind = (typeof KINDS)[number];
 
 /** A policy that tells everything and stops nothing. */
-const TELL_ALL: KernelSlot = {
-  entries: [],
-  defaults: defaultsOf("ask"),
-  syscallsAllowed: [],
-  syscallsDenied: [],
-  intel: undefined,
-  refused: [],
-};
+const TELL_ALL = slotOf("ask");
 const SLOT = 1;
 
 interface TraceOptions {
