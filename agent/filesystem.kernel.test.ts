@@ -158,6 +158,21 @@ describe("what a container does to files", () => {
     expect(cut.decision).toMatchObject({ detector: "changed_binary", outcome: Outcome.DETECTION });
   });
 
+  onKernel("a file that an open for reading makes or empties is told, however it is opened", async () => {
+    const probe = (...what: string[]) => web.exec(CALLS, "reading", ...what);
+    for (const call of ["open", "openat2"]) {
+      const path = `/var/other/by-${call}`;
+      expect((await probe(path, "create", call)).output.trim()).toBe("ok");
+      await changed(path, FileOperation.CREATE);
+      expect((await probe(path, "create", call)).output.trim()).toBe("ok");
+      expect((await probe(path, "nothing", call)).output.trim()).toBe("ok");
+      expect((await probe(path, "empty", call)).output.trim()).toBe("ok");
+      expect((await changed(path, FileOperation.WRITE)).event?.actor?.path).toBe(CALLS);
+      const ofIt = changes().filter(({ change: c }) => c.path === path);
+      expect(ofIt.map(({ change: c }) => c.operation)).toEqual([FileOperation.CREATE, FileOperation.WRITE]);
+    }
+  });
+
   onKernel("a file opened by its handle is told by its path", async () => {
     expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
     const write = await changed("/var/other/handled", FileOperation.WRITE);

@@ -5,6 +5,11 @@
 
 #define EXECUTE_BITS 0111
 #define AT_FDCWD (-100)
+#define O_ACCMODE 3
+#define O_CREAT 0100
+#define O_TRUNC 01000
+/* An open with none of these changes nothing. */
+#define OPEN_CHANGES (O_ACCMODE | O_CREAT | O_TRUNC)
 
 /* The act has happened. Only block does something here: it ends the process before it can use what it got. */
 static __always_inline void conclude_file(struct file_scratch *s, __u32 action, __u32 cgroup_flags,

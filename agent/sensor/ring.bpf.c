@@ -24,10 +24,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-#define O_ACCMODE 3
-#define O_CREAT 0100
-#define O_TRUNC 01000
-
 /* Numbers of linux/io_uring.h. */
 #define OP_OPENAT 18
 #define OP_OPENAT2 28
@@ -66,7 +62,7 @@ static __always_inline struct path_act act_of(struct io_kiocb *request)
 	switch (request->opcode) {
 	case OP_OPENAT:
 	case OP_OPENAT2:
-		if (!(open->how.flags & (O_ACCMODE | O_CREAT | O_TRUNC)))
+		if (!(open->how.flags & OPEN_CHANGES))
 			break;
 		act.flags |= GABION_FILE_FOLLOWED;
 		take_path(&act, open->how.flags & O_CREAT ? GABION_FILE_CREATE : GABION_FILE_WRITE, open->dfd, open->filename);

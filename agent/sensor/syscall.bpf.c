@@ -27,6 +27,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define TS_COMPAT 2
 #define FMODE_WRITE 2
+#define FMODE_PATH (1 << 14)
 #define FMODE_CREATED (1 << 20)
 #define NO_ARGUMENT 7
 #define PROC_MAGIC 0x9fa0
@@ -303,20 +304,39 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 		handle_packet_socket(policy, arguments[1], arguments[2]);
 }
 
+/*
+ * True where an open changed something: for writing, with a file that it made, or emptying one that it only reads. Registers
+ * stay as they were, but what openat2 was asked for lies in the caller's memory: that it emptied a file it could hide there.
+ */
+static __always_inline bool opened_to_change(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
+					     long descriptor)
+{
+	__u64 flags = O_TRUNC;
+	struct file *file;
+
+	if (native == NR_OPENAT2)
+		bpf_probe_read_user(&flags, sizeof(flags), (const void *)argument(regs, is_compat, 2));
+	else if (native != NR_CREAT)
+		flags = argument(regs, is_compat, native == NR_OPEN ? 1 : 2);
+	if (native != NR_OPENAT2 && !(flags & OPEN_CHANGES))
+		return false;
+	file = file_of(task, descriptor);
+	if (!file || file->f_mode & FMODE_PATH)
+		return false;
+	return file->f_mode & (FMODE_WRITE | FMODE_CREATED) || flags & O_TRUNC;
+}
+
 /* Most of the calls that are followed do nothing that counts: told by a few loads, before anything is looked up. */
 static __always_inline bool does_more(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
 				      long result)
 {
-	struct file *file;
-
 	switch (native) {
 	case NR_OPEN:
 	case NR_OPENAT:
 	case NR_OPENAT2:
 	case NR_OPEN_BY_HANDLE:
 	case NR_CREAT:
-		file = file_of(task, result);
-		return file && file->f_mode & FMODE_WRITE;
+		return opened_to_change(task, regs, is_compat, native, result);
 	case NR_SOCKET:
 		return (__u32)argument(regs, is_compat, 0) == AF_PACKET;
 	case NR_DUP:
