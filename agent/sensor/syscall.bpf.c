@@ -358,6 +358,11 @@ static __always_inline struct quiet_calls *quiet_of(const struct cgroup *group)
 	return bpf_map_lookup_elem(&quiet_calls, &place);
 }
 
+static __always_inline bool has_call(const __u64 *set, __u32 number)
+{
+	return set[number / 64 & (GABION_SYSCALLS / 64 - 1)] & 1ULL << (number & 63);
+}
+
 /* A call that is no first use need not be looked at again; one that is followed, only where it does more. */
 static __always_inline void note_seen(struct quiet_calls *quiet, const struct cgroup *group, __u32 epoch, __u32 number)
 {
@@ -374,40 +379,30 @@ static __always_inline void note_seen(struct quiet_calls *quiet, const struct cg
 		quiet->quiet[word] |= 1ULL << (number & 63);
 }
 
-/* Why this hook: number, arguments and result are all there, and one program costs less than one at each end. */
-SEC("tp_btf/sys_exit")
-int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
+/* What is left of a call that is not just another one of its kind. */
+static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, struct quiet_calls *quiet)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct cgroup *group = task->cgroups->dfl_cgrp;
-	__u32 number = regs->orig_ax, native, bit;
+	__u32 number = regs->orig_ax, native, bit, epoch = 0;
+	bool is_compat = task->thread_info.status & TS_COMPAT, is_first, is_followed;
 	struct contained_process *process;
 	struct cgroup_policy *policy;
-	bool is_compat, is_first, is_followed;
-	struct quiet_calls *quiet = quiet_of(group);
 	struct group_calls *calls;
 	struct path_call call;
 	__u64 cgroup_id;
-	__u32 epoch = 0;
 
-	is_compat = task->thread_info.status & TS_COMPAT;
-	if (quiet && !is_compat && number < GABION_SYSCALLS) {
-		__u32 word = number / 64 & (GABION_SYSCALLS / 64 - 1);
-		__u64 mask = 1ULL << (number & 63);
-
-		epoch = *(volatile __u32 *)&quiet->epoch;
-		if (quiet->group == (__u64)group && quiet->of_epoch == epoch) {
-			if (quiet->quiet[word] & mask)
-				return 0;
-			if (quiet->seen[word] & mask && (result < 0 || !does_more(task, regs, false, number, result)))
-				return 0;
-		}
-	}
-	/* One load for all processes that nobody watches: the helper takes three times as long to say the same. */
-	if (bpf_core_field_exists(group->bpf_cgrp_storage) && !group->bpf_cgrp_storage)
+	if (number >= GABION_SYSCALLS)
 		return 0;
+	/* Before what it stands for is read: what changes meanwhile is looked at again by the next call. */
+	if (quiet && !is_compat) {
+		epoch = *(volatile __u32 *)&quiet->epoch;
+		if (quiet->group == (__u64)group && quiet->of_epoch == epoch && has_call(quiet->seen, number) &&
+		    (result < 0 || !does_more(task, regs, false, number, result)))
+			return 0;
+	}
 	calls = bpf_cgrp_storage_get(&group_calls, group, 0, 0);
-	if (!calls || number >= GABION_SYSCALLS)
+	if (!calls)
 		return 0;
 	native = is_compat ? native_number(number) : number;
 	bit = (is_compat ? GABION_SYSCALLS : 0) + number;
@@ -469,4 +464,25 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 	if (call.operation && (process = contained_of(task->tgid)))
 		handle_path(policy, process, regs, is_compat, call);
 	return 0;
+}
+
+/*
+ * Why this hook: number, arguments and result are all there, and one program costs less than one at each end. Kept apart
+ * from what follows, so that what nearly all calls come to is a few lines of code and needs no room on the stack.
+ */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct cgroup *group = task->cgroups->dfl_cgrp;
+	__u32 number = regs->orig_ax;
+	struct quiet_calls *quiet = quiet_of(group);
+
+	if (quiet && quiet->group == (__u64)group && quiet->of_epoch == *(volatile __u32 *)&quiet->epoch &&
+	    number < GABION_SYSCALLS && has_call(quiet->quiet, number) && !(task->thread_info.status & TS_COMPAT))
+		return 0;
+	/* One load for all processes that nobody watches: the helper takes three times as long to say the same. */
+	if (bpf_core_field_exists(group->bpf_cgrp_storage) && !group->bpf_cgrp_storage)
+		return 0;
+	return follow(regs, result, quiet);
 }

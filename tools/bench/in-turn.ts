@@ -1,12 +1,13 @@
 /**
  * What rules cost one load against a rule for nobody, with the same agent and the same kernel programs at hand: rules are
- * changed every second or so, in an order drawn anew for each cycle. On a machine that is faster at one time than at another
+ * changed every second or so, in an order drawn anew for each cycle. What the change itself leaves to do is let pass first. On a machine that is faster at one time than at another
  * nothing else compares so closely. What the agent takes by itself is not in it; `product.ts` has that.
  */
+import { setTimeout } from "node:timers/promises";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { AgentRig } from "../sandbox/agent-rig.ts";
 import { attachEmptyProgram, buildEmptyProgram } from "./empty-program.ts";
-import { ALL_SECTIONS, DEFAULT_RULE, type LoadOptions, runOnce, type Times, WORK } from "./load-rounds.ts";
+import { ALL_SECTIONS, DEFAULT_RULE, type LoadOptions, runOnce, SETTLE_MS, type Times, WORK } from "./load-rounds.ts";
 import { costsOf, type ProgramCost } from "./program-costs.ts";
 import { mean, percentile, printTable, trimmedMean } from "./statistics.ts";
 
@@ -62,7 +63,9 @@ export async function measureInTurn(
     await rig.activate(state, facts);
     await using _program = name === EMPTY ? await attachEmptyProgram() : undefined;
     await runOnce(options); // binding a policy anew tells what was used before once more
-    return [await run(), await run()];
+    await setTimeout(SETTLE_MS);
+    await runOnce(options);
+    return [await run(), await run(), await run(), await run()];
   };
   const without: Times[] = [];
   const more: Record<string, Record<string, number[]>> = {};

@@ -27,8 +27,11 @@ export const ALL_SECTIONS = {
   syscall: { effect: Effect.ALERT },
 };
 
-/** Before each setting: what the one before has left to do keeps a processor awake, which makes short waits shorter. */
-const SETTLE_MS = 500;
+/**
+ * Between a change and what is measured: what it leaves to do, programs that the kernel takes in and out among it, makes
+ * everything slower, and keeps a processor awake, which makes short waits shorter.
+ */
+export const SETTLE_MS = 500;
 /** Runs under a setting before those that count: an agent that has just started is not what runs for days. */
 const STEADY_RUNS = 4;
 
