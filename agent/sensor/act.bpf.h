@@ -75,6 +75,8 @@ static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 l
 {
 	__u64 how = event->frame.outcome >= GABION_KILLED ? BPF_RB_FORCE_WAKEUP : how_to_tell();
 
+	/* Here and not where it begins: most are let through, and the clock takes longer than a look-up. */
+	event->ktime_ns = bpf_ktime_get_boot_ns();
 	/* What was refused or killed is always told: somebody may still have to be stopped for it. */
 	if (event->frame.outcome < GABION_KILLED && !take_token(event->cgroup_id, event->frame.type)) {
 		if (counts)
@@ -98,7 +100,6 @@ static __always_inline void begin_event(struct gabion_event *event, __u16 type, 
 	event->frame.type = type;
 	event->frame.version = GABION_WIRE_VERSION;
 	event->frame.outcome = GABION_ASKED;
-	event->ktime_ns = bpf_ktime_get_boot_ns();
 	event->cgroup_id = of_cgroup->container_id;
 	event->slot = of_cgroup->slot;
 	event->entry = 0;

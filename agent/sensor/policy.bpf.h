@@ -87,7 +87,7 @@ static __always_inline __u32 counted(const struct cgroup_policy *policy, __u32 e
 static __always_inline __u32 allow_listed(const struct gabion_event *event, __u64 what)
 {
 	struct told_key key = { .container_id = event->cgroup_id, .what = what };
-	__u64 now = event->ktime_ns, second = now >> 30;
+	__u64 now = bpf_ktime_get_boot_ns(), second = now >> 30;
 	__u64 *at = bpf_map_lookup_elem(&told, &key);
 	struct told_budget *budget;
 	__u32 zero = 0;
