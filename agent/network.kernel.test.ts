@@ -141,6 +141,16 @@ describe("what a container does with the network", () => {
     });
   });
 
+  onKernel("TCP of several ways is TCP", async () => {
+    const mptcp = (...args: string[]) => probe("by", "mptcp", ...args);
+    expect(await mptcp("tcp", HOST, "4450")).toBe("EPERM");
+    expect(await mptcp("tcp", HOST6, "4451")).toBe("EPERM");
+    expect(await mptcp("fastopen", HOST, "4452")).toBe("EPERM");
+    expect(await mptcp("listen", "0.0.0.0", "4453", "0")).toBe("EPERM");
+    expect(await mptcp("tcp", HOST, "443")).toBe("ECONNREFUSED");
+    await rig.audited("port 4451", (a) => a.message.includes("tcp/4451"));
+  });
+
   onKernel("an unknown listening port is refused at bind; who listens without one dies", async () => {
     expect(await probe("listen", "0.0.0.0", "9999", "0")).toBe("EPERM");
     expect(await probe("bind-udp", "0.0.0.0", "9998", "0")).toBe("EPERM");
@@ -192,6 +202,7 @@ describe("what a container does with the network", () => {
     expect(await probe("raw", "2", "255")).toBe("EPERM");
     expect(await probe("raw", "10", "58")).toBe("EPERM");
     expect((await web.exec(PROBE, "packet", "3")).status).toBe(137);
+    expect((await web.exec(PROBE, "xdp")).status).toBe(137);
     for (const how of ["socket", "socketcall"]) {
       expect((await web.exec(CALLS, "32", how)).status, how).toBe(137);
     }
@@ -201,6 +212,15 @@ describe("what a container does with the network", () => {
     const packet = await rig.audited("the packet socket", (a) => a.message.includes("a packet socket"));
     expect(packet).toMatchObject({ delivery: Delivery.KILLED });
     expect(packet.decision).toMatchObject({ outcome: Outcome.DETECTION, detector: "raw_socket" });
+    await rig.audited("the XDP socket", (a) => a.message.includes("an XDP socket") && a.delivery === Delivery.KILLED);
+  });
+
+  onKernel("transports whose connections cannot be followed are told as their sockets are opened", async () => {
+    const udplite = (...args: string[]) => probe("by", "udplite", ...args);
+    expect(await udplite("udp-connect", HOST, "4456")).toBe("EPERM");
+    expect(await udplite("bind-udp", "::", "4458", "0")).toBe("EPERM");
+    const audit = await rig.audited("UDP-Lite", (a) => a.message.includes("not followed (protocol 136)"));
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED, decision: { detector: "raw_socket" } });
   });
 
   onKernel("what a server of datagrams answers is no destination of its own", async () => {

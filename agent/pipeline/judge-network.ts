@@ -85,7 +85,7 @@ export function judgeSocket(maker: EventMaker, container: WatchedContainer, fram
   const { family, protocol, type } = frame;
   const event = maker.eventOf(container, frame, { case: "rawSocket", value: { family, protocol, type } });
   const { path: processPath = "", name: processName = "" } = event.actor ?? {};
-  const decision = evaluateRawSocket(use.policy.network, { family, protocol, processPath, processName });
+  const decision = evaluateRawSocket(use.policy.network, { family, protocol, type, processPath, processName });
   return {
     section: Section.NETWORK,
     event,

@@ -22,6 +22,7 @@ const volatile __u64 hash_basis = 0xcbf29ce484222325ULL;
 #define SOCK_RAW 3
 #define IPPROTO_ICMP 1
 #define IPPROTO_ICMPV6 58
+#define IPPROTO_MPTCP 262 /* of TCP connections, which come by here one by one */
 #define ALLOWED 1
 #define REFUSED 0
 #define SCRATCHES 4
@@ -495,13 +496,23 @@ static __always_inline int raw_socket(struct bpf_sock *sk, struct network_scratc
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
+/*
+ * Connections of other transports, UDP-Lite and SCTP among them, never come by here: their sockets are taken for what they
+ * can be used as, a way around.
+ */
+static __always_inline bool is_followed_transport(__u32 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP ||
+	       protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
 /* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */
 SEC("cgroup/sock_create")
 int handle_sock_create(struct bpf_sock *sk)
 {
 	struct cgroup_policy *policy;
 
-	if (sk->type != SOCK_RAW)
+	if (sk->type != SOCK_RAW && is_followed_transport(sk->protocol))
 		return ALLOWED;
 	policy = watched();
 	return policy ? WITH_SCRATCH(policy, raw_socket(sk, s, policy)) : ALLOWED;

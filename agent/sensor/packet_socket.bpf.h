@@ -4,6 +4,13 @@
 #define GABION_PACKET_SOCKET_BPF_H
 
 #define AF_PACKET 17
+#define AF_XDP 44
+
+/* Of sockets that frames are read from and written to, past all that looks at connections. */
+static __always_inline bool is_packet_family(__u32 family)
+{
+	return family == AF_PACKET || family == AF_XDP;
+}
 
 static __always_inline __u32 default_action(struct cgroup_policy *policy, __u32 which)
 {
@@ -34,7 +41,8 @@ static __always_inline struct socket_scratch *socket_scratch(void)
 }
 
 /* A packet socket is open: nothing stands between it and the wire, so who asked for it dies before it can be used. */
-static __always_inline void handle_packet_socket(struct cgroup_policy *policy, __u32 type, __u32 protocol)
+static __always_inline void handle_packet_socket(struct cgroup_policy *policy, __u32 family, __u32 type,
+						 __u32 protocol)
 {
 	struct socket_scratch *s = socket_scratch();
 	struct cgroup_counts *counts = counts_of(policy->container_id, SECTION_NETWORK);
@@ -50,7 +58,7 @@ static __always_inline void handle_packet_socket(struct cgroup_policy *policy, _
 	if (action == GABION_ALLOW)
 		return;
 	begin_event(&s->socket.event, GABION_SOCKET, sizeof(s->socket), policy);
-	s->socket.family = AF_PACKET;
+	s->socket.family = family;
 	s->socket.type = type & 0xf;
 	s->socket.protocol = protocol;
 	read_actor(&s->socket.actor);

@@ -105,8 +105,8 @@ int BPF_PROG(handle_submit, struct io_kiocb *request)
 	if (opcode == OP_SOCKET) {
 		struct io_socket *socket = command(request, io_socket);
 
-		if (policy->flags & GABION_CGROUP_NETWORK && socket->domain == AF_PACKET)
-			handle_packet_socket(policy, socket->type, socket->protocol);
+		if (policy->flags & GABION_CGROUP_NETWORK && is_packet_family(socket->domain))
+			handle_packet_socket(policy, socket->domain, socket->type, socket->protocol);
 		return 0;
 	}
 	if (!(policy->flags & GABION_CGROUP_FILES))

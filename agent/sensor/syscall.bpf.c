@@ -300,8 +300,8 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 
 	if ((__u32)regs->bx == SOCKETCALL_SOCKET &&
 	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) == 0 &&
-	    arguments[0] == AF_PACKET)
-		handle_packet_socket(policy, arguments[1], arguments[2]);
+	    is_packet_family(arguments[0]))
+		handle_packet_socket(policy, arguments[0], arguments[1], arguments[2]);
 }
 
 /*
@@ -338,7 +338,7 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	case NR_CREAT:
 		return opened_to_change(task, regs, is_compat, native, result);
 	case NR_SOCKET:
-		return (__u32)argument(regs, is_compat, 0) == AF_PACKET;
+		return is_packet_family(argument(regs, is_compat, 0));
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
@@ -440,7 +440,8 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 		return 0;
 	case NR_SOCKET:
 		if (policy->flags & GABION_CGROUP_NETWORK)
-			handle_packet_socket(policy, argument(regs, is_compat, 1), argument(regs, is_compat, 2));
+			handle_packet_socket(policy, argument(regs, is_compat, 0), argument(regs, is_compat, 1),
+					     argument(regs, is_compat, 2));
 		return 0;
 	case NR_DUP:
 	case NR_DUP2:

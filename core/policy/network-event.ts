@@ -22,10 +22,12 @@ export interface ListenEvent {
   readonly isEphemeral: boolean;
 }
 
-/** A raw or packet socket. */
+/** A raw or packet socket, or one of a transport whose connections are not followed. */
 export interface RawSocketEvent {
   readonly family: number;
   readonly protocol: number;
+  /** Number of the socket's type, 3 for a raw one. */
+  readonly type: number;
   /** Real path of the program that opened it. */
   readonly processPath: string;
   /** Name that it was run as; empty where it is not known. */

@@ -4,7 +4,18 @@ import type { RawSocketEvent } from "./network-event.ts";
 import { type CompiledNetworkPolicy, PING } from "./network-policy.ts";
 
 const ICMP_PROTOCOLS = [1, 58];
-const AF_PACKET = 17;
+const PACKET_FAMILIES: ReadonlyMap<number, string> = new Map([
+  [17, "a packet socket"],
+  [44, "an XDP socket"],
+]);
+const SOCK_RAW = 3;
+
+/** A socket that is not raw is told because its transport is none whose connections are followed. */
+function kindOf({ family, type }: RawSocketEvent): string {
+  return (
+    PACKET_FAMILIES.get(family) ?? (type === SOCK_RAW ? "a raw socket" : "a socket of a transport that is not followed")
+  );
+}
 
 /** A model that holds `ping` allows what `ping` needs, and no more than that. */
 function isKnownPing(policy: CompiledNetworkPolicy, { protocol, processPath, processName }: RawSocketEvent): boolean {
@@ -16,17 +27,17 @@ function isKnownPing(policy: CompiledNetworkPolicy, { protocol, processPath, pro
   );
 }
 
-/** The ruling on a raw or packet socket: a detector of its own, on by default. */
+/** The ruling on a socket that goes around what looks at connections: a detector of its own, on by default. */
 export function ruleRawSocket(policy: CompiledNetworkPolicy, event: RawSocketEvent): Ruling {
   const { effect, excepts } = policy.detectors.raw_socket;
-  const what = event.family === AF_PACKET ? "packet socket" : "raw socket";
+  const what = kindOf(event);
   const find = (): Finding => {
     if (effect === Effect.DISABLE) return unjudged(Reason.SECTION_DISABLED, "the raw socket detector is off");
     if (isKnownPing(policy, event)) return inModel(policy.effect, event.processPath, () => "`ping`");
     if (excepts(event.processPath, event.processName)) {
-      return allowed(effect, event.processPath, () => `a ${what} of \`${event.processPath}\``);
+      return allowed(effect, event.processPath, () => `${what} of \`${event.processPath}\``);
     }
-    const message = `a ${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
+    const message = `${what} (protocol ${event.protocol}) was opened by \`${event.processPath}\``;
     return detection(effect, "raw_socket", false, message);
   };
   const ruling = rule(policy, "network", [["raw socket detector", find]], event);

@@ -343,13 +343,13 @@ export const NetworkListenSchema: GenMessage<NetworkListen> = /*@__PURE__*/
   messageDesc(file_gabion_event_v1_event, 5);
 
 /**
- * A raw or packet socket was opened.
+ * A raw or packet socket was opened, or one of a transport whose connections are not followed, such as UDP-Lite or SCTP.
  *
  * @generated from message gabion.event.v1.RawSocket
  */
 export type RawSocket = Message<"gabion.event.v1.RawSocket"> & {
   /**
-   * Address family number of the host's system, for example 2 for AF_INET, 17 for AF_PACKET.
+   * Address family number of the host's system, for example 2 for AF_INET, 17 for AF_PACKET, 44 for AF_XDP.
    *
    * @generated from field: uint32 family = 1;
    */
