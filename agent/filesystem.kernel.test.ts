@@ -173,6 +173,30 @@ describe("what a container does to files", () => {
     }
   });
 
+  onKernel("files opened for writing are all seen, whatever another thread puts under their descriptors", async () => {
+    const container = await rig.watched("web");
+    const row = () =>
+      rig.agent.stats?.rows.find((r) => r.cgroupId === container.cgroup.id && r.section === Section.FILESYSTEM);
+    let last = rig.agent.stats;
+    let counted = -1n;
+    /** How many were seen, once a second went by without another. */
+    const seen = () =>
+      until("counters that stand still", 10_000, () => {
+        if (rig.agent.stats === last) return undefined;
+        const now = row()?.seen ?? 0n;
+        const isStill = now === counted;
+        last = rig.agent.stats;
+        counted = now;
+        return isStill ? { count: now } : undefined;
+      });
+    const before = await seen();
+    const { output } = await web.exec(CALLS, "swapped", "/var/other", "3000");
+    const [opened, swapped] = output.trim().split(" ").map(BigInt);
+    expect(opened).toBe(3_000n);
+    expect(swapped).toBeGreaterThan(0n);
+    expect((await seen()).count - before.count).toBe(3_000n);
+  });
+
   onKernel("a file opened by its handle is told by its path", async () => {
     expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
     const write = await changed("/var/other/handled", FileOperation.WRITE);

@@ -28,6 +28,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define TS_COMPAT 2
 #define FMODE_WRITE 2
 #define FMODE_PATH (1 << 14)
+#define O_WRONLY 1
+#define O_PATH 010000000
+#define X32_CALL 0x40000000 /* the same numbers, where the kernel has that table at all */
 #define FMODE_CREATED (1 << 20)
 #define NO_ARGUMENT 7
 #define PROC_MAGIC 0x9fa0
@@ -65,6 +68,10 @@ struct path_call {
 static __always_inline struct path_call path_call_of(__u64 number)
 {
 	switch (number) {
+	case NR_OPEN:
+	case NR_CREAT: return (struct path_call){ GABION_FILE_WRITE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case NR_OPENAT:
+	case NR_OPENAT2: return (struct path_call){ GABION_FILE_WRITE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 76: return (struct path_call){ GABION_FILE_WRITE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT }; /* truncate */
 	case 82: return (struct path_call){ GABION_FILE_RENAME, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
 	case 264:
@@ -199,14 +206,55 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	conclude_file(s, action, policy->flags, counts);
 }
 
-static __always_inline void handle_open(struct cgroup_policy *policy, struct task_struct *task,
-					struct contained_process *process, long descriptor)
+/* What an open asked for; of openat2 as it lies in the caller's memory, where another thread may change it. */
+static __always_inline __u64 open_flags(struct pt_regs *regs, bool is_compat, __u32 native)
+{
+	__u64 flags = 0;
+
+	switch (native) {
+	case NR_CREAT: return O_WRONLY | O_CREAT | O_TRUNC;
+	case NR_OPEN: return argument(regs, is_compat, 1);
+	case NR_OPENAT2: bpf_probe_read_user(&flags, sizeof(flags), (const void *)argument(regs, is_compat, 2)); return flags;
+	default: return argument(regs, is_compat, 2);
+	}
+}
+
+/* True where a file that was opened is for writing, was made, or was emptied. */
+static __always_inline bool is_changed(struct file *file, __u64 flags)
+{
+	if (file->f_mode & FMODE_PATH)
+		return false;
+	return file->f_mode & (FMODE_WRITE | FMODE_CREATED) || (flags & O_TRUNC && !(flags & O_ACCMODE));
+}
+
+/* What registers say is certain, and the file is looked at where they leave it open: another thread may have put another. */
+static __always_inline bool opened_to_change(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
+					     long descriptor)
+{
+	__u64 flags = open_flags(regs, is_compat, native);
+	struct file *file;
+
+	if (native != NR_OPENAT2) {
+		if (!(flags & OPEN_CHANGES) || flags & O_PATH)
+			return false;
+		if (flags & (O_ACCMODE | O_TRUNC))
+			return true;
+	}
+	file = file_of(task, descriptor);
+	return file && is_changed(file, flags);
+}
+
+/* False where another thread has put something else under the descriptor before it could be looked at. */
+static __always_inline bool handle_open(struct cgroup_policy *policy, struct task_struct *task,
+					struct contained_process *process, long descriptor, __u64 flags)
 {
 	struct file *file = file_of(task, descriptor);
 
-	if (file)
-		handle_open_file(policy, process, file, descriptor,
-				 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+	if (!file || !is_changed(file, flags))
+		return false;
+	handle_open_file(policy, process, file, descriptor,
+			 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+	return true;
 }
 
 /* The paths of a call are where its arguments say. */
@@ -304,28 +352,6 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 		handle_packet_socket(policy, arguments[0], arguments[1], arguments[2]);
 }
 
-/*
- * True where an open changed something: for writing, with a file that it made, or emptying one that it only reads. Registers
- * stay as they were, but what openat2 was asked for lies in the caller's memory: that it emptied a file it could hide there.
- */
-static __always_inline bool opened_to_change(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
-					     long descriptor)
-{
-	__u64 flags = O_TRUNC;
-	struct file *file;
-
-	if (native == NR_OPENAT2)
-		bpf_probe_read_user(&flags, sizeof(flags), (const void *)argument(regs, is_compat, 2));
-	else if (native != NR_CREAT)
-		flags = argument(regs, is_compat, native == NR_OPEN ? 1 : 2);
-	if (native != NR_OPENAT2 && !(flags & OPEN_CHANGES))
-		return false;
-	file = file_of(task, descriptor);
-	if (!file || file->f_mode & FMODE_PATH)
-		return false;
-	return file->f_mode & (FMODE_WRITE | FMODE_CREATED) || flags & O_TRUNC;
-}
-
 /* Most of the calls that are followed do nothing that counts: told by a few loads, before anything is looked up. */
 static __always_inline bool does_more(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
 				      long result)
@@ -384,7 +410,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct cgroup *group = task->cgroups->dfl_cgrp;
-	__u32 number = regs->orig_ax, native, bit, epoch = 0;
+	__u32 number = regs->orig_ax & ~X32_CALL, native, bit, epoch = 0;
 	bool is_compat = task->thread_info.status & TS_COMPAT, is_first, is_followed;
 	struct contained_process *process;
 	struct cgroup_policy *policy;
@@ -435,9 +461,10 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 	case NR_OPENAT2:
 	case NR_OPEN_BY_HANDLE:
 	case NR_CREAT:
-		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid)))
-			handle_open(policy, task, process, result);
-		return 0;
+		if (!(policy->flags & GABION_CGROUP_FILES) || !(process = contained_of(task->tgid)) ||
+		    handle_open(policy, task, process, result, open_flags(regs, is_compat, native)))
+			return 0;
+		break; /* told by what was typed */
 	case NR_SOCKET:
 		if (policy->flags & GABION_CGROUP_NETWORK)
 			handle_packet_socket(policy, argument(regs, is_compat, 0), argument(regs, is_compat, 1),
@@ -476,7 +503,7 @@ int BPF_PROG(handle_sys_exit, struct pt_regs *regs, long result)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct cgroup *group = task->cgroups->dfl_cgrp;
-	__u32 number = regs->orig_ax;
+	__u32 number = regs->orig_ax & ~X32_CALL;
 	struct quiet_calls *quiet = quiet_of(group);
 
 	if (quiet && quiet->group == (__u64)group && quiet->of_epoch == *(volatile __u32 *)&quiet->epoch &&
