@@ -6,10 +6,13 @@
 #define AF_PACKET 17
 #define AF_XDP 44
 
-/* Of sockets that frames are read from and written to, past all that looks at connections. */
-static __always_inline bool is_packet_family(__u32 family)
+#define AF_INET 2
+#define SOCK_PACKET 10 /* the old way to ask for one: the kernel makes AF_PACKET of it */
+
+/* Sockets that frames are read from and written to, past all that looks at connections. */
+static __always_inline bool is_packet_socket(__u32 family, __u32 type)
 {
-	return family == AF_PACKET || family == AF_XDP;
+	return family == AF_PACKET || family == AF_XDP || (family == AF_INET && (type & 0xf) == SOCK_PACKET);
 }
 
 static __always_inline __u32 default_action(struct cgroup_policy *policy, __u32 which)
@@ -58,7 +61,7 @@ static __always_inline void handle_packet_socket(struct cgroup_policy *policy, _
 	if (action == GABION_ALLOW)
 		return;
 	begin_event(&s->socket.event, GABION_SOCKET, sizeof(s->socket), policy);
-	s->socket.family = family;
+	s->socket.family = family == AF_INET ? AF_PACKET : family;
 	s->socket.type = type & 0xf;
 	s->socket.protocol = protocol;
 	read_actor(&s->socket.actor);

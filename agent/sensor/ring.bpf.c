@@ -105,7 +105,7 @@ int BPF_PROG(handle_submit, struct io_kiocb *request)
 	if (opcode == OP_SOCKET) {
 		struct io_socket *socket = command(request, io_socket);
 
-		if (policy->flags & GABION_CGROUP_NETWORK && is_packet_family(socket->domain))
+		if (policy->flags & GABION_CGROUP_NETWORK && is_packet_socket(socket->domain, socket->type))
 			handle_packet_socket(policy, socket->domain, socket->type, socket->protocol);
 		return 0;
 	}

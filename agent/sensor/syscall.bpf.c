@@ -348,7 +348,7 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 
 	if ((__u32)regs->bx == SOCKETCALL_SOCKET &&
 	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) == 0 &&
-	    is_packet_family(arguments[0]))
+	    is_packet_socket(arguments[0], arguments[1]))
 		handle_packet_socket(policy, arguments[0], arguments[1], arguments[2]);
 }
 
@@ -364,7 +364,7 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	case NR_CREAT:
 		return opened_to_change(task, regs, is_compat, native, result);
 	case NR_SOCKET:
-		return is_packet_family(argument(regs, is_compat, 0));
+		return is_packet_socket(argument(regs, is_compat, 0), argument(regs, is_compat, 1));
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
