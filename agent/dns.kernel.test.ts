@@ -105,6 +105,10 @@ describe("what a container looks up", () => {
     expect((await audited("else.where")).delivery).toBe(Delivery.DENIED);
     // A socket that is connected elsewhere may send its datagram to a resolver all the same.
     expect(await ask("aside.example", "A", "udp-aside")).toBe("EPERM");
+    // So may one send that the kernel makes several datagrams of.
+    expect(await ask("first.good.example", "A", "udp-second")).toBe("ok");
+    expect(await ask("split.example", "A", "udp-second")).toBe("EPERM");
+    expect((await audited("split.example")).delivery).toBe(Delivery.DENIED);
     expect(await ask("behind.example", "A", "tcp-behind")).not.toBe("ok");
     expect((await audited("behind.example")).delivery).toBe(Delivery.DENIED);
     expect((await audited("second.example")).delivery).toBe(Delivery.DENIED);

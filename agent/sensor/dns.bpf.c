@@ -544,13 +544,19 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	return action >= GABION_PREVENT ? DROP : PASS;
 }
 
-/* Goes on to the message behind this one, understood or not, where the segment holds another. */
+/*
+ * Goes on to the message behind this one, understood or not: where a segment holds another, and where the kernel is yet to
+ * make several datagrams of what was sent at once.
+ */
 static __always_inline bool next_message(struct __sk_buff *skb, struct packet *packet)
 {
 	__be16 length;
 
-	if (packet->transport != IPPROTO_TCP ||
-	    bpf_skb_load_bytes(skb, packet->payload - 2, &length, 2) < 0)
+	if (packet->transport == IPPROTO_UDP) {
+		packet->payload += skb->gso_size;
+		return skb->gso_size && packet->payload < skb->len;
+	}
+	if (bpf_skb_load_bytes(skb, packet->payload - 2, &length, 2) < 0)
 		return false;
 	packet->payload += bpf_ntohs(length) + 2;
 	return packet->payload < skb->len;
