@@ -9,6 +9,7 @@ import { until } from "../tools/demo/until.ts";
 import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import { testProgram } from "../tools/sandbox/programs.ts";
 import type { SandboxContainer } from "../tools/sandbox/runc.ts";
+import { GRACE_MS } from "./enforce/slot-table.ts";
 
 const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
 const PROBE = "/opt/netprobe";
@@ -36,6 +37,8 @@ function countedIn(rig: AgentRig, of: Fact | undefined): number {
 const COUNTERS = 131_072;
 /** As many as the kernel has room for, of those that are looked up by their hash. */
 const ENTRIES = 262_144;
+/** Each try leaves a version behind, which has to go before the next one. */
+const AFTER_GRACE_MS = GRACE_MS + 1_000;
 
 describe("what a model that learns has already", () => {
   let rig: AgentRig;
@@ -144,14 +147,24 @@ describe("what a model that learns has already", () => {
       const denied = names(Math.floor((ENTRIES - besides) / 2));
       const isWhole = async () => (await entries()).some(({ origin }) => origin);
       const isDenied = async () => (await entries()).length >= denied.length;
-      await until("the versions before to have gone, and this one to fit", 90_000, async () => {
-        await rule(denied);
-        return ((await isDenied()) && (await isWhole())) || undefined;
-      });
-      await until("the next one to be in force without it", 90_000, async () => {
-        await rig.activate(LearningState.LEARNING);
-        return !(await isWhole()) || undefined;
-      });
+      await until(
+        "the versions before to have gone, and this one to fit",
+        90_000,
+        async () => {
+          await rule(denied);
+          return ((await isDenied()) && (await isWhole())) || undefined;
+        },
+        AFTER_GRACE_MS,
+      );
+      await until(
+        "the next one to be in force without it",
+        90_000,
+        async () => {
+          await rig.activate(LearningState.LEARNING);
+          return !(await isWhole()) || undefined;
+        },
+        AFTER_GRACE_MS,
+      );
       expect(await isDenied()).toBe(true);
       const count = counted(named("known.example"));
       for (let i = 0; i < 2; i += 1) await look("known.example");

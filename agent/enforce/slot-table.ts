@@ -48,7 +48,7 @@ interface IntelSlot {
 /** Slots that the kernel side has. */
 const SLOTS_MAX = 16_000;
 /** How long a slot that nobody uses is kept: events decided by it are still on their way. */
-const GRACE_MS = 5_000;
+export const GRACE_MS = 5_000;
 
 /** Policies in the kernel: equal ones share a slot; a slot is one version and never changes. */
 export class SlotTable {
