@@ -119,7 +119,8 @@ describe("what a container looks up", () => {
   });
 
   onKernel("what is no well-formed question is dropped under prevent, and told", async () => {
-    for (const how of ["twice", "pointer", "cut"]) expect(await ask("six.example.com", "AAAA", how), how).toBe("EPERM");
+    for (const how of ["twice", "pointer", "cut", "answer"])
+      expect(await ask("six.example.com", "AAAA", how), how).toBe("EPERM");
     const audit = await audited("no well-formed question");
     expect(audit.event?.kind).toMatchObject({ case: "dnsQuery", value: { isMalformed: true } });
   });

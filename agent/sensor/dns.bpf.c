@@ -511,8 +511,14 @@ static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, s
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
 	is_query = !packet->is_excess && read_message(s);
-	if (is_query && byte_at(s, 2) & 0x80)
-		return PASS; /* an answer: the container is a resolver itself */
+	if (is_query && byte_at(s, 2) & 0x80) {
+		if (packet->source == DNS_PORT) { /* an answer: the container is a resolver itself */
+			if (counts)
+				__sync_fetch_and_add(&counts->allowed, 1);
+			return PASS;
+		}
+		is_query = false; /* only says that it is one: no resolver sends from there */
+	}
 	if (is_query) {
 		action = match_name(s);
 		if (action == GABION_ALLOW && s->match.allowed)
