@@ -170,6 +170,9 @@ describe("what a container does to files", () => {
       expect((await changed(path, FileOperation.WRITE)).event?.actor?.path).toBe(CALLS);
       const ofIt = changes().filter(({ change: c }) => c.path === path);
       expect(ofIt.map(({ change: c }) => c.operation)).toEqual([FileOperation.CREATE, FileOperation.WRITE]);
+      await probe(`${path}-odd`, "create", call);
+      expect((await probe(`${path}-odd`, "odd", call)).output.trim()).toBe("ok");
+      await changed(`${path}-odd`, FileOperation.WRITE);
     }
   });
 

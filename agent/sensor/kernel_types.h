@@ -142,7 +142,6 @@ struct bpf_sock {
 struct bpf_sock_addr {
 	__u32 user_family, user_ip4, user_ip6[4], user_port, family, type, protocol, msg_src_ip4, msg_src_ip6[4];
 	union { struct bpf_sock *sk; __u64 sk_bits; } __attribute__((aligned(8)));
-	__u32 gso_size;
 };
 struct __sk_buff {
 	__u32 len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority;

@@ -28,10 +28,11 @@ char LICENSE[] SEC("license") = "GPL";
 #define TS_COMPAT 2
 #define FMODE_WRITE 2
 #define FMODE_PATH (1 << 14)
+#define FMODE_CREATED (1 << 20)
 #define O_WRONLY 1
+#define O_RDWR 2
 #define O_PATH 010000000
 #define X32_CALL 0x40000000 /* the same numbers, where the kernel has that table at all */
-#define FMODE_CREATED (1 << 20)
 #define NO_ARGUMENT 7
 #define PROC_MAGIC 0x9fa0
 #define COMPAT_SOCKETCALL 102
@@ -219,12 +220,14 @@ static __always_inline __u64 open_flags(struct pt_regs *regs, bool is_compat, __
 	}
 }
 
-/* True where a file that was opened is for writing, was made, or was emptied. */
+/* True where a file that was opened is for writing, was made, or was emptied: for that it need not be for writing. */
 static __always_inline bool is_changed(struct file *file, __u64 flags)
 {
+	__u32 access = flags & O_ACCMODE;
+
 	if (file->f_mode & FMODE_PATH)
 		return false;
-	return file->f_mode & (FMODE_WRITE | FMODE_CREATED) || (flags & O_TRUNC && !(flags & O_ACCMODE));
+	return file->f_mode & (FMODE_WRITE | FMODE_CREATED) || (flags & O_TRUNC && access != O_WRONLY && access != O_RDWR);
 }
 
 /* What registers say is certain, and the file is looked at where they leave it open: another thread may have put another. */

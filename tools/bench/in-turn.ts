@@ -1,7 +1,8 @@
 /**
  * What rules cost one load against a rule for nobody, with the same agent and the same kernel programs at hand: rules are
- * changed every second or so, in an order drawn anew for each cycle. What the change itself leaves to do is let pass first. On a machine that is faster at one time than at another
- * nothing else compares so closely. What the agent takes by itself is not in it; `product.ts` has that.
+ * changed every second or so, in an order drawn anew for each cycle. What the change itself leaves to do is let pass first. On
+ * a machine that is faster at one time than at another nothing else compares so closely. What the agent takes by itself is not
+ * in it; `product.ts` has that.
  */
 import { setTimeout } from "node:timers/promises";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
