@@ -142,6 +142,15 @@ describe("what a container looks up", () => {
       expect(audit).toMatchObject({ delivery: Delivery.DENIED });
       expect(audit.event?.kind).toMatchObject({ value: { resolver: Buffer.from([127, 0, 0, 11]) } });
       expect(audit.event?.actor?.path).toBe(PROBE);
+      // Neither who knows the port that it really has, nor who sends elsewhere in between, gets past.
+      const direct = (name: string, how: string) => probe("dns", how, own, name, TYPE.A, "40053");
+      expect(await direct("direct.good.example", "udp")).toBe("ok");
+      expect(await direct("direct.evil.example", "udp")).toBe("EPERM");
+      void web.exec(PROBE, "serve", own, "40053", "60");
+      await until("who takes it", 5_000, async () => (await probe("tcp", own, "40053")) === "ok" || undefined);
+      await direct("stream.evil.example", "tcp");
+      await audited("stream.evil.example");
+      expect(await ask("between.evil.example", "A", "udp-between", own)).toBe("EPERM");
     },
   );
 
@@ -156,6 +165,12 @@ describe("what a container looks up", () => {
     await audited("record type 10");
     await loop(`i=0; while [ $i -lt 12 ]; do ${PROBE} dns udp ${RESOLVER} no$i.example$i.test 1; i=$((i+1)); done`);
     expect(await audited("do not exist")).toMatchObject({ decision: { detector: "dns_flood" } });
+    // A list that allows the names does not silence the detector.
+    await rig.rules({ dns: { effect: Effect.PREVENT, allowed: ["*.listed.example"], detectors: { dns_tunnel: {} } } });
+    await loop(
+      `i=0; while [ $i -lt 60 ]; do ${PROBE} dns udp ${RESOLVER} $i-xxxxxxxxxxxxxxxxxxxxxxxx.listed.example 1; i=$((i+1)); done`,
+    );
+    expect(await audited("below `listed.example`")).toMatchObject({ decision: { detector: "dns_tunnel" } });
   });
 
   onKernel("a resolver over TLS is told, even where its port is known", async () => {

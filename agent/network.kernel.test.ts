@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
@@ -221,6 +222,18 @@ describe("what a container does with the network", () => {
     expect(await udplite("bind-udp", "::", "4458", "0")).toBe("EPERM");
     const audit = await rig.audited("UDP-Lite", (a) => a.message.includes("not followed (protocol 136)"));
     expect(audit).toMatchObject({ delivery: Delivery.DENIED, decision: { detector: "raw_socket" } });
+  });
+
+  onKernel("a socket for echo requests is told as it is opened, and refused, though it is no raw one", async () => {
+    const init = String(await web.initPid());
+    // As Docker sets it for its containers: everybody may open one.
+    execFileSync("nsenter", ["-t", init, "-n", "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
+    expect(await probe("ping")).toBe("EPERM");
+    const audit = await rig.audited("the echo socket", (a) => a.message.includes("not followed (protocol 1)"));
+    expect(audit).toMatchObject({ delivery: Delivery.DENIED, decision: { detector: "raw_socket" } });
+    await rig.rules({ network: { effect: Effect.ALERT, detectors: { raw_socket: {} } } });
+    expect(await probe("ping")).toBe("ok");
+    await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
   });
 
   onKernel("what a server of datagrams answers is no destination of its own", async () => {

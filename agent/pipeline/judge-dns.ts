@@ -3,7 +3,7 @@ import { isEncryptedDnsName } from "#core/detect/encrypted-dns.ts";
 import { domainFact, evaluateDnsDetection, evaluateDnsQuery } from "#core/policy/dns-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { Outcome as PolicyOutcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { DnsFrame } from "../wire/frames.ts";
@@ -36,7 +36,9 @@ export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: 
     return found ? [judgeDnsFinding(event, found, use)] : [];
   }
   const decision = evaluateDnsQuery(use.policy.dns, { name, recordType, isMalformed });
-  const isKnown = decision.outcome === PolicyOutcome.ALLOW && !decision.isLearned;
+  // What a list allows is looked at all the same: detectors come before lists.
+  const isListed = decision.explanation?.reason === Reason.ALLOWED_LIST;
+  const isKnown = decision.outcome === PolicyOutcome.ALLOW && !decision.isLearned && !isListed;
   const found = isMalformed || isKnown ? undefined : dns.takeQuery({ name, recordType, payloadLength }, now);
   // What makes a detector fire is not learned beside it.
   if (found && decision.isLearned)

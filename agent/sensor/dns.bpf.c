@@ -347,12 +347,18 @@ struct packet {
 	__u16 source, destination;
 	__u8 transport;
 	bool is_ipv6;
+	bool is_docker; /* to Docker's resolver, at whatever port */
 	bool is_excess; /* behind more messages than are looked at */
 };
 
 #define IPV4_BYTES 20
 #define IPV6_BYTES 40
 #define PORT_BYTES 4
+/*
+ * Docker's resolver, which nothing else lies at: packets to its port 53 are rewritten to another one before they leave,
+ * and a container may find out which.
+ */
+#define DOCKER_RESOLVER bpf_htonl(0x7f00000b)
 
 /*
  * Finds ports and payload. Headers are read at once: most packets are none of ours, and each call costs. Extension headers
@@ -362,12 +368,15 @@ static __always_inline bool find_payload(struct __sk_buff *skb, struct packet *p
 {
 	__u8 head[IPV6_BYTES + PORT_BYTES], offset;
 	__be16 *ports = (void *)(head + IPV4_BYTES);
+	__be32 destination;
 	__u32 at;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		if (bpf_skb_load_bytes(skb, 0, head, IPV4_BYTES + PORT_BYTES) < 0)
 			return false;
 		packet->transport = head[9];
+		__builtin_memcpy(&destination, head + 16, sizeof(destination));
+		packet->is_docker = destination == DOCKER_RESOLVER;
 		if (head[6] & 0x1f || head[7])
 			return false;
 		at = (head[0] & 0x0f) * 4;
@@ -441,7 +450,7 @@ static __always_inline struct cgroup_policy *policy_of(struct __sk_buff *skb)
 }
 
 static __always_inline void begin(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
-				  const struct packet *packet, struct dns_socket *socket, bool is_answer)
+				  const struct packet *packet, bool is_answer)
 {
 	struct dns_event *event = &s->event;
 
@@ -454,13 +463,8 @@ static __always_inline void begin(struct __sk_buff *skb, struct dns_scratch *s, 
 	event->name_length = 0;
 	event->payload_length = 0;
 	event->name[0] = 0;
-	if (socket) {
-		__builtin_memcpy(event->resolver, socket->resolver, 16);
-		event->resolver_port = socket->port;
-	} else {
-		read_resolver(skb, packet, is_answer, event->resolver);
-		event->resolver_port = DNS_PORT;
-	}
+	read_resolver(skb, packet, is_answer, event->resolver);
+	event->resolver_port = is_answer ? packet->source : packet->destination;
 }
 
 /* False where what is there is no question that could be understood. */
@@ -485,25 +489,15 @@ static __always_inline void read_sender(struct dns_scratch *s, __u64 cgroup_id)
 		__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
 }
 
-static __always_inline struct dns_socket *socket_of(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	if (!sk)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
-	return sk ? bpf_sk_storage_get(&dns_sockets, sk, 0, 0) : 0;
-}
-
 static __always_inline int query(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
-				 struct dns_socket *socket, struct packet *packet)
+				 struct packet *packet)
 {
 	struct slot_defaults *defaults;
 	struct cgroup_counts *counts;
 	__u32 action, slot;
 	bool is_query;
 
-	begin(skb, s, policy, packet, socket, false);
+	begin(skb, s, policy, packet, false);
 	if (!load_message(skb, s, packet->payload))
 		return PASS; /* carries nothing: part of a handshake */
 	slot = policy->slot;
@@ -578,7 +572,7 @@ static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk || !sk->dst_port || sk->dst_port == bpf_htons(DNS_PORT))
+	if (!sk || !sk->dst_port || sk->dst_port == bpf_htons(DNS_PORT) || sk->dst_ip4 == DOCKER_RESOLVER)
 		return false;
 	sk = bpf_sk_fullsock(sk);
 	return sk && sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM;
@@ -588,7 +582,6 @@ static __always_inline bool is_connected_elsewhere(struct __sk_buff *skb)
 SEC("cgroup_skb/egress")
 int handle_egress(struct __sk_buff *skb)
 {
-	struct dns_socket *socket = 0;
 	struct packet packet = {};
 	struct cgroup_policy *policy;
 	struct dns_scratch *s;
@@ -597,14 +590,8 @@ int handle_egress(struct __sk_buff *skb)
 
 	if (is_connected_elsewhere(skb))
 		return PASS;
-	if (!find_payload(skb, &packet))
+	if (!find_payload(skb, &packet) || (packet.destination != DNS_PORT && !packet.is_docker))
 		return PASS;
-	/* What goes to the port of resolvers says by itself where it goes. */
-	if (packet.destination != DNS_PORT) {
-		socket = socket_of(skb);
-		if (!socket)
-			return PASS;
-	}
 	policy = policy_of(skb);
 	if (!policy)
 		return PASS;
@@ -617,7 +604,7 @@ int handle_egress(struct __sk_buff *skb)
 	s->which = which;
 	for (int i = 0; i <= MESSAGES_MAX; i++) {
 		packet.is_excess = i == MESSAGES_MAX;
-		verdict = query(skb, s, policy, socket, &packet);
+		verdict = query(skb, s, policy, &packet);
 		if (verdict == DROP || !next_message(skb, &packet))
 			break;
 	}
@@ -630,7 +617,7 @@ static __always_inline int answer(struct __sk_buff *skb, struct dns_scratch *s, 
 {
 	__u32 action;
 
-	begin(skb, s, policy, packet, 0, true);
+	begin(skb, s, policy, packet, true);
 	if (!load_message(skb, s, packet->payload) || !read_message(s) || !(byte_at(s, 2) & 0x80))
 		return PASS;
 	s->event.flags |= GABION_DNS_ANSWER;

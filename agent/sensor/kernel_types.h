@@ -23,7 +23,7 @@ typedef _Bool bool;
 
 enum pid_type { PIDTYPE_PID, PIDTYPE_TGID, PIDTYPE_PGID, PIDTYPE_SID, PIDTYPE_MAX };
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_PERCPU_HASH = 5, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LRU_HASH = 9,
-       BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_SK_STORAGE = 24, BPF_MAP_TYPE_RINGBUF = 27,
+       BPF_MAP_TYPE_LPM_TRIE = 11, BPF_MAP_TYPE_RINGBUF = 27,
        BPF_MAP_TYPE_CGRP_STORAGE = 32 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1, BPF_EXIST = 2 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
@@ -110,8 +110,10 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 	__u16 sk_protocol;
 	__u16 sk_type;
+	struct socket *sk_socket;
 };
-struct socket { struct sock *sk; };
+struct socket { struct file *file; struct sock *sk; };
+struct unix_sock { struct sock *peer; };
 struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;

@@ -124,9 +124,12 @@ struct told_budget {
 	__u64 used;
 };
 
+/* One for each kind of event: noise of one kind does not silence another. */
+#define TOLD_KINDS 32
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, TOLD_KINDS);
 	__type(key, __u32);
 	__type(value, struct told_budget);
 } told_budgets SEC(".maps");

@@ -230,12 +230,12 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	if (!(event->flags & GABION_CONNECT_INTERNET))
 		is_asked_first = match.asked;
 	allowed = find_allowed(event, defaults, port);
-	if (is_answer(event, defaults, own_port)) {
-		s->hangs_on_port = 1;
-		action = GABION_ALLOW;
-	} else if (!allowed && is_bad_address(defaults, event->address)) {
+	if (!allowed && is_bad_address(defaults, event->address)) {
 		/* What a detector asks about an address comes before intelligence, and may want less. */
 		action = is_asked_first ? GABION_ASK : defaults->actions[GABION_DEFAULT_BAD_ADDRESS];
+	} else if (is_answer(event, defaults, own_port)) {
+		s->hangs_on_port = 1;
+		action = GABION_ALLOW;
 	} else {
 		action = decide_known(s, defaults, port, allowed);
 	}
@@ -297,28 +297,6 @@ static __always_inline void remember(struct known_destination *known, const stru
 	__builtin_memcpy(known->address, event->address, 16);
 }
 
-/*
- * Only for resolvers behind loopback: Docker's is reached at 127.0.0.11 and its packets are rewritten to another port
- * before they leave. Everybody else's packets say by themselves where they go.
- */
-static __always_inline void mark_dns(struct bpf_sock_addr *context, const struct connect_event *event)
-{
-	struct bpf_sock *sk = context->sk;
-	struct dns_socket *mark;
-
-	if (!sk || !(event->flags & GABION_CONNECT_LOOPBACK))
-		return;
-	if (event->port != DNS_PORT) {
-		bpf_sk_storage_delete(&dns_sockets, sk);
-		return;
-	}
-	mark = bpf_sk_storage_get(&dns_sockets, sk, 0, 1 /* BPF_SK_STORAGE_GET_F_CREATE */);
-	if (!mark)
-		return;
-	__builtin_memcpy(mark->resolver, event->address, 16);
-	mark->port = event->port;
-}
-
 static __always_inline int destination(struct bpf_sock_addr *context, struct network_scratch *s,
 				       struct cgroup_policy *policy, bool is_ipv6, __u32 flags)
 {
@@ -360,12 +338,10 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	s->hangs_on_port = 0;
 	action = decide_connect(s, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
 	action = counted(policy, event->event.entry, action);
-	if (action < GABION_PREVENT && policy->flags & GABION_CGROUP_DNS)
-		mark_dns(context, event);
 	if (action != GABION_ALLOW)
 		read_domain(s, policy);
-	else if (!s->hangs_on_port && !(event->flags & GABION_CONNECT_LOOPBACK && policy->flags & GABION_CGROUP_DNS))
-		remember(known, event, policy); /* sockets that lead to the own machine are marked each time */
+	else if (!s->hangs_on_port)
+		remember(known, event, policy);
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
@@ -481,8 +457,6 @@ static __always_inline int raw_socket(struct bpf_sock *sk, struct network_scratc
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
 	struct cgroup_counts *counts;
 
-	if (!defaults)
-		return ALLOWED;
 	event->family = sk->family;
 	event->type = sk->type;
 	event->protocol = sk->protocol;
@@ -490,20 +464,21 @@ static __always_inline int raw_socket(struct bpf_sock *sk, struct network_scratc
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
 	begin_event(&event->event, GABION_SOCKET, sizeof(*event), policy);
-	action = defaults->actions[sk->protocol == IPPROTO_ICMP || sk->protocol == IPPROTO_ICMPV6 ?
-					   GABION_DEFAULT_RAW_ICMP :
-					   GABION_DEFAULT_RAW];
+	action = GABION_ASK;
+	if (defaults)
+		action = defaults->actions[sk->protocol == IPPROTO_ICMP || sk->protocol == IPPROTO_ICMPV6 ?
+						   GABION_DEFAULT_RAW_ICMP :
+						   GABION_DEFAULT_RAW];
 	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
 }
 
 /*
  * Connections of other transports, UDP-Lite and SCTP among them, never come by here: their sockets are taken for what they
- * can be used as, a way around.
+ * can be used as, a way around. So are sockets for echo requests, which carry any bytes to any address.
  */
 static __always_inline bool is_followed_transport(__u32 protocol)
 {
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP ||
-	       protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_MPTCP;
 }
 
 /* Sees AF_INET and AF_INET6 only, by whatever way they are opened, io_uring too; packet sockets are seen at sys_exit. */

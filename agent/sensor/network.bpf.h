@@ -31,21 +31,6 @@ struct {
 	__type(value, struct resolved_name);
 } resolved SEC(".maps");
 
-/* A socket that speaks to a resolver. Marked where it is connected: by the time a packet leaves, its destination may
- * have been rewritten, as Docker does it. */
-struct dns_socket {
-	__u8 resolver[16];
-	__u32 port;
-	__u32 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, 1 /* BPF_F_NO_PREALLOC */);
-	__type(key, int);
-	__type(value, struct dns_socket);
-} dns_sockets SEC(".maps");
-
 static __always_inline void map_ipv4(__u8 *address, __u32 ip4)
 {
 	__builtin_memset(address, 0, 10);

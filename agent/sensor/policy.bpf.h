@@ -90,11 +90,11 @@ static __always_inline __u32 allow_listed(const struct gabion_event *event, __u6
 	__u64 now = bpf_ktime_get_boot_ns(), second = now >> 30;
 	__u64 *at = bpf_map_lookup_elem(&told, &key);
 	struct told_budget *budget;
-	__u32 zero = 0;
+	__u32 kind = event->frame.type & (TOLD_KINDS - 1);
 
 	if (at && now - *at < TOLD_AGAIN_NS)
 		return GABION_ALLOW;
-	budget = bpf_map_lookup_elem(&told_budgets, &zero);
+	budget = bpf_map_lookup_elem(&told_budgets, &kind);
 	if (!budget)
 		return GABION_ALLOW;
 	if (budget->second != second) {
