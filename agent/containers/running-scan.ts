@@ -54,6 +54,7 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
       uid: Number(statusField(status, "Uid")[0] ?? 0),
       gid: Number(statusField(status, "Gid")[0] ?? 0),
       pidNs: 0,
+      inputPeer: 0,
       flags: (isUnlinked ? ExecFlag.UNLINKED : 0) | (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0),
       comm: Buffer.from(readText(`/proc/${pid}/comm`).trim(), "latin1"),
       path: exe,

@@ -20,7 +20,7 @@ import { ExecFlag, Outcome } from "../wire/layout.ts";
 import { type Conclusion, isActedInKernel } from "./conclude.ts";
 import { type Content, invokedName, toExecEvent, type WallClock } from "./exec-event.ts";
 import type { ProcessTable } from "./process-table.ts";
-import { isPipedShell, streamOf } from "./stream.ts";
+import { isPassedShell, streamOf } from "./stream.ts";
 
 export interface ExecPipelineDependencies {
   readonly bootId: string;
@@ -91,11 +91,11 @@ export class ExecPipeline {
   }
 
   /**
-   * A shell behind pipes begins before the program at their other end has its connection: it is looked at again while
+   * A shell behind another program begins before that has its connection: it is looked at again while
    * it lives.
    */
   #lookAgain(container: WatchedContainer, frame: ExecFrame, event: Event, use: SlotUse): void {
-    const mayPass = isPipedShell(frame) && use.policy.process.detectors.reverse_shell.effect !== Effect.DISABLE;
+    const mayPass = isPassedShell(frame) && use.policy.process.detectors.reverse_shell.effect !== Effect.DISABLE;
     if (!mayPass || this.#looks >= LOOKS_MAX) return;
     this.#looks += 1;
     const look = async (left: readonly number[]): Promise<void> => {

@@ -6,7 +6,7 @@ import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { ExecFrame } from "../wire/frames.ts";
 import { ExecFlag } from "../wire/layout.ts";
 
-/** Processes of a container, and files of each, that are looked through for the other end of a pipe. */
+/** Processes of a container, and files of each, that are looked through for the other end of a stream. */
 const PROCESSES_MAX = 512;
 const FILES_MAX = 256;
 
@@ -52,9 +52,10 @@ function isShell(frame: ExecFrame): boolean {
   return SHELLS.has(base(frame.path)) || SHELLS.has(base(frame.filename));
 }
 
-/** Whoever else in the container has an end of the pipe and a connection passes one on to the other. */
-function pipePartner(container: WatchedContainer, frame: ExecFrame, mount: string): string {
-  const pipes = new Set([linkOf(`/proc/${frame.pid}/fd/0`), linkOf(`/proc/${frame.pid}/fd/1`)]);
+/** Whoever else in the container has an end of the pipe or Unix socket and a connection passes one on to the other. */
+function partnerOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
+  const ways = new Set([linkOf(`/proc/${frame.pid}/fd/0`), linkOf(`/proc/${frame.pid}/fd/1`)]);
+  if (frame.inputPeer !== 0) ways.add(`socket:[${frame.inputPeer}]`);
   let pids: string[];
   try {
     pids = readFileSync(join(mount, container.cgroup.path, "cgroup.procs"), "utf8")
@@ -66,20 +67,21 @@ function pipePartner(container: WatchedContainer, frame: ExecFrame, mount: strin
   const others = pids.slice(0, PROCESSES_MAX).filter((pid) => pid !== String(frame.pid));
   const sharing = others
     .map((pid) => ({ pid, files: filesOf(pid) }))
-    .filter(({ files }) => files.some((file) => pipes.has(file)) && files.some((file) => file.startsWith("socket:")));
+    .filter(({ files }) => files.some((file) => ways.has(file)) && files.some((file) => file.startsWith("socket:")));
   // The kernel goes through all that there is for its list of connections: some 10 ms on a busy machine.
   const connected = sharing.length === 0 ? new Set<string>() : connectedSockets(String(frame.pid));
   const partner = sharing.find(({ files }) => files.some((file) => connected.has(file)));
-  return partner === undefined ? "" : `through a pipe from process ${partner.pid}, which holds a connection`;
+  const way = frame.inputPeer === 0 ? "pipe" : "Unix socket";
+  return partner === undefined ? "" : `through a ${way} from process ${partner.pid}, which holds a connection`;
 }
 
-/** True for a shell whose input and output are both pipes: what passes commands on to it may be a connection. */
-export function isPipedShell(frame: ExecFrame): boolean {
-  return (frame.flags & ExecFlag.PIPE_STREAMS) !== 0 && isShell(frame);
+/** True for a shell whose input and output both lead to another process: what passes commands on may be a connection. */
+export function isPassedShell(frame: ExecFrame): boolean {
+  return (frame.flags & ExecFlag.PASSED_STREAMS) !== 0 && isShell(frame);
 }
 
-/** Which connection a program's standard streams are, directly or through pipes; empty for none. */
+/** Which connection a program's standard streams are, directly or through others; empty for none. */
 export function streamOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
   if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input is a connection";
-  return isPipedShell(frame) ? pipePartner(container, frame, mount) : "";
+  return isPassedShell(frame) ? partnerOf(container, frame, mount) : "";
 }

@@ -74,16 +74,22 @@ __attribute__((noinline)) int read_actor(struct gabion_actor *actor)
 }
 #endif
 
-/* The Internet socket behind a file, or null. */
-static __always_inline struct sock *internet_socket(struct file *file)
+/* The socket behind a file, or null. */
+static __always_inline struct sock *socket_behind(struct file *file)
 {
 	struct socket *socket;
-	struct sock *sk;
 
 	if ((file->f_inode->i_mode & S_IFMT) != S_IFSOCK)
 		return 0;
 	socket = bpf_rdonly_cast(file->private_data, bpf_core_type_id_kernel(struct socket));
-	sk = socket->sk;
+	return socket->sk;
+}
+
+/* The Internet socket behind a file, or null. */
+static __always_inline struct sock *internet_socket(struct file *file)
+{
+	struct sock *sk = socket_behind(file);
+
 	if (!sk)
 		return 0;
 	return sk->__sk_common.skc_family == 2 || sk->__sk_common.skc_family == 10 ? sk : 0;

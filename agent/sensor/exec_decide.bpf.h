@@ -89,7 +89,7 @@ __attribute__((noinline)) int decide_exec(void)
 	}
 
 	/* Whether standard streams that are sockets or pipes mean a remote shell is for the agent to tell. */
-	if (s->event.flags & (GABION_EXEC_SOCKET_STREAM | GABION_EXEC_PIPE_STREAMS) &&
+	if (s->event.flags & (GABION_EXEC_SOCKET_STREAM | GABION_EXEC_PASSED_STREAMS) &&
 	    s->stream != GABION_ALLOW)
 		return GABION_ASK;
 	if (s->event.flags & GABION_EXEC_SETUID && s->setuid != GABION_ALLOW)

@@ -70,25 +70,42 @@ static __always_inline void read_file(struct exec_event *event, struct file *fil
 	event->content = known->content;
 }
 
+#define AF_UNIX 1
+
+/* True for a pipe, or a Unix socket, of which the inode of the other end is read. */
+static __always_inline bool leads_to_process(struct file *file, __u32 *peer_inode)
+{
+	struct sock *sk;
+	struct unix_sock *own;
+
+	if ((file->f_inode->i_mode & S_IFMT) == S_IFIFO)
+		return true;
+	sk = socket_behind(file);
+	if (!sk || sk->__sk_common.skc_family != AF_UNIX || !bpf_core_type_exists(struct unix_sock))
+		return false;
+	own = bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct unix_sock));
+	*peer_inode = own->peer->sk_socket->file->f_inode->i_ino;
+	return true;
+}
+
 /*
- * A shell whose input is a connection, or comes through a pipe from whoever holds one, is somebody's remote shell. Commands
- * come from the input, so the output is looked at only where the input is a pipe.
+ * A shell whose input is a connection, or comes from whoever holds one through a pipe or Unix socket, is somebody's remote
+ * shell. Commands come from the input, so the output is looked at only where the input leads to another process.
  */
 static __always_inline void read_streams(struct exec_event *event, struct task_struct *task)
 {
 	struct file *input = file_of(task, 0), *output;
-	__u16 kind;
+	__u32 ignored;
 
 	if (!input)
 		return;
-	kind = input->f_inode->i_mode & S_IFMT;
-	if (kind == S_IFSOCK && internet_socket(input))
+	if (internet_socket(input))
 		event->flags |= GABION_EXEC_SOCKET_STREAM;
-	if (kind != S_IFIFO)
+	if (!leads_to_process(input, &event->input_peer))
 		return;
 	output = file_of(task, 1);
-	if (output && (output->f_inode->i_mode & S_IFMT) == S_IFIFO)
-		event->flags |= GABION_EXEC_PIPE_STREAMS;
+	if (output && leads_to_process(output, &ignored))
+		event->flags |= GABION_EXEC_PASSED_STREAMS;
 }
 
 /* What is only told: not read for what is known and merely counted. */

@@ -159,7 +159,7 @@ enum gabion_exec_flag {
 	GABION_EXEC_HOST_MOUNTS = 1 << 9,
 	GABION_EXEC_FIRST_PROCESS = 1 << 10, /* pid 1 of its pid namespace */
 	GABION_EXEC_SOCKET_STREAM = 1 << 11, /* standard input is an Internet socket */
-	GABION_EXEC_PIPE_STREAMS = 1 << 12,  /* standard input and output are pipes */
+	GABION_EXEC_PASSED_STREAMS = 1 << 12, /* standard input and output are pipes or Unix sockets */
 	GABION_EXEC_SETUID = 1 << 13,	     /* set-user-ID to somebody else than the caller */
 };
 
@@ -225,6 +225,8 @@ struct exec_event {
 	__u16 filename_length;
 	__u16 cwd_length;
 	__u16 argv_length;
+	__u32 input_peer; /* where standard input is a Unix socket: inode of its other end */
+	__u32 reserved;
 	__u8 comm[16]; /* of the caller, before the exec */
 	__u8 path[GABION_PATH_MAX];
 	__u8 filename[GABION_FILENAME_MAX];
@@ -540,7 +542,7 @@ struct file_entry {
 };
 
 _Static_assert(sizeof(struct gabion_event) == 32, "event header");
-_Static_assert(sizeof(struct exec_event) == 32 + 40 + 32 + 8 + 16 + 2304, "exec event");
+_Static_assert(sizeof(struct exec_event) == 32 + 40 + 32 + 8 + 8 + 16 + 2304, "exec event");
 _Static_assert(sizeof(struct gabion_actor) == 312, "actor");
 _Static_assert(sizeof(struct connect_event) == 32 + 312 + 32 + 256, "connect event");
 _Static_assert(sizeof(struct listen_event) == 32 + 312 + 24, "listen event");

@@ -109,7 +109,8 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	begin = is_measuring ? bpf_ktime_get_ns() : 0;
 	mount_ns = task->nsproxy->mnt_ns->ns.inum;
 	is_outside = mount_ns == host_mount_ns && !(of_cgroup->flags & GABION_CGROUP_HOST_MOUNTS);
-	if (is_outside && is_runtime_clone(bprm->file->f_path.dentry))
+	/* Who has run a program of the container's before is no runtime on its way in, whatever it calls its own. */
+	if (is_outside && !contained_of(task->tgid) && is_runtime_clone(bprm->file->f_path.dentry))
 		return 0;
 	s = scratch();
 	if (!s)
@@ -122,6 +123,7 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->cgroup_flags = of_cgroup->flags;
 	s->event.flags = 0;
 	s->event.content = 0;
+	s->event.input_peer = 0;
 	s->event.mount_ns = mount_ns;
 	uid_gid = bpf_get_current_uid_gid();
 	s->event.pid = task->tgid;

@@ -37,23 +37,31 @@ char LICENSE[] SEC("license") = "GPL";
 #define PROC_MAGIC 0x9fa0
 #define COMPAT_SOCKETCALL 102
 #define SOCKETCALL_SOCKET 1
+#define SOCKETCALL_ACCEPT 5
+#define SOCKETCALL_ACCEPT4 18
 #define NR_OPEN 2
 #define NR_DUP 32
 #define NR_DUP2 33
 #define NR_SOCKET 41
+#define NR_ACCEPT 43
 #define NR_FCNTL 72
 #define NR_CREAT 85
 #define NR_FCHMOD 91
 #define NR_OPENAT 257
+#define NR_ACCEPT4 288
 #define NR_DUP3 292
 #define NR_OPEN_BY_HANDLE 304
 #define NR_OPENAT2 437
+#define NR_PIDFD_GETFD 438
+#define F_DUPFD 0
+#define F_DUPFD_CLOEXEC 1030
 
 /* Calls that do more than being used: all others are done with after one look. */
 static const __u8 followed_calls[GABION_SYSCALLS] = {
-	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
+	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_ACCEPT] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
 	[86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
-	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1, [NR_OPENAT2] = 1, [452] = 1,
+	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_ACCEPT4] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1,
+	[NR_OPENAT2] = 1, [NR_PIDFD_GETFD] = 1, [452] = 1,
 };
 
 /* Where a call has its paths: numbers of arguments, from 0. */
@@ -122,6 +130,8 @@ static __always_inline __u32 native_number(__u32 number)
 	case 342: return NR_OPEN_BY_HANDLE;
 	case 353: return 316; /* renameat2 */
 	case 359: return NR_SOCKET;
+	case 364: return NR_ACCEPT4;
+	case NR_PIDFD_GETFD: return NR_PIDFD_GETFD;
 	case NR_OPENAT2: return NR_OPENAT2;
 	case 452: return 452; /* fchmodat2 */
 	default: return 0;
@@ -344,15 +354,27 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 		__sync_fetch_and_and(&calls->seen[word], ~mask);
 }
 
-/* The one call of the 32-bit table that hides which call it is, and its arguments, in memory. */
-static __always_inline void handle_socketcall(struct cgroup_policy *policy, struct pt_regs *regs)
+/*
+ * The one call of the 32-bit table that hides its arguments in memory, where another thread may change them meanwhile: what
+ * was opened is looked at, not what was asked for.
+ */
+static __always_inline void handle_socketcall(struct cgroup_policy *policy, struct task_struct *task, struct pt_regs *regs,
+					      long descriptor)
 {
-	__u32 arguments[3];
+	__u32 call = regs->bx;
+	struct file *file;
+	struct sock *sk;
 
-	if ((__u32)regs->bx == SOCKETCALL_SOCKET &&
-	    bpf_probe_read_user(arguments, sizeof(arguments), (void *)(__u64)(__u32)regs->cx) == 0 &&
-	    is_packet_socket(arguments[0], arguments[1]))
-		handle_packet_socket(policy, arguments[0], arguments[1], arguments[2]);
+	if (call != SOCKETCALL_SOCKET && call != SOCKETCALL_ACCEPT && call != SOCKETCALL_ACCEPT4)
+		return;
+	if (descriptor <= 2)
+		handle_redirect(policy, task, descriptor);
+	if (call != SOCKETCALL_SOCKET || !(policy->flags & GABION_CGROUP_NETWORK))
+		return;
+	file = file_of(task, descriptor);
+	sk = file ? socket_behind(file) : 0;
+	if (sk && is_packet_socket(sk->__sk_common.skc_family, sk->sk_type))
+		handle_packet_socket(policy, sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol);
 }
 
 /* Most of the calls that are followed do nothing that counts: told by a few loads, before anything is looked up. */
@@ -367,13 +389,17 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	case NR_CREAT:
 		return opened_to_change(task, regs, is_compat, native, result);
 	case NR_SOCKET:
-		return is_packet_socket(argument(regs, is_compat, 0), argument(regs, is_compat, 1));
+		return result <= 2 || is_packet_socket(argument(regs, is_compat, 0), argument(regs, is_compat, 1));
+	case NR_ACCEPT:
+	case NR_ACCEPT4:
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
+	case NR_PIDFD_GETFD:
 		return result <= 2;
 	case NR_FCNTL:
-		return result <= 2 && argument(regs, is_compat, 1) == 0 /* F_DUPFD */;
+		return result <= 2 &&
+		       (argument(regs, is_compat, 1) == F_DUPFD || argument(regs, is_compat, 1) == F_DUPFD_CLOEXEC);
 	default:
 		return true;
 	}
@@ -454,8 +480,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 	if (!is_followed)
 		return 0;
 	if (is_compat && number == COMPAT_SOCKETCALL) {
-		if (policy->flags & GABION_CGROUP_NETWORK)
-			handle_socketcall(policy, regs);
+		handle_socketcall(policy, task, regs, result);
 		return 0;
 	}
 	switch (native) {
@@ -469,14 +494,20 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 			return 0;
 		break; /* told by what was typed */
 	case NR_SOCKET:
-		if (policy->flags & GABION_CGROUP_NETWORK)
+		if (result <= 2)
+			handle_redirect(policy, task, result);
+		if (policy->flags & GABION_CGROUP_NETWORK &&
+		    is_packet_socket(argument(regs, is_compat, 0), argument(regs, is_compat, 1)))
 			handle_packet_socket(policy, argument(regs, is_compat, 0), argument(regs, is_compat, 1),
 					     argument(regs, is_compat, 2));
 		return 0;
+	case NR_ACCEPT:
+	case NR_ACCEPT4:
 	case NR_DUP:
 	case NR_DUP2:
 	case NR_DUP3:
 	case NR_FCNTL:
+	case NR_PIDFD_GETFD:
 		handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:

@@ -57,6 +57,7 @@ function decodeExec(frame: Buffer): ExecFrame | DecodeFault {
     gid: frame.readUInt32LE(at.gid),
     pidNs: frame.readUInt32LE(at.pid_ns),
     flags: frame.readUInt32LE(at.flags),
+    inputPeer: frame.readUInt32LE(at.input_peer),
     comm: textAt(frame, at.comm, at.path - at.comm),
     path: textAt(frame, at.path, pathLength),
     filename: textAt(frame, at.filename, filenameLength),

@@ -29,6 +29,8 @@ export interface ExecFrame {
   readonly gid: number;
   readonly pidNs: number;
   readonly flags: number;
+  /** Inode of the other end where standard input is a Unix socket; 0 otherwise. */
+  readonly inputPeer: number;
   readonly comm: Uint8Array;
   readonly path: Uint8Array;
   readonly filename: Uint8Array;

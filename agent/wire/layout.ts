@@ -116,7 +116,7 @@ export const ExecFlag = {
   HOST_MOUNTS: 1 << 9,
   FIRST_PROCESS: 1 << 10,
   SOCKET_STREAM: 1 << 11,
-  PIPE_STREAMS: 1 << 12,
+  PASSED_STREAMS: 1 << 12,
   SETUID: 1 << 13,
 } as const;
 export const CgroupFlag = {
@@ -185,7 +185,7 @@ export const LAYOUT = {
     },
   },
   exec_event: {
-    size: 2432,
+    size: 2440,
     fields: {
       start_ns: 32,
       parent_start_ns: 40,
@@ -204,11 +204,12 @@ export const LAYOUT = {
       filename_length: 106,
       cwd_length: 108,
       argv_length: 110,
-      comm: 112,
-      path: 128,
-      filename: 640,
-      cwd: 1152,
-      argv: 1408,
+      input_peer: 112,
+      comm: 120,
+      path: 136,
+      filename: 648,
+      cwd: 1160,
+      argv: 1416,
     },
   },
   exit_event: { size: 48, fields: { start_ns: 32, pid: 40, exit_code: 44 } },
