@@ -43,6 +43,7 @@ describe("addresses and domains that intelligence lists", () => {
       },
     });
   const facts = [
+    create(FactSchema, { kind: { case: "listen", value: { transport: Transport.UDP, port: 5300 } } }),
     create(FactSchema, { kind: { case: "outbound", value: { transport: Transport.TCP, port: 443 } } }),
     ...["c2.bad.example", "good.bad.example", "plain.example", "ready.example"].map((name) => domain(name)),
     domain("shard-?.pool.example.net", true),
@@ -98,6 +99,9 @@ describe("addresses and domains that intelligence lists", () => {
     expect(await probe("tcp", EXCEPTED, "443")).toBe("ECONNREFUSED");
     expect(await ask("c2.bad.example")).toBe("EPERM");
     expect(await probe("tcp", BAD, "443")).toBe("EPERM");
+    // Nor may a server answer to such an address, though it may answer everybody else.
+    expect(await probe("udp-from", "5300", BAD, "40000")).toBe("EPERM");
+    expect(await probe("udp-from", "5300", PLAIN, "40000")).toBe("ok");
     for (const text of ["`c2.bad.example`", `\`${BAD}\` tcp/443 is within the bad addresses`]) {
       const told = await audited(text);
       expect([told.delivery, told.decision?.effectApplied]).toEqual([Delivery.DENIED, Effect.PREVENT]);
