@@ -32,7 +32,7 @@ async function start(rig: AgentRig): Promise<SandboxContainer> {
   const container = rig.sandbox.start("web", {
     args: IDLE,
     programs: PROGRAMS,
-    capabilities: ["CAP_DAC_READ_SEARCH"],
+    capabilities: ["CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"],
     files: {
       [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
       [CALLS]: { content: testProgram("callprobe"), mode: 0o755 },
@@ -198,6 +198,27 @@ describe("what a container does to files", () => {
     expect(opened).toBe(3_000n);
     expect(swapped).toBeGreaterThan(0n);
     expect((await seen()).count - before.count).toBe(3_000n);
+  });
+
+  onKernel("names are real ones, whatever the process calls its root, its folder or an open one", async () => {
+    await sh("echo x > /var/other/odd; ln -s /other /var/way; ln -s /proc/self /tmp/me");
+    const renamed = async (from: string, to: string, ...how: string[]) => {
+      expect((await web.exec(CALLS, "typed", ...how)).output.trim()).toBe("ok");
+      const { change } = await until(`${from} renamed to ${to}`, 5_000, () =>
+        changes().find(({ change: c }) => c.operation === FileOperation.RENAME && c.newPath === `/var/other/${to}`),
+      );
+      expect(change.path).toBe(`/var/other/${from}`);
+    };
+    await renamed("odd", "by-folder", "-", "/var/other", "odd", "/proc/self/cwd/by-folder");
+    await renamed("by-folder", "by-number", "-", "/var/other", "by-folder", "/proc/self/fd/9/by-number");
+    await renamed("by-number", "by-link", "-", "/var/other", "by-number", "/tmp/me/cwd/by-link");
+    await renamed("by-link", "by-root", "/var", "/", "/other/by-link", "/other/../../other/by-root");
+    await renamed("by-root", "by-way", "/var", "/other", "by-root", "/way/by-way");
+    await renamed("by-way", "by-near-way", "/var", "/other", "by-way", "../way/by-near-way");
+    // Also of who has gone before it could be asked.
+    await sh("/bin/mv /var/other/by-near-way /proc/self/root/var/other/at-last");
+    await changed("/var/other/by-near-way", FileOperation.RENAME);
+    expect(changes().some(({ change: c }) => c.newPath === "/var/other/at-last")).toBe(true);
   });
 
   onKernel("a file opened by its handle is told by its path", async () => {

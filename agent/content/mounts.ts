@@ -101,6 +101,15 @@ const SEARCH_MS = 100;
 /** Processes that are looked through one after the other, before the image's files must do. */
 const LOOKS_MAX = 3;
 
+/** Where something happened: by whom, in which container. */
+export interface Place {
+  readonly cgroup: ControlGroup;
+  readonly rootfs: string;
+  readonly pid: number;
+  /** True where its root is not the top of its mounts. */
+  readonly isRooted: boolean;
+}
+
 /** Where the files of containers are seen with their mounts: through a process in there. */
 export class SeenRoots {
   readonly #cgroupMount: string;
@@ -110,13 +119,13 @@ export class SeenRoots {
     this.#cgroupMount = cgroupMount;
   }
 
-  /** Looks through a process; once more where the one that was looked through has ended meanwhile. */
-  async look<T>(
-    { cgroup, rootfs, pid }: { readonly cgroup: ControlGroup; readonly rootfs: string; readonly pid: number },
-    look: (root: string) => Promise<T>,
-  ): Promise<T> {
+  /**
+   * Looks through a process; once more where the one that was looked through has ended meanwhile. Through another one than
+   * the one that has a root of its own.
+   */
+  async look<T>({ cgroup, rootfs, pid, isRooted }: Place, look: (root: string) => Promise<T>): Promise<T> {
     for (const _ of Array(LOOKS_MAX)) {
-      const root = await this.#rootOf(cgroup, rootfs, pid);
+      const root = await this.#rootOf(cgroup, rootfs, isRooted ? 0 : pid);
       const found = await look(root);
       if (existsSync(root)) return found;
     }

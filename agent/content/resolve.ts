@@ -1,5 +1,5 @@
 import { lstatSync, readlinkSync } from "node:fs";
-import { lstat, readlink } from "node:fs/promises";
+import { lstat, readlink, statfs } from "node:fs/promises";
 import { unescapeText } from "#core/text/escape.ts";
 
 /** Links followed before a path is given up, as many as the kernel follows. */
@@ -11,11 +11,15 @@ function parts(path: Buffer): Buffer[] {
 }
 
 /** What lies at a place on the way: a link's target, or something else that is there. Undefined for nothing. */
-type Found = { readonly link: Buffer | undefined } | undefined;
+type Found = { readonly link: Buffer | undefined; readonly isReal?: boolean } | undefined;
 
-/** Asks what lies at each place in turn, and answers where the path leads. */
-function* follow(root: string, escapedPath: string): Generator<Buffer, Buffer | undefined, Found> {
-  const pending = parts(Buffer.from(unescapeText(escapedPath))).reverse();
+/** Asks what lies at each place in turn, and answers where the path leads. Absolute links begin at `top`. */
+function* follow(
+  root: string,
+  path: Buffer,
+  top: readonly Buffer[] = [],
+): Generator<Buffer, Buffer | undefined, Found> {
+  const pending = parts(path).reverse();
   const done: Buffer[] = [];
   let links = 0;
   while (pending.length > 0) {
@@ -23,7 +27,7 @@ function* follow(root: string, escapedPath: string): Generator<Buffer, Buffer | 
     const name = part.toString("latin1");
     if (name === "" || name === ".") continue;
     if (name === "..") {
-      done.pop();
+      if (!isSame(done, top)) done.pop();
       continue;
     }
     const found = yield join(root, [...done, part]);
@@ -34,31 +38,70 @@ function* follow(root: string, escapedPath: string): Generator<Buffer, Buffer | 
     }
     links += 1;
     if (links > LINKS_MAX) return undefined;
-    if (found.link[0] === 0x2f) done.length = 0;
+    if (found.link[0] === 0x2f) done.splice(0, done.length, ...(found.isReal ? [] : top));
     pending.push(...parts(found.link).reverse());
   }
   return join("", done);
+}
+
+function isSame(a: readonly Buffer[], b: readonly Buffer[]): boolean {
+  return a.length === b.length && a.every((part, i) => part.equals(b[i] as Buffer));
 }
 
 /**
  * Resolves a path as a container sees it, inside a root folder: every link is followed within that root and never by
  * the host's. Undefined where it does not exist. Paths are bytes.
  */
-export async function resolveInRoot(root: string, escapedPath: string): Promise<Buffer | undefined> {
-  const way = follow(root, escapedPath);
-  let step = way.next();
-  while (!step.done) {
-    const place = step.value;
+export function resolveInRoot(root: string, escapedPath: string): Promise<Buffer | undefined> {
+  return walk(follow(root, Buffer.from(unescapeText(escapedPath))), async (place) => {
     const status = await lstat(place).catch(() => undefined);
-    const link = status?.isSymbolicLink() ? await readlink(place, { encoding: "buffer" }) : undefined;
-    step = way.next(status && { link });
-  }
+    return status && { link: status.isSymbolicLink() ? await readlink(place, { encoding: "buffer" }) : undefined };
+  });
+}
+
+async function walk(
+  way: Generator<Buffer, Buffer | undefined, Found>,
+  look: (place: Buffer) => Promise<Found>,
+): Promise<Buffer | undefined> {
+  let step = way.next();
+  while (!step.done) step = way.next(await look(step.value));
   return step.value;
+}
+
+/** Whose path it is. */
+export interface Walker {
+  /** The process's own root, where that is not the top of its mounts; empty otherwise. */
+  readonly top: Buffer;
+  /** What the process has as its number in its container; undefined where it has gone. */
+  readonly innerPid: string | undefined;
+}
+
+/** Of a process file system (linux/magic.h). */
+const PROC_MAGIC = 0x9fa0;
+const OWN = new Set(["self", "thread-self"]);
+
+/**
+ * As `resolveInRoot`, for a path from the top of the mounts that a process typed: it may lie behind a root of the process's
+ * own, and lead through what `/proc` says of the process itself, which is not what it says of who asks here.
+ */
+export function resolveTyped(root: string, path: Buffer, { top, innerPid }: Walker): Promise<Buffer | undefined> {
+  const topParts = parts(top).filter(({ length }) => length > 0);
+  return walk(follow(root, path, topParts), async (place) => {
+    const status = await lstat(place).catch(() => undefined);
+    if (!status?.isSymbolicLink()) return status && { link: undefined };
+    const cut = place.lastIndexOf(0x2f);
+    const folder = await statfs(place.subarray(0, cut + 1)).catch(() => undefined);
+    if (folder?.type !== PROC_MAGIC) return { link: await readlink(place, { encoding: "buffer" }) };
+    const name = place.subarray(cut + 1).toString("latin1");
+    if (OWN.has(name)) return innerPid === undefined ? undefined : { link: Buffer.from(innerPid) };
+    // The kernel's text is real already, and not seen from the process's root.
+    return { link: await readlink(place, { encoding: "buffer" }), isReal: true };
+  });
 }
 
 /** As `resolveInRoot`, for those who have a thread of their own to wait in. */
 export function resolveInRootSync(root: string, escapedPath: string): Buffer | undefined {
-  const way = follow(root, escapedPath);
+  const way = follow(root, Buffer.from(unescapeText(escapedPath)));
   let step = way.next();
   while (!step.done) {
     const place = step.value;

@@ -24,7 +24,8 @@ export async function judgeFile(
 ): Promise<Judged[]> {
   const { cgroup, identified } = container;
   const { rootfs } = identified.bundle;
-  const where = { cgroup, rootfs, pid: frame.actor.pid };
+  const isRooted = (frame.flags & FileFlag.ROOTED) !== 0;
+  const where = { cgroup, rootfs, pid: frame.actor.pid, isRooted };
   const resolve = (root: string) => pathsOfChange(frame, root);
   const { path, newPath } = await (isTyped(frame) ? maker.roots.look(where, resolve) : resolve(rootfs));
   const operation = frame.operation as FileOperation;

@@ -56,6 +56,30 @@ static __always_inline struct file_scratch *begin_file(struct cgroup_policy *pol
 	return s;
 }
 
+#define MOUNTS_MAX 8
+/* Instead of a folder's descriptor: the process's own root. */
+#define FROM_ROOT (-4096)
+
+/* True where the current task's root is not the top of its mounts: then what it types begins elsewhere. */
+__attribute__((noinline)) int is_rooted(void)
+{
+	struct fs_struct *fs = bpf_get_current_task_btf()->fs;
+	struct mount *mount = mount_of(fs->root.mnt);
+	struct dentry *dentry = fs->root.dentry;
+
+	for (int i = 0; i < MOUNTS_MAX; i++) {
+		struct mount *above = mount->mnt_parent;
+
+		if (dentry != mount->mnt.mnt_root)
+			return 1;
+		if (above == mount)
+			return 0;
+		dentry = mount->mnt_mountpoint;
+		mount = above;
+	}
+	return 1;
+}
+
 /* The folder that a path as typed begins at: of the first path, or of the second. */
 __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 {
@@ -71,10 +95,11 @@ __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 		return 0;
 	target = is_second ? s->event.target_base : s->event.base;
 	length = is_second ? &s->event.target_base_length : &s->event.base_length;
-	if (folder == AT_FDCWD) {
+	if (folder == AT_FDCWD || folder == FROM_ROOT) {
 		struct fs_struct *fs = task->fs;
+		struct vfsmount *mnt = folder == FROM_ROOT ? fs->root.mnt : fs->pwd.mnt;
 
-		walked = walk_path(buffer, fs->pwd.dentry, fs->pwd.mnt);
+		walked = walk_path(buffer, folder == FROM_ROOT ? fs->root.dentry : fs->pwd.dentry, mnt);
 	} else {
 		struct file *file = file_of(task, folder);
 
@@ -83,13 +108,16 @@ __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 		walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
 	}
 	read_walked(target, GABION_CWD_MAX, length, buffer, walked);
-	if (walked.is_truncated || walked.length >= GABION_CWD_MAX)
-		*length = GABION_CWD_MAX; /* does not fit: said to be cut */
+	if (walked.is_truncated || walked.length >= GABION_CWD_MAX) {
+		*length = GABION_CWD_MAX;
+		s->event.flags |= GABION_FILE_CUT;
+	}
 	return 1;
 }
 
 /* Acts on paths as typed that only the agent can tell the file of. */
-#define ASKED_FLAGS (GABION_FILE_CUT | GABION_FILE_EXECUTABLE | GABION_FILE_RING | GABION_FILE_FOLLOWED)
+#define ASKED_FLAGS                                                                                                    \
+	(GABION_FILE_CUT | GABION_FILE_EXECUTABLE | GABION_FILE_RING | GABION_FILE_FOLLOWED | GABION_FILE_ROOTED)
 
 /* An act on paths as typed. */
 struct path_act {
@@ -127,13 +155,15 @@ static __always_inline void tell_path(struct cgroup_policy *policy, struct conta
 	s->event.mode = act->mode;
 	if (act->mode & EXECUTE_BITS && act->operation == GABION_FILE_MODE)
 		s->event.flags |= GABION_FILE_EXECUTABLE;
+	if (is_rooted())
+		s->event.flags |= GABION_FILE_ROOTED;
 	read_typed(s, s->event.path, &s->event.path_length, act->path, act->is_copied);
-	if (s->event.path[0] != '/')
-		read_base(act->folder, 0);
+	if (s->event.path[0] != '/' || s->event.flags & GABION_FILE_ROOTED)
+		read_base(s->event.path[0] == '/' ? FROM_ROOT : act->folder, 0);
 	if (act->target) {
 		read_typed(s, s->event.target, &s->event.target_length, act->target, act->is_copied);
-		if (s->event.target[0] != '/')
-			read_base(act->target_folder, 1);
+		if (s->event.target[0] != '/' || s->event.flags & GABION_FILE_ROOTED)
+			read_base(s->event.target[0] == '/' ? FROM_ROOT : act->target_folder, 1);
 	}
 	if (is_library(s->event.path, s->event.path_length))
 		s->event.flags |= GABION_FILE_EXECUTABLE;

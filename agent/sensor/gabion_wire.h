@@ -341,6 +341,7 @@ enum gabion_file_flag {
 	GABION_FILE_PROC = 1 << 3,     /* of a process file system: its folders have numbers in their names */
 	GABION_FILE_RING = 1 << 4,     /* asked for through io_uring: told when it was asked for, whatever came of it */
 	GABION_FILE_FOLLOWED = 1 << 5, /* typed, and a link that it ends with was followed */
+	GABION_FILE_ROOTED = 1 << 6,   /* typed by a process with another root than its mounts have */
 };
 
 struct file_event {
@@ -353,7 +354,7 @@ struct file_event {
 	__u32 flags;
 	__u16 path_length;
 	__u16 target_length;
-	__u16 base_length; /* of the folder that a relative `path` or `target` begins at */
+	__u16 base_length; /* of the folder that a relative `path` or `target` begins at; ROOTED: an absolute one too */
 	__u16 target_base_length;
 	__u8 path[GABION_PATH_MAX];
 	__u8 target[GABION_PATH_MAX]; /* second path of rename and link */

@@ -57,7 +57,7 @@ struct ovl_entry;
 struct ovl_inode { struct inode vfs_inode; struct dentry *__upperdentry; struct ovl_entry *oe; };
 struct linux_binprm { struct file *file; const char *filename; const char *interp; };
 struct mm_struct { unsigned long arg_start; unsigned long arg_end; struct file *exe_file; };
-struct fs_struct { struct path pwd; };
+struct fs_struct { struct path root; struct path pwd; };
 struct ns_common { __u32 inum; };
 struct mnt_namespace { struct ns_common ns; };
 struct pid_namespace { struct ns_common ns; __u32 level; };
