@@ -200,6 +200,17 @@ describe("what a container does to files", () => {
     expect((await seen()).count - before.count).toBe(3_000n);
   });
 
+  onKernel(
+    "a folder that is moved away, or into the place of one that a detector watches, is found by it",
+    async () => {
+      await sh("mv /root /root.old; mkdir -p /var/new/.ssh; mv /var/new /root");
+      const found = await rig.audited("the folder put in place", (a) => a.message.includes("to `/root`"));
+      expect(found.decision).toMatchObject({ detector: "ssh_files", outcome: Outcome.DETECTION });
+      await rig.audited("the folder moved away", (a) => a.message.includes("renamed to `/root.old`"));
+      await sh("mv /root /var/gone; mv /root.old /root");
+    },
+  );
+
   onKernel("names are real ones, whatever the process calls its root, its folder or an open one", async () => {
     await sh("echo x > /var/other/odd; ln -s /other /var/way; ln -s /proc/self /tmp/me");
     const renamed = async (from: string, to: string, ...how: string[]) => {

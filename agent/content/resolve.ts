@@ -4,10 +4,11 @@ import { unescapeText } from "#core/text/escape.ts";
 
 /** Links followed before a path is given up, as many as the kernel follows. */
 const LINKS_MAX = 40;
+const PARENT = Buffer.from("..");
 
 function parts(path: Buffer): Buffer[] {
-  const text = path.toString("latin1");
-  return text.split("/").map((part) => Buffer.from(part, "latin1"));
+  const texts = path.toString("latin1").split("/");
+  return texts.filter((text) => text !== "" && text !== ".").map((text) => Buffer.from(text, "latin1"));
 }
 
 /** What lies at a place on the way: a link's target, or something else that is there. Undefined for nothing. */
@@ -22,30 +23,33 @@ function* follow(
   const pending = parts(path).reverse();
   const done: Buffer[] = [];
   let links = 0;
-  while (pending.length > 0) {
-    const part = pending.pop() as Buffer;
-    const name = part.toString("latin1");
-    if (name === "" || name === ".") continue;
-    if (name === "..") {
-      if (!isSame(done, top)) done.pop();
+  for (let part = pending.pop(); part; part = pending.pop()) {
+    if (part.equals(PARENT)) {
+      leave(done, top);
       continue;
     }
     const found = yield join(root, [...done, part]);
-    if (!found) return undefined;
-    if (!found.link) {
+    if (!found?.link) {
+      if (!found) return undefined;
       done.push(part);
       continue;
     }
     links += 1;
     if (links > LINKS_MAX) return undefined;
-    if (found.link[0] === 0x2f) done.splice(0, done.length, ...(found.isReal ? [] : top));
+    if (isAbsolute(found.link)) done.splice(0, done.length, ...(found.isReal ? [] : top));
     pending.push(...parts(found.link).reverse());
   }
   return join("", done);
 }
 
-function isSame(a: readonly Buffer[], b: readonly Buffer[]): boolean {
-  return a.length === b.length && a.every((part, i) => part.equals(b[i] as Buffer));
+function isAbsolute(path: Buffer): boolean {
+  return path[0] === 0x2f;
+}
+
+/** Goes up one folder; nothing lies above the top. */
+function leave(done: Buffer[], top: readonly Buffer[]): void {
+  const isTop = done.length === top.length && done.every((part, i) => part.equals(top[i] as Buffer));
+  if (!isTop) done.pop();
 }
 
 /**
@@ -85,8 +89,7 @@ const OWN = new Set(["self", "thread-self"]);
  * own, and lead through what `/proc` says of the process itself, which is not what it says of who asks here.
  */
 export function resolveTyped(root: string, path: Buffer, { top, innerPid }: Walker): Promise<Buffer | undefined> {
-  const topParts = parts(top).filter(({ length }) => length > 0);
-  return walk(follow(root, path, topParts), async (place) => {
+  return walk(follow(root, path, parts(top)), async (place) => {
     const status = await lstat(place).catch(() => undefined);
     if (!status?.isSymbolicLink()) return status && { link: undefined };
     const cut = place.lastIndexOf(0x2f);

@@ -19,6 +19,17 @@ test("an index of texts finds what going through the list finds", () => {
   );
 });
 
+test("what lies below a folder is found by what a text begins with, or by what matches the folder itself", () => {
+  fc.assert(
+    fc.property(fc.array(word, { maxLength: 12 }), fc.constantFrom("a", "b", "a/b", "b/a"), (sources, folder) => {
+      const index = compileTextIndex(sources);
+      const begins = (source: string) => source.split("*")[0]?.startsWith(`${folder}/`);
+      expect(index.findBelow(folder) >= 0).toBe(sources.some(begins) || index.find(`${folder}/`) >= 0);
+    }),
+    { numRuns: 5_000 },
+  );
+});
+
 const octet = fc.integer({ min: 0, max: 3 });
 const ipv4 = fc.tuple(octet, octet, octet, octet).map((parts) => parts.join("."));
 const prefix = fc.oneof(

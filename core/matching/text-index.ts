@@ -4,6 +4,11 @@ import { compilePattern, isPattern, type Pattern } from "./pattern.ts";
 export interface TextIndex {
   /** Place of the first pattern that matches, or -1. */
   readonly find: (text: string) => number;
+  /**
+   * Place of a text that begins with a folder and the slash behind it, up to its first star, or of a pattern that matches
+   * those; -1 for none.
+   */
+  readonly findBelow: (folder: string) => number;
 }
 
 interface Placed {
@@ -42,6 +47,29 @@ class FixedEnds {
   }
 }
 
+/** What texts begin with, in order, so that the first one that a beginning leads to is found by halves. */
+class Beginnings {
+  readonly #sorted: readonly { readonly text: string; readonly index: number }[];
+
+  constructor(sources: readonly string[]) {
+    this.#sorted = sources
+      .map((source, index) => ({ text: isPattern(source) ? source.slice(0, source.indexOf("*")) : source, index }))
+      .sort((a, b) => (a.text < b.text ? -1 : 1));
+  }
+
+  find(beginning: string): number {
+    let low = 0;
+    let high = this.#sorted.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#sorted[middle]?.text ?? "") < beginning) low = middle + 1;
+      else high = middle;
+    }
+    const found = this.#sorted[low];
+    return found?.text.startsWith(beginning) ? found.index : -1;
+  }
+}
+
 /** The last of so many patterns is found as fast as the first, for patterns that begin or end with something fixed. */
 export function compileTextIndex(sources: readonly string[]): TextIndex {
   const exact = new Map<string, number>();
@@ -59,11 +87,18 @@ export function compileTextIndex(sources: readonly string[]): TextIndex {
     if (beginning.length >= end.length) byBeginning.add(beginning, placed);
     else byEnd.add(end, placed);
   });
+  let beginnings: Beginnings | undefined;
+  const find = (text: string) => {
+    const bound = exact.get(text) ?? sources.length;
+    const found = byEnd.find(text, byBeginning.find(text, bound));
+    return found === sources.length ? -1 : found;
+  };
   return {
-    find(text) {
-      const bound = exact.get(text) ?? sources.length;
-      const found = byEnd.find(text, byBeginning.find(text, bound));
-      return found === sources.length ? -1 : found;
+    find,
+    findBelow(folder) {
+      const inside = folder === "/" ? folder : `${folder}/`;
+      beginnings ??= new Beginnings(sources);
+      return firstPlace([beginnings.find(inside), find(inside)]);
     },
   };
 }

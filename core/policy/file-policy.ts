@@ -150,12 +150,21 @@ const compiledProtected = Object.entries(PROTECTED_FILES).map(([name, { what, pa
   index: compileTextIndex(paths),
 }));
 
+/**
+ * Which entry names a path, or -1. A folder that is moved takes with it what lies below, and puts something else in the
+ * place of what a list names there.
+ */
+function placeOf(index: TextIndex, path: string, { operation }: FileEvent): number {
+  const place = index.find(path);
+  return place < 0 && operation === FileOperation.RENAME ? index.findBelow(path) : place;
+}
+
 function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
   const paths = pathsOf(event);
   for (const { name, what, index } of compiledProtected) {
     const { effect, excepts } = policy.detectors[name];
     if (effect === Effect.DISABLE) continue;
-    const path = paths.find((each) => index.find(each) >= 0);
+    const path = paths.find((each) => placeOf(index, each, event) >= 0);
     if (path === undefined || excepts(path, event.processPath)) continue;
     return detection(effect, name, false, `${shown(event)}; \`${path}\` ${what}`);
   }
@@ -187,7 +196,7 @@ function findInModel(policy: CompiledFilePolicy, event: FileEvent): Finding {
 }
 
 function findDenied(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
-  const place = firstPlace(pathsOf(event).map((path) => policy.lists.denied.find(path)));
+  const place = firstPlace(pathsOf(event).map((path) => placeOf(policy.lists.denied, path, event)));
   return whereNamed(policy.denied[place]?.source, (m) => denial(policy.effect, m, () => shown(event)));
 }
 

@@ -432,6 +432,30 @@ test("files: the kernel says what the policy says, and never refuses afterwards"
   );
 });
 
+test.each([
+  { path: "/etc", newPath: "/old", isDenied: true },
+  { path: "/tmp/x", newPath: "/etc", isDenied: true },
+  { path: "/var/a", newPath: "/var/b", isDenied: true },
+  { path: "/home/x/.keys", newPath: "/tmp/k", isDenied: true },
+  { path: "/etc.old", newPath: "/tmp/e", isDenied: false },
+  { path: "/etc/hosts", newPath: "/etc/hosts2", isDenied: false },
+])("files: a folder moved from $path to $newPath takes along, or hides, what a list names", (moved) => {
+  const policy = compileFilePolicy({
+    section: create(FilesystemSectionSchema, {
+      effect: Effect.ALERT,
+      denied: ["/etc/passwd", "/var/a/*", "/home/*/.keys/*"],
+    }),
+    hasRule: true,
+    items: [],
+    state: LearningState.ACTIVE,
+  });
+  const { isDenied, ...paths } = moved;
+  const change = { operation: FileOperation.RENAME, ...paths, processPath: "/bin/mv", isExecutable: false };
+  expect(evaluateFile(policy, change).outcome === Outcome.DENIAL).toBe(isDenied);
+  const written = { ...change, operation: FileOperation.WRITE, newPath: "" };
+  expect(evaluateFile(policy, written).outcome).toBe(Outcome.DEVIATION);
+});
+
 test("system calls: denied ones act in every state, allowed and learned ones are known by number", () => {
   const section = create(SyscallSectionSchema, { effect: Effect.BLOCK, allowed: ["ptrace"], denied: ["mount"] });
   const items = [
