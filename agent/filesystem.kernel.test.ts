@@ -32,7 +32,7 @@ async function start(rig: AgentRig): Promise<SandboxContainer> {
   const container = rig.sandbox.start("web", {
     args: IDLE,
     programs: PROGRAMS,
-    capabilities: ["CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"],
+    capabilities: ["CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT", "CAP_SETFCAP"],
     files: {
       [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
       [CALLS]: { content: testProgram("callprobe"), mode: 0o755 },
@@ -147,6 +147,32 @@ describe("what a container does to files", () => {
     expect(changes().some(({ change: c }) => c.path === "/tmp/way" && c.operation !== FileOperation.CREATE)).toBe(
       false,
     );
+  });
+
+  onKernel("rights given by an attribute are told as a mode is; other attributes are not", async () => {
+    for (const [what, name] of [
+      ["setxattr", "system.posix_acl_access"],
+      ["fsetxattr", "security.capability"],
+      ["setxattr", "user.note"],
+    ] as const) {
+      const path = `/var/other/${what}-${name}`;
+      await sh(`echo x > ${path}`);
+      await changed(path, FileOperation.CREATE);
+      expect((await web.exec(CALLS, "grant", what, path, name)).output.trim()).toMatch(/^(ok|EOPNOTSUPP|ENOTSUP)$/);
+    }
+    await changed("/var/other/setxattr-system.posix_acl_access", FileOperation.CHANGE_MODE);
+    await changed("/var/other/fsetxattr-security.capability", FileOperation.CHANGE_MODE);
+    // A folder that is opened by all is told too, and is no executable.
+    await sh("/bin/mkdir /var/other/folder; /bin/chmod 755 /var/other/folder");
+    expect((await web.exec(CALLS, "grant", "fchmod", "/var/other/folder", "")).output.trim()).toBe("ok");
+    const told = await until("the folder's modes", 5_000, () => {
+      const all = changes().filter(({ change: c }) => c.path === "/var/other/folder");
+      return new Set(all.map((a) => a.event?.actor?.path)).size === 2 ? all : undefined;
+    });
+    expect(told.filter(({ decision }) => decision?.detector === "changed_binary")).toEqual([]);
+    expect(
+      changes().some(({ change: c }) => c.path.includes("user.note") && c.operation !== FileOperation.CREATE),
+    ).toBe(false);
   });
 
   onKernel("an executable that is cut short by its path is told as one", async () => {

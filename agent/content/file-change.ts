@@ -1,3 +1,4 @@
+import type { Stats } from "node:fs";
 import { lstat, readFile, readlink } from "node:fs/promises";
 import { escapeBytes, unescapeText } from "#core/text/escape.ts";
 import type { FileFrame } from "../wire/frames.ts";
@@ -93,9 +94,18 @@ export async function pathsOfChange(frame: FileFrame, root: string): Promise<{ p
 
 const ANY_EXECUTE = 0o111;
 
+async function statusAt(root: string, path: string): Promise<Stats | undefined> {
+  const full = Buffer.concat([Buffer.from(root), Buffer.from(unescapeText(path))]);
+  return lstat(full).catch(() => undefined);
+}
+
+/** True if a folder lies at a path below a root. */
+export async function isFolderAt(root: string, path: string): Promise<boolean> {
+  return (await statusAt(root, path))?.isDirectory() === true;
+}
+
 /** True if a regular file that may be executed lies at a path below a root. A link is not followed. */
 export async function isExecutableAt(root: string, path: string): Promise<boolean> {
-  const full = Buffer.concat([Buffer.from(root), Buffer.from(unescapeText(path))]);
-  const status = await lstat(full).catch(() => undefined);
+  const status = await statusAt(root, path);
   return status?.isFile() === true && (status.mode & ANY_EXECUTE) !== 0;
 }

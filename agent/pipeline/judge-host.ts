@@ -9,7 +9,7 @@ import { escapeBytes } from "#core/text/escape.ts";
 import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
-import { isExecutableAt, isTyped, pathsOfChange } from "../content/file-change.ts";
+import { isExecutableAt, isFolderAt, isTyped, pathsOfChange } from "../content/file-change.ts";
 import { isRefusedByWatch } from "../enforce/protect.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
@@ -29,7 +29,10 @@ export async function judgeFile(
   const resolve = (root: string) => pathsOfChange(frame, root);
   const { path, newPath } = await (isTyped(frame) ? maker.roots.look(where, resolve) : resolve(rootfs));
   const operation = frame.operation as FileOperation;
-  const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0;
+  const isMode = operation === FileOperation.CHANGE_MODE && isTyped(frame);
+  // A mode that lets a file be run lets a folder be entered.
+  const isFolder = isMode && (await maker.roots.look(where, (root) => isFolderAt(root, path)));
+  const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0 && !isFolder;
   const isIoUring = (frame.flags & FileFlag.RING) !== 0;
   const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   // It was only asked for: what the watch refused has not happened, and is told as refused.

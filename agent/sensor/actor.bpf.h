@@ -6,6 +6,7 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define S_IFREG 0100000
+#define S_IFBLK 0060000
 #define S_IFIFO 0010000
 
 /* Copies what was walked, with the zero behind it; a path that fills its field has none and is not whole. */

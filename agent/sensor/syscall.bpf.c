@@ -47,21 +47,26 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_FCNTL 72
 #define NR_CREAT 85
 #define NR_FCHMOD 91
+#define NR_SETXATTR 188
+#define NR_LSETXATTR 189
+#define NR_FSETXATTR 190
 #define NR_OPENAT 257
 #define NR_ACCEPT4 288
 #define NR_DUP3 292
 #define NR_OPEN_BY_HANDLE 304
 #define NR_OPENAT2 437
 #define NR_PIDFD_GETFD 438
+#define NR_SETXATTRAT 463
 #define F_DUPFD 0
 #define F_DUPFD_CLOEXEC 1030
 
 /* Calls that do more than being used: all others are done with after one look. */
 static const __u8 followed_calls[GABION_SYSCALLS] = {
 	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_ACCEPT] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
-	[86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
+	[84] = 1, [86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_SETXATTR] = 1, [NR_LSETXATTR] = 1,
+	[NR_FSETXATTR] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
 	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_ACCEPT4] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1,
-	[NR_OPENAT2] = 1, [NR_PIDFD_GETFD] = 1, [452] = 1,
+	[NR_OPENAT2] = 1, [NR_PIDFD_GETFD] = 1, [452] = 1, [NR_SETXATTRAT] = 1,
 };
 
 /* Where a call has its paths: numbers of arguments, from 0. */
@@ -85,6 +90,7 @@ static __always_inline struct path_call path_call_of(__u64 number)
 	case 82: return (struct path_call){ GABION_FILE_RENAME, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
 	case 264:
 	case 316: return (struct path_call){ GABION_FILE_RENAME, 0, 1, 2, 3, NO_ARGUMENT }; /* renameat, renameat2 */
+	case 84: /* rmdir */
 	case 87: return (struct path_call){ GABION_FILE_DELETE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 263: return (struct path_call){ GABION_FILE_DELETE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 86: return (struct path_call){ GABION_FILE_LINK, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
@@ -96,6 +102,9 @@ static __always_inline struct path_call path_call_of(__u64 number)
 	case 90: return (struct path_call){ GABION_FILE_MODE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, 1 };
 	case 268:
 	case 452: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, 2 }; /* fchmodat, fchmodat2 */
+	case NR_SETXATTR:
+	case NR_LSETXATTR: return (struct path_call){ GABION_FILE_MODE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case NR_SETXATTRAT: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
 	default: return (struct path_call){};
 	}
 }
@@ -111,6 +120,7 @@ static __always_inline __u32 native_number(__u32 number)
 	case 14: return 133; /* mknod */
 	case 15: return 90; /* chmod */
 	case 38: return 82; /* rename */
+	case 40: return 84; /* rmdir */
 	case 41: return NR_DUP;
 	case 55:
 	case 221: return NR_FCNTL; /* fcntl64 too */
@@ -119,6 +129,9 @@ static __always_inline __u32 native_number(__u32 number)
 	case 92:
 	case 193: return 76; /* truncate64 too */
 	case 94: return NR_FCHMOD;
+	case 226: return NR_SETXATTR;
+	case 227: return NR_LSETXATTR;
+	case 228: return NR_FSETXATTR;
 	case 295: return NR_OPENAT;
 	case 297: return 259; /* mknodat */
 	case 301: return 263; /* unlinkat */
@@ -134,6 +147,7 @@ static __always_inline __u32 native_number(__u32 number)
 	case NR_PIDFD_GETFD: return NR_PIDFD_GETFD;
 	case NR_OPENAT2: return NR_OPENAT2;
 	case 452: return 452; /* fchmodat2 */
+	case NR_SETXATTRAT: return NR_SETXATTRAT;
 	default: return 0;
 	}
 }
@@ -179,7 +193,7 @@ __attribute__((noinline)) int read_open_path(__u32 descriptor)
 	s->event.mode = inode->i_mode;
 	if (inode->i_sb->s_magic == PROC_MAGIC)
 		s->event.flags |= GABION_FILE_PROC;
-	if (inode->i_mode & EXECUTE_BITS)
+	if ((inode->i_mode & S_IFMT) == S_IFREG && inode->i_mode & EXECUTE_BITS)
 		s->event.flags |= GABION_FILE_EXECUTABLE;
 	walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
 	read_walked(s->event.path, GABION_PATH_MAX, &s->event.path_length, buffer, walked);
@@ -195,9 +209,11 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 {
 	struct file_scratch *s;
 	struct cgroup_counts *counts;
+	__u16 kind = file->f_inode->i_mode & S_IFMT;
 	__u32 action;
 
-	if ((file->f_inode->i_mode & S_IFMT) != S_IFREG)
+	/* Devices and pipes are no files of anybody, but a disk holds them all. */
+	if (kind != S_IFREG && kind != S_IFBLK && operation != GABION_FILE_MODE)
 		return;
 	s = begin_file(policy, process, operation);
 	if (!s || !read_open_path(descriptor))
@@ -377,6 +393,25 @@ static __always_inline void handle_socketcall(struct cgroup_policy *policy, stru
 		handle_packet_socket(policy, sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol);
 }
 
+union attribute {
+	char text[24];
+	__u64 words[3];
+};
+
+/* Who may do what with a file, by other means than its mode: access lists, and rights that a program brings with it. */
+static __attribute__((noinline)) int grants_rights(const void *name)
+{
+	const union attribute lists = { "system.posix_acl" }, rights = { "security.capability" };
+	union attribute given = {};
+
+	if (bpf_probe_read_user_str(given.text, sizeof(given), name) < 0)
+		return 0;
+	/* Word by word: of each byte the verifier would follow both ways. The lists have two kinds. */
+	return ((given.words[0] ^ lists.words[0]) | (given.words[1] ^ lists.words[1])) == 0 ||
+	       ((given.words[0] ^ rights.words[0]) | (given.words[1] ^ rights.words[1]) |
+		(given.words[2] ^ rights.words[2])) == 0;
+}
+
 /* Most of the calls that are followed do nothing that counts: told by a few loads, before anything is looked up. */
 static __always_inline bool does_more(struct task_struct *task, struct pt_regs *regs, bool is_compat, __u32 native,
 				      long result)
@@ -397,6 +432,12 @@ static __always_inline bool does_more(struct task_struct *task, struct pt_regs *
 	case NR_DUP3:
 	case NR_PIDFD_GETFD:
 		return result <= 2;
+	case NR_SETXATTR:
+	case NR_LSETXATTR:
+	case NR_FSETXATTR:
+		return grants_rights((const void *)argument(regs, is_compat, 1));
+	case NR_SETXATTRAT:
+		return grants_rights((const void *)argument(regs, is_compat, 3));
 	case NR_FCNTL:
 		return result <= 2 &&
 		       (argument(regs, is_compat, 1) == F_DUPFD || argument(regs, is_compat, 1) == F_DUPFD_CLOEXEC);
@@ -511,6 +552,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 		handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
+	case NR_FSETXATTR:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {
 			__u32 descriptor = argument(regs, is_compat, 0);
 			struct file *file = file_of(task, descriptor);
