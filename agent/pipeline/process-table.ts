@@ -2,6 +2,8 @@ import { readFileSync, readlinkSync } from "node:fs";
 import { create } from "@bufbuild/protobuf";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Process, ProcessSchema } from "#gen/gabion/event/v1/event_pb.ts";
+import { startTicks } from "../containers/runc.ts";
+import { TICK_NS } from "../enforce/stop.ts";
 
 /** Processes remembered; the oldest go first. */
 const CAPACITY = 50_000;
@@ -9,6 +11,7 @@ const ANCESTORS_MAX = 16;
 
 interface Entry {
   readonly process: Process;
+  /** Since boot; as exact as 10 ms where it is from /proc. */
   readonly startNs: bigint;
   readonly parentPid: number;
 }
@@ -25,8 +28,11 @@ function fromProc(bootId: string, pid: number): Entry | undefined {
     const status = readFileSync(`/proc/${pid}/stat`, "latin1");
     const parentPid = Number(status.slice(status.lastIndexOf(")") + 2).split(" ")[1]);
     const name = path.slice(path.lastIndexOf("/") + 1);
-    const process = create(ProcessSchema, { execId: execId(bootId, pid, 0n), pid, path, name });
-    return { process, startNs: 0n, parentPid };
+    const ticks = startTicks(pid);
+    if (ticks === undefined) return undefined;
+    const startNs = ticks * TICK_NS;
+    const process = create(ProcessSchema, { execId: execId(bootId, pid, startNs), pid, path, name });
+    return { process, startNs, parentPid };
   } catch {
     return undefined;
   }
@@ -60,27 +66,36 @@ export class ProcessTable {
     return entry?.startNs === startNs ? entry.process : undefined;
   }
 
-  /** Ancestors, nearest first, up to the container's first process or what made it. A pid that was used again is not one. */
+  /**
+   * Ancestors, nearest first, up to the container's first process or what made it. `parentStartNs` is 0 where it is not known
+   * when the parent began. A process that has the pid of another one that ended is no ancestor.
+   */
   ancestors(parentPid: number, parentStartNs: bigint): Process[] {
     const found: Process[] = [];
-    const known = this.#entries.get(parentPid);
-    // 0 where the asker does not know when the process began.
-    if (known && known.startNs !== 0n && parentStartNs !== 0n && known.startNs !== parentStartNs)
-      this.#entries.delete(parentPid);
     let pid = parentPid;
+    let isIt = (startNs: bigint) => parentStartNs === 0n || isSameTick(startNs, parentStartNs);
     while (pid > 1 && found.length < ANCESTORS_MAX) {
-      const entry = this.#entries.get(pid) ?? this.#adopt(pid);
+      const entry = this.#entryOf(pid, isIt);
       if (!entry || found.some(({ execId: id }) => id === entry.process.execId)) break;
       // Arguments are told with the process itself; here they would only make audits large.
       found.push(create(ProcessSchema, { ...entry.process, args: [], cwd: "" }));
       pid = entry.parentPid;
+      isIt = (startNs) => startNs / TICK_NS <= entry.startNs / TICK_NS;
     }
     return found;
   }
 
-  #adopt(pid: number): Entry | undefined {
+  /** The process with a pid, if it is the one that is meant: as it is known, or else as it is now. */
+  #entryOf(pid: number, isIt: (startNs: bigint) => boolean): Entry | undefined {
+    const known = this.#entries.get(pid);
+    if (known && isIt(known.startNs)) return known;
     const entry = fromProc(this.#bootId, pid);
-    if (entry) this.add(entry.process, entry.startNs, entry.parentPid);
+    if (!entry || !isIt(entry.startNs)) return undefined;
+    this.add(entry.process, entry.startNs, entry.parentPid);
     return entry;
   }
+}
+
+function isSameTick(a: bigint, b: bigint): boolean {
+  return a / TICK_NS === b / TICK_NS;
 }
