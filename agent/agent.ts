@@ -52,8 +52,9 @@ export class Agent implements AsyncDisposable {
   readonly #learner: Learner;
   readonly #journal: Journal;
   readonly #kernelHits: KernelHits;
-  /** Containers that have ended and whose last counters are still to come. */
+  /** Containers that have ended and whose last events and counters are still to come. */
   readonly #leaving = new Map<bigint, WatchedContainer>();
+  readonly #ends = new Map<WatchedContainer, Promise<void>>();
   readonly #processes: ProcessTable;
   readonly #execs: ExecPipeline;
   readonly #events: EventPipeline;
@@ -220,11 +221,11 @@ export class Agent implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const timer of this.#timers) timer[Symbol.dispose]();
-    await Promise.all(this.containers.all().map((container) => container.events.idle()));
-    this.#flushSpans();
+    // As it ends the sensor tells what is left, and its last counters.
     await this.#supervisor[Symbol.asyncDispose]();
+    await Promise.all(this.#ends.values());
     for (const container of this.containers.all()) {
-      // The sensor's last counters came as it ended.
+      await container.idle();
       flushSpans(container, this.#learner, this.#options.clock.now());
       this.#kernelHits.flush(container, true);
       this.#journal.flush(container);
@@ -237,7 +238,7 @@ export class Agent implements AsyncDisposable {
     switch (frame.kind) {
       case "exit":
         // In the container's turn: its exec may still be waiting.
-        this.containers.byGroup(frame.cgroupId)?.events.add(
+        this.#containerOf(frame.cgroupId)?.events.add(
           async () => this.#processes.remove(frame.pid),
           () => {},
         );
@@ -258,8 +259,19 @@ export class Agent implements AsyncDisposable {
         break;
       default:
         this.#options.onFrame?.(frame);
-        this.containers.takeEvent(frame);
+        this.#takeContainerFrame(frame);
     }
+  }
+
+  /** A container that has ended is still told of until it is unbound: what it did last comes behind its end. */
+  #containerOf(cgroupId: bigint): WatchedContainer | undefined {
+    return this.containers.byGroup(cgroupId) ?? this.#leaving.get(cgroupId);
+  }
+
+  #takeContainerFrame(frame: ContainerFrame): void {
+    const left = this.#leaving.get(frame.cgroupId);
+    if (left) this.#takeEvent(left, frame);
+    else this.containers.takeEvent(frame);
   }
 
   #takeEvent(container: WatchedContainer, frame: ContainerFrame): void {
@@ -294,7 +306,7 @@ export class Agent implements AsyncDisposable {
 
   #takeStats(frame: StatsFrame): void {
     this.#stats = frame;
-    for (const { container, throttled } of noteLosses(frame, (id) => this.containers.byGroup(id))) {
+    for (const { container, throttled } of noteLosses(frame, (id) => this.#containerOf(id))) {
       // More than one container may send is a sign in itself: of an attack on the sensor, or of one hidden in noise.
       const message = `container ${container.id} does more than the sensor takes from one container: ${throttled} events were counted and not told`;
       this.audits.writeSystem({ name: "flooding", message, isSuccess: false, container: container.message });
@@ -302,7 +314,7 @@ export class Agent implements AsyncDisposable {
   }
 
   #takeHits({ cgroupId, slot, rows }: HitsFrame): void {
-    const container = this.containers.byGroup(cgroupId) ?? this.#leaving.get(cgroupId);
+    const container = this.#containerOf(cgroupId);
     const use = this.#enforcer.slots.of(slot);
     if (container && use) this.#kernelHits.take(container, use, rows);
   }
@@ -350,11 +362,11 @@ export class Agent implements AsyncDisposable {
   #gone(container: WatchedContainer): void {
     const end = async () => {
       const { modelKey } = container.message;
-      // Counters are told until it is unbound; the last ones come before the answer.
+      // It is told of until it is unbound: its last events and counters come before the answer.
       this.#leaving.set(container.cgroup.id, container);
-      await container.events.idle();
       await this.#withSensor((sensor) => sensor.unbind(container.cgroup), container.id);
       this.#leaving.delete(container.cgroup.id);
+      await container.idle();
       this.#kernelHits.flush(container, true);
       this.#flush(container);
       const isLast = !this.containers.all().some((other) => other.message.modelKey === modelKey);
@@ -364,7 +376,10 @@ export class Agent implements AsyncDisposable {
       await this.#dropFiles(container);
       this.#enforcer.release(container);
     };
-    end().catch((err: unknown) => this.#options.logger.error({ err }, "container not closed"));
+    const ending = end()
+      .catch((err: unknown) => this.#options.logger.error({ err }, "container not closed"))
+      .finally(() => this.#ends.delete(container));
+    this.#ends.set(container, ending);
   }
 
   /** Files of the image that another container of the same root file system still needs stay known. */

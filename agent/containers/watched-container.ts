@@ -121,6 +121,12 @@ export class WatchedContainer {
     for (const span of this.#spans.values()) Object.assign(span, { beginMs: 0, kernelLost: 0n, throttled: 0n });
   }
 
+  /** Until everything that has come is dealt with. */
+  async idle(): Promise<void> {
+    await this.events.idle();
+    await this.contentTurns.idle();
+  }
+
   get message(): Container {
     return this.identified.message;
   }

@@ -12,6 +12,9 @@ const volatile bool is_measuring;
 /* What one container may send: more is a flood, which must not take the room of the others. */
 const volatile __u64 events_per_second = 25000;
 const volatile __u64 events_burst = 50000;
+/* Of those that were refused or killed for, which go before all others: more say nothing new. */
+#define REFUSED_PER_SECOND 1000
+#define REFUSED_BURST 2000
 
 /* Both since 6.13; without them a container is ended by the loader alone. */
 extern struct task_struct *bpf_task_from_vpid(__s32 vpid) __ksym __weak;
@@ -35,23 +38,27 @@ struct {
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
+#define OF_REFUSED 32
+
 /* Racing CPUs may let a few more through; what is refused is counted exactly. */
-static __always_inline bool take_token(__u64 container_id, __u16 type)
+static __always_inline bool take_token(__u64 container_id, __u16 type, bool is_refused)
 {
-	/* Each kind of event has a bucket of its own: noise of one kind does not silence another. */
-	__u64 key = container_id << 6 | (type & 63);
+	/* Each kind of event has buckets of its own: noise of one kind does not silence another. */
+	__u64 key = container_id << 6 | (is_refused ? OF_REFUSED : 0) | (type & (OF_REFUSED - 1));
+	__u64 per_second = is_refused ? REFUSED_PER_SECOND : events_per_second;
+	__u64 burst = is_refused ? REFUSED_BURST : events_burst;
 	__u64 now = bpf_ktime_get_ns(), gained;
 	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &key);
-	struct bucket full = { .at_ns = now, .tokens = events_burst };
+	struct bucket full = { .at_ns = now, .tokens = burst };
 
 	if (!bucket) {
 		bpf_map_update_elem(&buckets, &key, &full, BPF_ANY);
 		return true;
 	}
-	gained = (now - bucket->at_ns) * events_per_second / 1000000000ULL;
+	gained = (now - bucket->at_ns) * per_second / 1000000000ULL;
 	if (gained > 0 && now > bucket->at_ns) {
 		bucket->at_ns = now;
-		bucket->tokens = bucket->tokens + gained > events_burst ? events_burst : bucket->tokens + gained;
+		bucket->tokens = bucket->tokens + gained > burst ? burst : bucket->tokens + gained;
 	}
 	if (bucket->tokens == 0)
 		return false;
@@ -61,13 +68,17 @@ static __always_inline bool take_token(__u64 container_id, __u16 type)
 
 /*
  * Half of the ring is for programs that start and for what was refused: the first burst of somebody's flood must not push
- * out what another container runs.
+ * out what another container runs. A little is for new control groups, which do not come by here.
  */
+#define GROUPS_RESERVE (256 * 1024)
+
 static __always_inline bool has_room(void *ring, const struct gabion_event *event)
 {
-	if (ring != &events || event->frame.type == GABION_EXEC || event->frame.outcome >= GABION_KILLED)
+	bool is_first = event->frame.type == GABION_EXEC || event->frame.outcome >= GABION_KILLED;
+
+	if (ring != &events)
 		return true;
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < RING_BYTES / 2;
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < (is_first ? RING_BYTES - GROUPS_RESERVE : RING_BYTES / 2);
 }
 
 /* False where it could not be sent; then it has been counted as lost. */
@@ -77,8 +88,8 @@ static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 l
 
 	/* Here and not where it begins: most are let through, and the clock takes longer than a look-up. */
 	event->ktime_ns = bpf_ktime_get_boot_ns();
-	/* What was refused or killed is always told: somebody may still have to be stopped for it. */
-	if (event->frame.outcome < GABION_KILLED && !take_token(event->cgroup_id, event->frame.type)) {
+	/* The first that was refused or killed for is always told: somebody may still have to be stopped for it. */
+	if (!take_token(event->cgroup_id, event->frame.type, event->frame.outcome >= GABION_KILLED)) {
 		if (counts)
 			__sync_fetch_and_add(&counts->throttled, 1);
 		count_lost(counts);

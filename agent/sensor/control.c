@@ -5,8 +5,6 @@
 #include <string.h>
 #include "sensor.h"
 
-#define SECTIONS 6 /* and the contacts of the network section */
-
 struct file_key {
 	uint64_t inode;
 	uint32_t device;
@@ -49,7 +47,7 @@ static int take_path(const struct control_frame *frame, char *path)
 
 static void drop_counts(struct programs *programs, uint64_t cgroup_id)
 {
-	for (uint64_t section = 1; section <= SECTIONS; section++) {
+	for (uint64_t section = SECTION_PROCESS; section <= SECTION_CONTACTS; section++) {
 		uint64_t key[2] = { cgroup_id, section };
 
 		bpf_map_delete_elem(programs->counts, key);
@@ -71,7 +69,9 @@ static int change_group(struct programs *programs, const struct options *options
 		return groups_thaw(options, path, frame->cgroup_id);
 	case GABION_KILL:
 		return groups_write(options, path, frame->cgroup_id, "cgroup.kill", "1");
-	default: /* UNBIND */
+	default: /* UNBIND: what it did last is told before the answer */
+		refuse_pump();
+		written_pump();
 		events_send_stats(programs);
 		drop_counts(programs, frame->cgroup_id);
 		output_forget(frame->cgroup_id);

@@ -615,6 +615,7 @@ int handle_egress(struct __sk_buff *skb)
 static __always_inline int answer(struct __sk_buff *skb, struct dns_scratch *s, struct cgroup_policy *policy,
 				  struct packet *packet)
 {
+	struct cgroup_counts *counts;
 	__u32 action;
 
 	begin(skb, s, policy, packet, true);
@@ -630,7 +631,10 @@ static __always_inline int answer(struct __sk_buff *skb, struct dns_scratch *s, 
 		return PASS;
 	s->event.event.frame.outcome = GABION_ASKED;
 	__builtin_memset(&s->event.actor, 0, sizeof(s->event.actor));
-	emit(&events, &s->event.event, sizeof(s->event), counts_of(policy->container_id, SECTION_DNS));
+	counts = counts_of(policy->container_id, SECTION_DNS);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	emit(&events, &s->event.event, sizeof(s->event), counts);
 	return PASS;
 }
 

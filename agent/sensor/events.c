@@ -33,25 +33,24 @@ static void handle_cgroup(struct events_context *context, const struct cgroup_ev
 	output_send(&event, event.event.frame.length, true);
 }
 
-/* Section that an event is counted in; sections as the agent numbers them. */
+/* Section that an event is counted in. */
 static uint32_t section_of(uint16_t type)
 {
 	switch (type) {
 	case GABION_CONNECT:
 	case GABION_LISTEN:
 	case GABION_SOCKET:
-		return 2;
+		return SECTION_NETWORK;
 	case GABION_DNS:
-		return 3;
+		return SECTION_DNS;
 	case GABION_FILE:
-	case GABION_REFUSED:
-		return 4;
+		return SECTION_FILES;
 	case GABION_SYSCALL:
-		return 5;
+		return SECTION_SYSCALLS;
 	case GABION_CONTACT:
-		return 6;
+		return SECTION_CONTACTS;
 	default:
-		return 1;
+		return SECTION_PROCESS;
 	}
 }
 
@@ -70,7 +69,7 @@ int events_handle(void *argument, void *data, size_t size)
 		handle_cgroup(context, data);
 		break;
 	default:
-		if (!output_send(data, size, event->frame.outcome >= GABION_KILLED))
+		if (!output_send(data, size, false))
 			output_count_lost(event->cgroup_id, section_of(event->frame.type));
 	}
 	return 0;
@@ -115,6 +114,29 @@ static struct totals {
 	return sum;
 }
 
+/* The programs have made a row for what they saw; what only the file system watch has seen has one by this. */
+static void make_row(void *context, uint64_t cgroup_id, uint32_t section)
+{
+	static const uint64_t none[CPUS_MAX][COUNTERS];
+	struct programs *programs = context;
+	uint64_t key[2] = { cgroup_id, section };
+
+	bpf_map_update_elem(programs->counts, key, none, BPF_NOEXIST);
+}
+
+/* What this process counted of a container's section, beside the programs. */
+static void add_own(struct stats_row *row)
+{
+	struct output_counts own = output_counts_of(row->cgroup_id, row->section);
+	uint64_t told = row->emitted + own.own - own.own_lost;
+
+	row->seen += own.own;
+	row->lost += own.lost + own.own_lost;
+	row->throttled += own.own_throttled;
+	/* What the kernel sent and there was no room for was not told after all. */
+	row->emitted = told - (own.lost < told ? own.lost : told);
+}
+
 /* Counters are totals since the container was bound; a frame is sent only when one of them moved. */
 void events_send_stats(struct programs *programs)
 {
@@ -127,11 +149,14 @@ void events_send_stats(struct programs *programs)
 	uint64_t sum = output_lost() + all.lost + all.decide_count;
 	uint64_t id[2], next[2];
 	uint32_t count = 0;
-	bool has_next = bpf_map_get_next_key(programs->counts, NULL, next) == 0;
+	bool has_next;
+
+	output_each_row(make_row, programs);
+	has_next = bpf_map_get_next_key(programs->counts, NULL, next) == 0;
 
 	while (has_next && count < STATS_ROWS_MAX) {
 		struct stats_row *row = &frame.rows[count];
-		uint64_t values[COUNTERS], lost;
+		uint64_t values[COUNTERS];
 
 		memcpy(id, next, sizeof(id));
 		has_next = bpf_map_get_next_key(programs->counts, id, next) == 0;
@@ -140,10 +165,7 @@ void events_send_stats(struct programs *programs)
 		row->cgroup_id = id[0];
 		row->section = id[1];
 		memcpy(&row->seen, values, sizeof(values));
-		/* What the kernel sent and the agent had no room for was not told after all. */
-		lost = output_lost_of(id[0], id[1]);
-		row->lost += lost;
-		row->emitted -= lost < row->emitted ? lost : row->emitted;
+		add_own(row);
 		sum += row->seen + row->lost;
 		count++;
 	}

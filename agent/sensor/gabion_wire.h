@@ -325,6 +325,16 @@ struct dns_event {
 	__u8 name[GABION_DOMAIN_MAX]; /* lower case, dots between labels, none at the end */
 };
 
+/* Sections as the agent numbers them. */
+enum gabion_section {
+	SECTION_PROCESS = 1,
+	SECTION_NETWORK,
+	SECTION_DNS,
+	SECTION_FILES,
+	SECTION_SYSCALLS,
+	SECTION_CONTACTS, /* of the network section, counted apart: they tell what became of a connection */
+};
+
 enum gabion_file_operation {
 	GABION_FILE_WRITE = 1,
 	GABION_FILE_CREATE = 2,

@@ -20,10 +20,6 @@ struct cgroup_counts {
 	__u64 throttled; /* part of `lost` */
 };
 
-/* Sections as the agent numbers them. */
-enum { SECTION_PROCESS = 1, SECTION_NETWORK, SECTION_DNS, SECTION_FILES, SECTION_SYSCALLS,
-       SECTION_CONTACTS /* of the network section, counted apart: they tell what became of a connection */ };
-
 struct counts_key {
 	__u64 container_id;
 	__u64 section;

@@ -21,6 +21,8 @@
 
 #define QUEUE_MAX 1024
 #define LINE_MAX_BYTES 256
+/* Refusals of one container that are told: more say nothing new. As REFUSED_PER_SECOND of the kernel programs. */
+#define TOLD_PER_SECOND 1000
 
 struct entry {
 	uint32_t flags;
@@ -35,6 +37,9 @@ struct protected {
 	char group[GABION_CGROUP_PATH_MAX];
 	struct entry *entries;
 	uint32_t count;
+	uint64_t second;  /* for which `told` counts */
+	uint32_t told;
+	uint64_t lost[2], throttled[2]; /* opens and execs, until the main thread counts them */
 	struct protected *next;
 };
 
@@ -45,10 +50,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct protected *containers;
 static struct refused_event queue[QUEUE_MAX];
 static uint32_t queue_begin, queue_count;
-/* Of the container that filled the queue last; counted by the main thread, whose table it is. */
-static struct {
-	uint64_t cgroup_id, count;
-} lost[2];
 
 static uint64_t mask_of(uint32_t flags)
 {
@@ -201,15 +202,30 @@ static bool is_refused(const struct protected *container, const char *path, bool
 	return true;
 }
 
-static void enqueue(const struct protected *container, int task, const char *path, bool is_exec)
+/* False where the container has had its share of this second. */
+static bool take_token(struct protected *container)
+{
+	uint64_t second = now_ms() / 1000;
+
+	if (container->second != second) {
+		container->second = second;
+		container->told = 0;
+	}
+	return container->told++ < TOLD_PER_SECOND;
+}
+
+static void enqueue(struct protected *container, int task, const char *path, bool is_exec)
 {
 	struct refused_event *event;
 	struct timespec now;
 	size_t length = strlen(path);
 
-	if (queue_count == QUEUE_MAX) {
-		lost[is_exec].cgroup_id = container->cgroup_id;
-		lost[is_exec].count++;
+	if (!take_token(container) || queue_count == QUEUE_MAX) {
+		if (container->told > TOLD_PER_SECOND)
+			container->throttled[is_exec]++;
+		else
+			container->lost[is_exec]++;
+		eventfd_write(told, 1);
 		return;
 	}
 	event = &queue[(queue_begin + queue_count++) % QUEUE_MAX];
@@ -421,6 +437,12 @@ int refuse_protect(const struct control_frame *frame, const char *group, const c
 	}
 	pthread_mutex_lock(&lock);
 	old = take(frame->cgroup_id);
+	if (old) {
+		memcpy(container->lost, old->lost, sizeof(old->lost));
+		memcpy(container->throttled, old->throttled, sizeof(old->throttled));
+		container->second = old->second;
+		container->told = old->told;
+	}
 	container->next = containers;
 	containers = container;
 	pthread_mutex_unlock(&lock);
@@ -442,6 +464,21 @@ int refuse_wait_on(void)
 	return told;
 }
 
+static uint32_t section_of(bool is_exec)
+{
+	return is_exec ? SECTION_PROCESS : SECTION_FILES;
+}
+
+static void count_untold(struct protected *container)
+{
+	for (int is_exec = 0; is_exec < 2; is_exec++) {
+		for (; container->lost[is_exec] > 0; container->lost[is_exec]--)
+			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_LOST);
+		for (; container->throttled[is_exec] > 0; container->throttled[is_exec]--)
+			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_THROTTLED);
+	}
+}
+
 void refuse_pump(void)
 {
 	static struct refused_event taken[QUEUE_MAX];
@@ -455,13 +492,14 @@ void refuse_pump(void)
 		taken[count] = queue[queue_begin];
 		queue_begin = (queue_begin + 1) % QUEUE_MAX;
 	}
-	for (int is_exec = 0; is_exec < 2; is_exec++)
-		for (; lost[is_exec].count > 0; lost[is_exec].count--)
-			output_count_lost(lost[is_exec].cgroup_id, is_exec ? 1 : 4);
+	for (struct protected *each = containers; each; each = each->next)
+		count_untold(each);
 	pthread_mutex_unlock(&lock);
-	for (uint32_t i = 0; i < count; i++)
-		if (!output_send(&taken[i], sizeof(taken[i]), true))
-			output_count_lost(taken[i].event.cgroup_id, taken[i].is_exec ? 1 : 4);
+	for (uint32_t i = 0; i < count; i++) {
+		bool is_told = output_send(&taken[i], sizeof(taken[i]), false);
+
+		output_count_own(taken[i].event.cgroup_id, section_of(taken[i].is_exec), is_told ? OUTPUT_TOLD : OUTPUT_LOST);
+	}
 }
 
 /* Closing the watch lets everything go on that waits for an answer. */

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,8 @@
 #define SLEEP_MS 50
 /* How often it is told what entries of policies let through. */
 #define HITS_SECONDS 10
+/* How long a reader may take at the end. */
+#define FLUSH_MS 2000
 
 static char input[2 * GABION_MAX_FRAME];
 static size_t input_length;
@@ -106,6 +109,18 @@ static bool wait_on(int poll, int file)
 	return epoll_ctl(poll, EPOLL_CTL_ADD, file, &ready) == 0;
 }
 
+/* At the end the pipe is waited for, within a bound. */
+static void flush_all(void)
+{
+	uint64_t until = now_ms() + FLUSH_MS;
+
+	while (output_flush() && output_has_pending() && now_ms() < until) {
+		struct pollfd room = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
+		poll(&room, 1, 100);
+	}
+}
+
 static int run(struct programs *programs, const struct options *options)
 {
 	struct events_context context = { .programs = programs, .options = options };
@@ -154,9 +169,14 @@ static int run(struct programs *programs, const struct options *options)
 		if (!output_flush())
 			is_ending = 1;
 	}
-	counters_tell(programs);
-	output_flush();
 	groups_thaw_all(options);
+	/* What happened until now is told, and how much of it was lost, as long as somebody reads. */
+	ring_buffer__consume(ring);
+	refuse_pump();
+	written_pump();
+	counters_tell(programs);
+	events_send_stats(programs);
+	flush_all();
 	ring_buffer__free(ring);
 	return 0;
 }

@@ -73,8 +73,18 @@ bool output_send(const void *frame, uint32_t length, bool is_critical);
 bool output_flush(void);
 bool output_has_pending(void);
 uint64_t output_lost(void);
-void output_count_lost(uint64_t cgroup_id, uint32_t section);
-uint64_t output_lost_of(uint64_t cgroup_id, uint32_t section);
+/* Beside what the kernel programs count of a container's section. */
+struct output_counts {
+	uint64_t lost; /* of what the programs sent */
+	uint64_t own;  /* seen by the file system watch */
+	uint64_t own_lost;
+	uint64_t own_throttled; /* of the lost ones: more than a container may send */
+};
+enum output_fate { OUTPUT_TOLD, OUTPUT_LOST, OUTPUT_THROTTLED };
+void output_count_lost(uint64_t cgroup_id, uint32_t section); /* sent by a program, without room here */
+void output_count_own(uint64_t cgroup_id, uint32_t section, enum output_fate fate); /* seen by the file system watch */
+struct output_counts output_counts_of(uint64_t cgroup_id, uint32_t section);
+void output_each_row(void (*visit)(void *context, uint64_t cgroup_id, uint32_t section), void *context);
 void output_forget(uint64_t cgroup_id);
 void output_acknowledge(uint32_t request, int error, const char *message);
 

@@ -17,7 +17,6 @@
 #include "sensor.h"
 
 #define MOUNTS_MAX 4096
-#define SECTION_FILES 4
 #define DELETED " (deleted)"
 #define KEPT_MAX 1024
 #define KEPT_MS 2000
@@ -129,6 +128,7 @@ static bool tell(const struct fanotify_event_metadata *event)
 	struct statx file;
 	char link[64];
 	ssize_t length;
+	bool is_told;
 	int mount;
 
 	if (statx(event->fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &file) < 0 || !S_ISREG(file.stx_mode))
@@ -139,7 +139,7 @@ static bool tell(const struct fanotify_event_metadata *event)
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", event->fd);
 	length = readlink(link, (char *)written.path, sizeof(written.path) - 1);
 	if (length <= 0 || length == sizeof(written.path) - 1) {
-		output_count_lost(mounts[mount].cgroup_id, SECTION_FILES); /* by half a name it cannot be told */
+		output_count_own(mounts[mount].cgroup_id, SECTION_FILES, OUTPUT_LOST); /* by half a name it cannot be told */
 		return false;
 	}
 	/* The kernel says so behind the name that it had last. */
@@ -157,10 +157,9 @@ static bool tell(const struct fanotify_event_metadata *event)
 	written.size = file.stx_size;
 	written.pid = event->pid;
 	written.descriptor = event->fd;
-	if (output_send(&written, sizeof(written), false))
-		return true;
-	output_count_lost(written.event.cgroup_id, SECTION_FILES);
-	return false;
+	is_told = output_send(&written, sizeof(written), false);
+	output_count_own(written.event.cgroup_id, SECTION_FILES, is_told ? OUTPUT_TOLD : OUTPUT_LOST);
+	return is_told;
 }
 
 /* The kernel keeps 16,384 of them and then says that there were more: of whom, it does not say. */
@@ -170,7 +169,7 @@ static void tell_overflow(void)
 
 	for (int i = 0; i < MOUNTS_MAX; i++) {
 		if (mounts[i].cgroup_id && mounts[i].cgroup_id != before)
-			output_count_lost(mounts[i].cgroup_id, SECTION_FILES);
+			output_count_own(mounts[i].cgroup_id, SECTION_FILES, OUTPUT_LOST);
 		before = mounts[i].cgroup_id;
 	}
 }
