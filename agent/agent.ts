@@ -78,6 +78,7 @@ export class Agent implements AsyncDisposable {
       internalRanges: options.internalRanges,
       cgroupMount: options.cgroupMount,
       logger,
+      onUnprotected: (container, reason) => this.#tellUnprotected(container, reason),
     });
     this.#learner = new Learner(clock, options.sendObservation);
     this.#journal = new Journal(clock, (value) => options.sendObservation({ kind: "journal", value }));
@@ -120,6 +121,7 @@ export class Agent implements AsyncDisposable {
         container.span(sectionOfFrame(kind)).lost += count;
       },
       onGone: (container) => this.#gone(container),
+      onUnwatched: (containerId, reason) => this.#tellUnwatched(containerId, reason),
     });
     this.#supervisor = new SensorSupervisor({
       sensor: {
@@ -334,6 +336,7 @@ export class Agent implements AsyncDisposable {
     const patience = AbortSignal.timeout(Math.max(MODEL_WAIT_MIN_MS, this.#options.holdMs * 0.7));
     container.model = await this.#options.modelFor(container.message, AbortSignal.any([signal, patience]));
     await this.#withSensor((sensor) => sensor.putFiles(imageFiles(container.identified.manifest)), container.id);
+    if (!container.identified.manifest.isComplete) this.#tellUnread(container);
     await this.#bringIntoForce(container);
     // Other containers of this model get what was fetched for this one: they will not be told of it again.
     if (container.model) await this.applyModel(container.model);
@@ -356,6 +359,22 @@ export class Agent implements AsyncDisposable {
     if (container.isGone) return;
     const message = `the policy of container ${container.id} is not in force in the kernel; trying again`;
     this.audits.writeSystem({ name: "policy_not_in_force", message, isSuccess: false, container: container.message });
+  }
+
+  #tellUnwatched(containerId: string, reason: string): void {
+    const message = `container ${containerId} is not watched: ${reason}; trying again with every scan`;
+    this.audits.writeSystem({ name: "container_not_watched", message, isSuccess: false });
+  }
+
+  /** What follows from a file that is not the image's follows no more. */
+  #tellUnread(container: WatchedContainer): void {
+    const message = `the root file system of container ${container.id} is too large, or too deep, to be read whole: a program that is none of the image's may pass for one`;
+    this.audits.writeSystem({ name: "image_read_in_part", message, isSuccess: false, container: container.message });
+  }
+
+  #tellUnprotected(container: WatchedContainer, reason: string): void {
+    const message = `not all that the rule of container ${container.id} refuses in its file system is refused: ${reason}; it is told after the fact`;
+    this.audits.writeSystem({ name: "watch_incomplete", message, isSuccess: false, container: container.message });
   }
 
   /** After all its events. Not in their queue, which may be full. */
@@ -419,7 +438,7 @@ export class Agent implements AsyncDisposable {
       this.#enforcer.release(container);
       container.endSpans();
       container.addFlag(CgroupFlag.RUNNING);
-      container.isProtected = false;
+      container.protection = "none";
       container.isContentWatched = false;
       const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);

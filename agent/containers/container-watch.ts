@@ -28,7 +28,12 @@ export interface ContainerWatchOptions {
   /** Events that found no room before their container was known. */
   readonly onLost: (container: WatchedContainer, kind: ContainerFrame["kind"], count: bigint) => void;
   readonly onGone: (container: WatchedContainer) => void;
+  /** A container in the watched part of the tree is not watched, and why; once for each. */
+  readonly onUnwatched: (containerId: string, reason: string) => void;
 }
+
+/** Containers that are not watched and of which that was told; when full, all are forgotten. */
+const UNWATCHED_MAX = 1_000;
 
 /** Events of a control group that is not known yet. */
 const PENDING_MAX = 4_000;
@@ -50,6 +55,7 @@ export class ContainerWatch {
   /** Runc roots seen in use, beside those of the settings. */
   readonly #roots: Set<string>;
   readonly #held = new Map<bigint, ControlGroup>();
+  readonly #unwatched = new Set<string>();
   #sensor: Sensor | undefined;
 
   constructor(options: ContainerWatchOptions) {
@@ -160,9 +166,19 @@ export class ContainerWatch {
   #isOwn(runc: RuncContainer, path: string): boolean {
     try {
       return isOwnControlGroup(path, runc.id, readBundle(runc.bundle).cgroupsPath);
-    } catch {
+    } catch (err) {
+      if (this.#isInScope(path)) this.#tellUnwatched(runc, err);
       return false;
     }
+  }
+
+  #tellUnwatched(runc: RuncContainer, err: unknown): void {
+    const key = `${runc.root} ${runc.id}`;
+    if (this.#unwatched.has(key)) return;
+    if (this.#unwatched.size >= UNWATCHED_MAX) this.#unwatched.clear();
+    this.#unwatched.add(key);
+    this.#options.logger.warn({ err, container: runc.id }, "container not watched");
+    this.#options.onUnwatched(runc.id, (err as Error).message);
   }
 
   async #letGo(cgroup: ControlGroup, isHeld: boolean): Promise<void> {
@@ -187,15 +203,16 @@ export class ContainerWatch {
     cgroup: ControlGroup,
     { isHeld, isPartlySeen }: { isHeld: boolean; isPartlySeen: boolean },
   ): Promise<void> {
-    const { nodeId, cluster, cache, holdMs, logger, onAppear } = this.#options;
+    const { nodeId, cluster, cache, holdMs, onAppear } = this.#options;
     this.#roots.add(runc.root);
     if (isHeld) this.#held.set(cgroup.id, cgroup);
     const pending: Pending = { frames: [], lost: new Map(), isEnded: false };
     this.#pending.set(cgroup.id, pending);
     try {
-      const signal = AbortSignal.timeout(isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS);
-      const context = { nodeId, cluster, cgroupPath: cgroup.path, isPartlySeen, cache, signal };
-      const identified = await identifyContainer(runc, context);
+      const timeMs = isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS;
+      const context = { nodeId, cluster, cgroupPath: cgroup.path, isPartlySeen, cache };
+      const identified = await identifyContainer(runc, { ...context, signal: AbortSignal.timeout(timeMs) });
+      const signal = AbortSignal.timeout(timeMs);
       const flags = this.#flagsOf(identified.bundle) | (isHeld ? 0 : CgroupFlag.RUNNING);
       const container = new WatchedContainer(identified, cgroup, flags);
       this.#containers.set(cgroup.id, container);
@@ -204,9 +221,10 @@ export class ContainerWatch {
       this.#pending.delete(cgroup.id);
       for (const [kind, count] of pending.lost) this.#options.onLost(container, kind, count);
       for (const frame of pending.frames) this.#options.onEvent(container, frame);
+      this.#unwatched.delete(`${runc.root} ${runc.id}`);
       if (pending.isEnded) this.#end(container);
     } catch (err) {
-      logger.warn({ err, container: runc.id }, "container not watched: it could not be identified");
+      this.#tellUnwatched(runc, err);
       this.#containers.delete(cgroup.id);
       await this.#letGo(cgroup, false);
     } finally {

@@ -58,6 +58,7 @@ export async function identifyContainer(
     cgroupPath: string;
     isPartlySeen: boolean;
     cache: HashCache;
+    /** How long reading the root file system may take. */
     signal: AbortSignal;
   },
 ): Promise<IdentifiedContainer> {

@@ -80,8 +80,8 @@ export class WatchedContainer {
   /** Flags that the kernel has for its policy, and the sections that are really seen. */
   policyFlags = 0;
   observed: ReadonlySet<Section> = new Set();
-  /** True while the file system watch refuses something in it. */
-  isProtected = false;
+  /** What the file system watch refuses in it, of what its rule asks for. */
+  protection: "none" | "whole" | "partial" | "failed" = "none";
   readonly #spans = new Map<Section, SectionSpan>();
 
   constructor(identified: IdentifiedContainer, cgroup: ControlGroup, flags: number) {

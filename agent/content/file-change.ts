@@ -17,13 +17,13 @@ function absolute(base: Uint8Array, typed: Uint8Array): Buffer {
   return base.length === 0 ? Buffer.from(typed) : Buffer.concat([base, Buffer.from("/"), typed]);
 }
 
-/** What `/proc/self/root` leads to is known though the process has gone. */
+/** What `/proc/self/root` leads to is known without the process, which may go meanwhile. */
 const OWN_ROOT = /^\/+proc\/+(self|thread-self)\/+root(?=\/|$)/;
 /** Where only the process itself knew what it leads to. */
 const OWN_FOLDERS = /^\/+proc\/+(self|thread-self|\d+)\//;
 
-function withoutOwnRoot(path: Buffer, { innerPid, top }: Walker): Buffer {
-  if (innerPid !== undefined || top.length > 0) return path;
+function withoutOwnRoot(path: Buffer, { top }: Walker): Buffer {
+  if (top.length > 0) return path;
   const text = path.toString("latin1");
   return OWN_ROOT.test(text) ? Buffer.from(text.replace(OWN_ROOT, "/"), "latin1") : path;
 }

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import { lstat, readdir, readlink } from "node:fs/promises";
+import { lstat, readlink } from "node:fs/promises";
 import { join } from "node:path";
 import { escapeBytes } from "#core/text/escape.ts";
 import type { KnownFile } from "../wire/encode.ts";
+import { entriesOf } from "./entries.ts";
 import { type FileIdentity, identityOf } from "./file-identity.ts";
 import type { HashCache } from "./hash-cache.ts";
 
@@ -17,7 +18,7 @@ export interface Manifest {
   readonly digest: string;
   /** Executables by path inside the container, in escaped form. */
   readonly executables: ReadonlyMap<string, ImageFile>;
-  /** False if there was more than the limits let in: then nothing follows from a file not being listed. */
+  /** False if there was more than the limits let in, or could be read: then nothing follows from a file not being listed. */
   readonly isComplete: boolean;
 }
 
@@ -30,20 +31,22 @@ interface Entry {
   readonly line: string;
 }
 
-/** Paths are kept as bytes in latin1, so that names which are not UTF-8 survive. */
-async function* walk(root: string, signal: AbortSignal): AsyncIterable<string> {
+/**
+ * Paths are kept as bytes in latin1, so that names which are not UTF-8 survive. Undefined stands for a folder that could
+ * not be read whole: one that goes meanwhile, or lies so deep that its path is too long.
+ */
+async function* walk(root: string): AsyncGenerator<string | undefined> {
   const pending = [""];
   while (pending.length > 0) {
-    signal.throwIfAborted();
     const directory = pending.pop() as string;
-    const entries = await readdir(Buffer.from(join(root, directory), "latin1"), {
-      withFileTypes: true,
-      encoding: "buffer",
-    });
-    for (const entry of entries) {
-      const path = `${directory}/${entry.name.toString("latin1")}`;
-      yield path;
-      if (entry.isDirectory()) pending.push(path);
+    try {
+      for await (const { name, isFolder } of entriesOf(Buffer.from(join(root, directory), "latin1"))) {
+        const path = `${directory}/${name.toString("latin1")}`;
+        yield path;
+        if (isFolder) pending.push(path);
+      }
+    } catch {
+      yield undefined;
     }
   }
 }
@@ -59,7 +62,10 @@ async function describe(
   const status = await lstat(full, { bigint: true }).catch(() => undefined);
   if (!status) return undefined;
   const head = `${path}\0${status.mode.toString(8)}\0`;
-  if (status.isSymbolicLink()) return `${head}${(await readlink(full, { encoding: "buffer" })).toString("latin1")}\n`;
+  if (status.isSymbolicLink()) {
+    const target = await readlink(full, { encoding: "buffer" }).catch(() => undefined);
+    return target && `${head}${target.toString("latin1")}\n`;
+  }
   if (!status.isFile()) return `${head}\n`;
   const isRead = (status.mode & ANY_EXECUTE) !== 0n && executables.size < EXECUTABLES_MAX;
   const hashed = isRead ? await cache.hash(full, identityOf(status)) : undefined;
@@ -68,17 +74,19 @@ async function describe(
 }
 
 /**
- * Reads a root file system. Executables are hashed, everything else counts by its metadata; ownership and times do not
- * count, so that two unpackings of one image agree.
+ * Reads a root file system, as far as the signal gives it time. Executables are hashed, everything else counts by its
+ * metadata; ownership and times do not count, so that two unpackings of one image agree.
  */
 export async function readManifest(rootfs: string, cache: HashCache, signal: AbortSignal): Promise<Manifest> {
   const root = Buffer.from(rootfs, "utf8").toString("latin1");
   const executables = new Map<string, ImageFile>();
   const entries: Entry[] = [];
   let isComplete = true;
-  for await (const path of walk(root, signal)) {
-    isComplete = entries.length < ENTRIES_MAX && executables.size < EXECUTABLES_MAX;
-    if (!isComplete) break;
+  for await (const path of walk(root)) {
+    const isFull = entries.length >= ENTRIES_MAX || executables.size >= EXECUTABLES_MAX;
+    if (path === undefined || isFull || signal.aborted) isComplete = false;
+    if (isFull || signal.aborted) break;
+    if (path === undefined) continue;
     const line = await describe(root, path, executables, cache);
     if (line !== undefined) entries.push({ path, line });
   }

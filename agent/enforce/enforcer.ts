@@ -1,6 +1,5 @@
 import { type Intel, NO_INTEL, withoutExpired } from "#core/intel/intel-set.ts";
 import { compileContainerPolicy, SECTIONS, sectionPolicy } from "#core/policy/container-policy.ts";
-import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import { ruleOnNode } from "#core/policy/roll-out.ts";
 import { compileRuleChoice, type RuleChooser } from "#core/policy/rule-choice.ts";
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
@@ -14,7 +13,7 @@ import type { WatchedContainer } from "../containers/watched-container.ts";
 import { mountsOf } from "../content/mounts.ts";
 import { CgroupFlag, Group, ON_DEMAND } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
-import { toProtectEntries } from "./protect.ts";
+import { toProtectOrder } from "./protect.ts";
 import { type PolicyInForce, SlotTable, type SlotUse } from "./slot-table.ts";
 
 /** Sections beside the process section, with what the kernel is told where they are in use. */
@@ -55,6 +54,8 @@ export interface EnforcerOptions {
   readonly internalRanges: readonly string[];
   readonly cgroupMount: string;
   readonly logger: Logger;
+  /** Not all that a container's rule refuses in its file system is refused, and why; said again only after it was. */
+  readonly onUnprotected: (container: WatchedContainer, reason: string) => void;
 }
 
 /** Composes the policy of each container from rule set and model, and brings it into force in the kernel. */
@@ -64,6 +65,7 @@ export class Enforcer {
   readonly #settings: TreatmentSettings;
   readonly #cgroupMount: string;
   readonly #logger: Logger;
+  readonly #onUnprotected: EnforcerOptions["onUnprotected"];
   /** Sensor program groups that each container needs. */
   readonly #needs = new Map<WatchedContainer, number>();
   #choose: RuleChooser | undefined;
@@ -74,12 +76,13 @@ export class Enforcer {
   #sensed = 0;
   #sensing: Promise<unknown> = Promise.resolve();
 
-  constructor({ nodeId, settings, internalRanges, cgroupMount, logger }: EnforcerOptions) {
+  constructor({ nodeId, settings, internalRanges, cgroupMount, logger, onUnprotected }: EnforcerOptions) {
     this.slots = new SlotTable(internalRanges, logger);
     this.#nodeId = nodeId;
     this.#settings = settings;
     this.#cgroupMount = cgroupMount;
     this.#logger = logger;
+    this.#onUnprotected = onUnprotected;
   }
 
   get rulesetRevision(): bigint {
@@ -203,7 +206,10 @@ export class Enforcer {
     const before = container.use;
     const policy = this.#policyFor(container);
     if (container.isGone || !this.#sensor) return false;
-    if (before?.fingerprint === policy.fingerprint) return true;
+    if (before?.fingerprint === policy.fingerprint) {
+      if (container.protection === "failed") await this.#protect(this.#sensor, container, before);
+      return true;
+    }
     const use = await this.slots.acquire(policy);
     try {
       await this.#bind(this.#sensor, container, use);
@@ -216,9 +222,7 @@ export class Enforcer {
     if (container.isGone) this.release(container);
     await this.#watchContent(container, use);
     // The policy is in force without it; what was to be refused is then told after the fact.
-    await this.#protect(this.#sensor, container, use.refused, use.slot).catch((err: unknown) =>
-      this.#logger.error({ err, container: container.id }, "the file system watch refuses nothing in this container"),
-    );
+    await this.#protect(this.#sensor, container, use);
     return true;
   }
 
@@ -240,17 +244,21 @@ export class Enforcer {
     container.dropFlag(CgroupFlag.RUNNING);
   }
 
-  async #protect(
-    sensor: Sensor,
-    container: WatchedContainer,
-    refused: readonly RefusedPath[],
-    slot: number,
-  ): Promise<void> {
+  /** What could not be brought into force is tried again with every scan. */
+  async #protect(sensor: Sensor, container: WatchedContainer, { refused, slot }: SlotUse): Promise<void> {
     if ((this.#groups & Group.FANOTIFY) === 0) return;
-    const entries = refused.length === 0 ? [] : await toProtectEntries(container.identified, refused);
-    if (entries.length === 0 && !container.isProtected) return;
-    await sensor.protect(container.cgroup, slot, entries);
-    container.isProtected = entries.length > 0;
+    const { entries, isComplete } = await toProtectOrder(container.identified, refused);
+    const before = container.protection;
+    if (entries.length === 0 && before === "none") return;
+    try {
+      await sensor.protect(container.cgroup, slot, entries);
+      container.protection = entries.length === 0 ? "none" : isComplete ? "whole" : "partial";
+      if (container.protection === "partial" && before !== "partial")
+        this.#onUnprotected(container, "it has more folders there than can be watched");
+    } catch (err) {
+      container.protection = "failed";
+      if (before !== "failed") this.#onUnprotected(container, (err as Error).message);
+    }
   }
 
   /** Programs that cost the whole machine something run only while some container needs them. */

@@ -1,23 +1,41 @@
-import { lstat, readdir } from "node:fs/promises";
+import { lstat } from "node:fs/promises";
 import { directoryOf } from "#core/policy/file-policy.ts";
 import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import type { IdentifiedContainer } from "../containers/identify.ts";
+import { entriesOf } from "../content/entries.ts";
 import { join, resolveInRoot } from "../content/resolve.ts";
-import type { ProtectEntry } from "../wire/encode.ts";
+import { fitProtect, type ProtectEntry } from "../wire/encode.ts";
 
 /** Folders watched for one container; more would take longer to mark than a container may be held. */
 const FOLDERS_MAX = 4_096;
 const DEPTH_MAX = 16;
 
-/** Folders below one on the host, itself first. */
-async function foldersBelow(directory: Buffer, depth = 0): Promise<Buffer[]> {
-  if (depth > DEPTH_MAX) return [directory];
-  const entries = await readdir(directory, { withFileTypes: true, encoding: "buffer" }).catch(() => []);
-  const children = entries.filter((entry) => entry.isDirectory()).slice(0, FOLDERS_MAX);
-  const below = await Promise.all(
-    children.map(({ name }) => foldersBelow(Buffer.concat([directory, Buffer.from("/"), name]), depth + 1)),
-  );
-  return [directory, ...below.flat()].slice(0, FOLDERS_MAX);
+/** Folders below one on the host, itself first, the upper ones before the lower ones. Not all where there are too many. */
+async function foldersBelow(top: Buffer, max: number): Promise<{ folders: Buffer[]; isComplete: boolean }> {
+  const folders = [{ path: top, depth: 0 }];
+  let isComplete = true;
+  for (let at = 0; at < folders.length && isComplete; at += 1) {
+    const { path, depth } = folders[at] as { path: Buffer; depth: number };
+    const below = await foldersIn(path, max - folders.length);
+    isComplete = below.isComplete && (depth < DEPTH_MAX || below.folders.length === 0);
+    if (depth < DEPTH_MAX) folders.push(...below.folders.map((each) => ({ path: each, depth: depth + 1 })));
+  }
+  return { folders: folders.map(({ path }) => path), isComplete };
+}
+
+/** Folders in one; one that has gone, or cannot be read, has none. */
+async function foldersIn(directory: Buffer, max: number): Promise<{ folders: Buffer[]; isComplete: boolean }> {
+  const folders: Buffer[] = [];
+  try {
+    for await (const { name, isFolder } of entriesOf(directory)) {
+      if (!isFolder) continue;
+      if (folders.length >= max) return { folders, isComplete: false };
+      folders.push(Buffer.concat([directory, Buffer.from("/"), name]));
+    }
+  } catch (err) {
+    return { folders, isComplete: ["ENOENT", "ENOTDIR"].includes((err as NodeJS.ErrnoException).code ?? "") };
+  }
+  return { folders, isComplete: true };
 }
 
 /** A folder of the container as it lies on the host; undefined where it does not exist there. */
@@ -55,31 +73,65 @@ function mark(host: Buffer, { isWrite, isExec, isListed }: RefusedPath): Protect
   return { ...base, host: host.toString("latin1") };
 }
 
+/** What the file system watch is told of one container. */
+export interface ProtectOrder {
+  readonly entries: readonly ProtectEntry[];
+  /** False where there is more than can be watched: what is left out is told after the fact. */
+  readonly isComplete: boolean;
+}
+
+/** Folders to mark on the host, within their bound. */
+class Marks {
+  readonly #entries = new Map<string, ProtectEntry>();
+  isComplete = true;
+
+  /** The folder that a file lies in, or another one, if it is there. */
+  async addFolder(rootfs: string, path: RefusedPath, folder = directoryOf(path.path)): Promise<void> {
+    const host = await onHost(rootfs, folder);
+    if (host) this.#add(host, path);
+  }
+
+  /** A folder and all below it. */
+  async addTree(rootfs: string, path: RefusedPath): Promise<void> {
+    const top = await onHost(rootfs, path.path);
+    if (!top) return;
+    const { folders, isComplete } = await foldersBelow(top, FOLDERS_MAX - this.#entries.size);
+    if (!isComplete) this.isComplete = false;
+    for (const folder of folders) this.#add(folder, path);
+  }
+
+  #add(host: Buffer, path: RefusedPath): void {
+    const key = `${host.toString("latin1")} ${path.isWrite}`;
+    if (this.#entries.has(key)) return;
+    if (this.#entries.size >= FOLDERS_MAX) this.isComplete = false;
+    else this.#entries.set(key, mark(host, path));
+  }
+
+  get entries(): ProtectEntry[] {
+    return [...this.#entries.values()];
+  }
+}
+
 /**
  * What the file system watch is told: the paths, and the folders on the host to mark for them, through which the very
- * inodes of the container are reached before it has run. Volumes and file systems in memory are not among them.
+ * inodes of the container are reached before it has run. Volumes and file systems in memory are not among them. Single
+ * files come first: a container may make as many folders as it likes below a folder that is named.
  */
-export async function toProtectEntries(
+export async function toProtectOrder(
   { bundle, manifest }: IdentifiedContainer,
   refused: readonly RefusedPath[],
-): Promise<ProtectEntry[]> {
+): Promise<ProtectOrder> {
   const { rootfs } = bundle;
   const named = refused.map((path): ProtectEntry => ({ ...path, host: "" }));
-  const marks = new Map<string, ProtectEntry>();
-  const add = (host: Buffer | undefined, path: RefusedPath) => {
-    if (host === undefined || marks.size >= FOLDERS_MAX) return;
-    const key = `${host.toString("latin1")} ${path.isWrite}`;
-    if (!marks.has(key)) marks.set(key, mark(host, path));
-  };
-  for (const path of refused.filter(({ isListed }) => !isListed)) {
-    const host = await onHost(rootfs, path.isDirectory ? path.path : directoryOf(path.path));
-    if (path.isDirectory && host) for (const folder of await foldersBelow(host)) add(folder, path);
-    else add(host, path);
-  }
+  const marks = new Marks();
+  for (const path of refused) if (!path.isListed && !path.isDirectory) await marks.addFolder(rootfs, path);
   const listed = refused.find(({ isListed }) => isListed);
-  if (listed) {
-    const folders = new Set([...manifest.executables.keys()].map(directoryOf));
-    for (const folder of folders) add(await onHost(rootfs, folder), listed);
-  }
-  return [...named, ...marks.values()];
+  const programs = listed ? new Set([...manifest.executables.keys()].map(directoryOf)) : [];
+  for (const folder of programs) if (listed) await marks.addFolder(rootfs, listed, folder);
+  for (const path of refused) if (!path.isListed && path.isDirectory) await marks.addTree(rootfs, path);
+  const order = fitProtect(named, marks.entries);
+  if (order.isComplete || !listed) return { ...order, isComplete: order.isComplete && marks.isComplete };
+  // Programs are not listed in part: whatever is left out could not be run.
+  const others = named.filter(({ isListed }) => !isListed);
+  return { entries: fitProtect(others, marks.entries).entries, isComplete: false };
 }

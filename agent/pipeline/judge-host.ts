@@ -36,7 +36,7 @@ export async function judgeFile(
   const isIoUring = (frame.flags & FileFlag.RING) !== 0;
   const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   // It was only asked for: what the watch refused has not happened, and is told as refused.
-  if (isIoUring && isFollowed && container.isProtected) {
+  if (isIoUring && isFollowed && container.protection !== "none") {
     const isRefused = (root: string) => isRefusedByWatch(identified, use.refused, root, path);
     if (await maker.roots.look(where, isRefused)) return [];
   }

@@ -221,6 +221,20 @@ function encodeProtected({ path, host, isWrite, isExec, isDirectory, isListed, i
   return bytes;
 }
 
+/** Of several lists of entries the first ones that fit into one order, each list whole or cut at its end. */
+export function fitProtect(...lists: readonly (readonly ProtectEntry[])[]): {
+  readonly entries: ProtectEntry[];
+  readonly isComplete: boolean;
+} {
+  let size = 0;
+  const all = lists.flat();
+  const first = all.findIndex((entry) => {
+    size += encodeProtected(entry).length;
+    return size > FILL_BYTES;
+  });
+  return { entries: first < 0 ? all : all.slice(0, first), isComplete: first < 0 };
+}
+
 /** What is refused in a container, as one order; undefined where it is too much for one. */
 export function encodeProtect(entries: readonly ProtectEntry[]): Buffer | undefined {
   const body = Buffer.concat(entries.map(encodeProtected));
