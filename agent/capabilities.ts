@@ -32,29 +32,48 @@ interface Acting {
   readonly block: readonly [Delivery, string];
 }
 
-function actings(groups: number): Acting[] {
-  const canRefuse = (groups & Group.FANOTIFY) !== 0;
+/** What holds with a program group, or what holds without. */
+function depending(groups: number, group: number, having: string, lacking: string): string {
+  return (groups & group) === 0 ? lacking : having;
+}
+
+function ofProcesses(groups: number): Omit<Acting, "section" | "group"> {
   const killed = "the process is killed before its first instruction";
+  const byPath = `programs of the image are refused by path with EPERM; otherwise ${killed}`;
+  return (groups & Group.FANOTIFY) === 0
+    ? { prevent: [Delivery.KILLED, killed], block: [Delivery.KILLED, `${killed}, then the container`] }
+    : { prevent: [Delivery.DENIED, byPath], block: [Delivery.DENIED, "as prevent, then the container"] };
+}
+
+function ofConnections(groups: number): Omit<Acting, "section" | "group"> {
+  const listening = depending(groups, Group.TCP, "is killed", "is not seen");
+  const packets = depending(groups, Group.SYSCALL, "is killed", "is not seen");
+  const inRings = depending(groups, Group.RING, "", ", by io_uring is not seen");
+  const note = `connect, send, bind and raw sockets fail with EPERM; who listens without bind ${listening}; who opens a packet socket ${packets}${inRings}`;
+  return { prevent: [Delivery.DENIED, note], block: [Delivery.DENIED, "as prevent, then the container"] };
+}
+
+function ofFiles(groups: number): Omit<Acting, "section" | "group"> {
+  const rings = depending(groups, Group.RING, "", "; what is asked for by io_uring is not seen");
+  const ended = "opening a file ends its process before it can use it; removal, renaming and modes have happened";
+  if ((groups & Group.FANOTIFY) === 0) {
+    return {
+      prevent: [Delivery.NOT_POSSIBLE, `no file system watch and no BPF LSM: changes are told after the fact${rings}`],
+      block: [Delivery.AFTER_THE_FACT, `${ended}${rings}; then the container`],
+    };
+  }
+  const refused =
+    "opening a denied or protected file of the root file system for writing fails with EPERM; volumes, memory, removal, renaming, modes and what is only unknown are told after the fact";
+  return {
+    prevent: [Delivery.DENIED, `${refused}${rings}`],
+    block: [Delivery.DENIED, `as prevent; where it could not be refused ${ended}${rings}; then the container`],
+  };
+}
+
+function actings(groups: number): Acting[] {
   return [
-    {
-      section: Section.PROCESS,
-      group: Group.PROCESS,
-      prevent: canRefuse
-        ? [Delivery.DENIED, `programs of the image are refused by path with EPERM; otherwise ${killed}`]
-        : [Delivery.KILLED, killed],
-      block: canRefuse
-        ? [Delivery.DENIED, "as prevent, then the container"]
-        : [Delivery.KILLED, `${killed}, then the container`],
-    },
-    {
-      section: Section.NETWORK,
-      group: Group.NETWORK,
-      prevent: [
-        Delivery.DENIED,
-        "connect, send, bind and raw sockets fail with EPERM; who listens without bind or opens a packet socket is killed",
-      ],
-      block: [Delivery.DENIED, "as prevent, then the container"],
-    },
+    { section: Section.PROCESS, group: Group.PROCESS, ...ofProcesses(groups) },
+    { section: Section.NETWORK, group: Group.NETWORK, ...ofConnections(groups) },
     {
       section: Section.DNS,
       group: Group.DNS,
@@ -64,17 +83,7 @@ function actings(groups: number): Acting[] {
       ],
       block: [Delivery.DENIED, "the query is dropped, then the container is stopped"],
     },
-    {
-      section: Section.FILESYSTEM,
-      group: Group.SYSCALL,
-      prevent: canRefuse
-        ? [
-            Delivery.DENIED,
-            "opening a denied or protected file of the root file system for writing fails with EPERM; volumes, memory, removal, renaming, modes and what is only unknown are told after the fact",
-          ]
-        : [Delivery.NOT_POSSIBLE, "no file system watch and no BPF LSM: changes are told after the fact"],
-      block: [Delivery.AFTER_THE_FACT, "the process ends before it can use the file, then the container"],
-    },
+    { section: Section.FILESYSTEM, group: Group.SYSCALL, ...ofFiles(groups) },
     {
       section: Section.SYSCALL,
       group: Group.SYSCALL,
