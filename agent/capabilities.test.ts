@@ -35,7 +35,7 @@ function noteOf(groups: number, section: Section, effect: Effect): string {
 
 test("each effect is said to come to the best that it came to on a real container", () => {
   for (const { section, effect, delivery } of effects(ALL)) {
-    const seen = acts
+    const seen: number[] = acts
       .filter((act) => Section[act.section] === section)
       .flatMap(({ cells }) => Object.entries(cells).filter(([name]) => Effect[name as keyof typeof Effect] === effect))
       .flatMap(([, cell]) => (cell.delivery === undefined ? [] : [Delivery[cell.delivery]]));

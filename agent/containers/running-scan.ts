@@ -1,18 +1,16 @@
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { identityOf } from "../content/file-identity.ts";
 import { TICK_NS } from "../enforce/stop.ts";
-import type { Actor, ContainerFrame, EventHead, ExecFrame, ListenFrame } from "../wire/frames.ts";
-import { ExecFlag, ListenFlag, Outcome } from "../wire/layout.ts";
+import type { Actor, ContainerFrame, EventHead, ExecFrame } from "../wire/frames.ts";
+import { ExecFlag, Outcome } from "../wire/layout.ts";
+import { pidsBelow } from "./group-pids.ts";
 import { startTicks } from "./runc.ts";
+import { connectionsOf, runningSockets } from "./running-sockets.ts";
 import type { ControlGroup } from "./watched-container.ts";
 
-/** Processes of one container that are looked at. */
-const PROCESSES_MAX = 4_096;
-const TCP_LISTEN = "0A";
-const UDP_UNCONNECTED = "07";
-/** Ports that the kernel gives to sockets that did not choose, as the sensor has them. */
-const EPHEMERAL = { first: 32_768, last: 60_999 };
+/** What is looked at of one container. */
+const BOUNDS = { processes: 4_096, groups: 1_024 };
 
 function readText(path: string): string {
   try {
@@ -55,7 +53,8 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
       gid: Number(statusField(status, "Gid")[0] ?? 0),
       pidNs: 0,
       inputPeer: 0,
-      flags: (isUnlinked ? ExecFlag.UNLINKED : 0) | (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0),
+      flags:
+        (isUnlinked ? ExecFlag.UNLINKED : 0) | (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) | streamFlags(pid),
       comm: Buffer.from(readText(`/proc/${pid}/comm`).trim(), "latin1"),
       path: exe,
       filename: exe,
@@ -65,6 +64,21 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
   } catch {
     return undefined;
   }
+}
+
+function openFile(pid: number, descriptor: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/${descriptor}`);
+  } catch {
+    return "";
+  }
+}
+
+/** What standard input and output are, as `read_streams` of the sensor has it; the other end of a Unix socket is not known. */
+function streamFlags(pid: number): number {
+  const input = openFile(pid, 0);
+  if (input.startsWith("socket:")) return connectionsOf(pid).has(input) ? ExecFlag.SOCKET_STREAM : 0;
+  return input.startsWith("pipe:") && openFile(pid, 1).startsWith("pipe:") ? ExecFlag.PASSED_STREAMS : 0;
 }
 
 function splitNul(bytes: Buffer): Buffer[] {
@@ -79,83 +93,30 @@ function argumentsOf(args: Buffer[], exe: Buffer): Buffer[] {
   return isName ? args : [exe.subarray(exe.lastIndexOf(0x2f) + 1), ...rest];
 }
 
-/** Sockets that the processes have open, as /proc/net numbers them. */
-function socketsOf(pids: readonly number[]): Set<string> {
-  const inodes = pids.flatMap((pid) => {
-    try {
-      return readdirSync(`/proc/${pid}/fd`).flatMap((file) => {
-        const link = readlinkSync(`/proc/${pid}/fd/${file}`);
-        return link.startsWith("socket:[") ? [link.slice("socket:[".length, -1)] : [];
-      });
-    } catch {
-      return [];
-    }
-  });
-  return new Set(inodes);
+function actorOf({ pid, startNs, parentPid, uid, gid, flags, comm, path }: ExecFrame): Actor {
+  const isFirst = (flags & ExecFlag.FIRST_PROCESS) !== 0;
+  return { pid, startNs, parentPid, parentStartNs: 0n, uid, gid, isFirst, isCut: false, comm, exe: path };
 }
 
-/** An address of /proc/net: words of 32 bits in the machine's order. */
-function addressOf(hex: string): Buffer {
-  const words = hex.match(/.{8}/g) ?? [];
-  return Buffer.concat(words.map((word) => Buffer.from(word, "hex").reverse()));
-}
-
-/** Sockets of a network namespace that listen or are bound to a port without a peer. */
-function listeningIn(
-  pid: number,
-  own: ReadonlySet<string>,
-  [file, transport, state]: readonly [string, number, string],
-  base: EventHead,
-): ListenFrame[] {
-  const actor: Actor = {
-    pid: 0,
-    startNs: 0n,
-    parentPid: 0,
-    parentStartNs: 0n,
-    uid: 0,
-    gid: 0,
-    isFirst: false,
-    isCut: false,
-    comm: Buffer.alloc(0),
-    exe: Buffer.alloc(0),
-  };
-  return readText(`/proc/${pid}/net/${file}`)
-    .split("\n")
-    .slice(1)
-    .map((line) => line.trim().split(/\s+/))
-    .filter((fields) => fields[3] === state && own.has(fields[9] ?? ""))
-    .flatMap((fields): ListenFrame[] => {
-      const [address = "", portHex = "0"] = (fields[1] ?? "").split(":");
-      const port = Number.parseInt(portHex, 16);
-      const isEphemeral = port >= EPHEMERAL.first && port <= EPHEMERAL.last;
-      // A datagram socket of that range is somebody's client.
-      if (isEphemeral && state === UDP_UNCONNECTED) return [];
-      const flags = isEphemeral ? ListenFlag.EPHEMERAL : 0;
-      return [{ kind: "listen", ...base, actor, address: addressOf(address), port, transport, flags }];
-    });
+/** What ran in a container before it was watched. */
+export interface RunningScan {
+  readonly frames: ContainerFrame[];
+  /** False where there was more than is looked at. */
+  readonly isComplete: boolean;
 }
 
 /**
- * What runs and listens in a container that was there before it was watched, as if it had just begun. It is judged and
- * learned like everything else, and never acted upon: whoever starts the agent must not stop what works.
+ * What runs, listens and is connected in a container that was there before it was watched, as if it had just begun. It is
+ * judged and learned like everything else, and never acted upon: whoever starts the agent must not stop what works.
  */
-export function scanRunning(mount: string, cgroup: ControlGroup, slot: number): ContainerFrame[] {
-  const pids = readText(join(mount, cgroup.path, "cgroup.procs"))
-    .trim()
-    .split("\n")
-    .slice(0, PROCESSES_MAX)
-    .map(Number);
+export async function scanRunning(
+  mount: string,
+  cgroup: ControlGroup,
+  slot: number,
+  internalRanges: readonly string[],
+): Promise<RunningScan> {
+  const { pids, isComplete } = await pidsBelow(join(mount, cgroup.path), BOUNDS);
   const execs = pids.flatMap((pid) => execOf(pid, cgroup, slot) ?? []);
-  const first = execs[0]?.pid;
-  if (first === undefined) return [];
-  // A network may be shared: only sockets that these processes have open are theirs.
-  const own = socketsOf(pids);
-  const base = head(cgroup, slot);
-  return [
-    ...execs,
-    ...listeningIn(first, own, ["tcp", 6, TCP_LISTEN], base),
-    ...listeningIn(first, own, ["tcp6", 6, TCP_LISTEN], base),
-    ...listeningIn(first, own, ["udp", 17, UDP_UNCONNECTED], base),
-    ...listeningIn(first, own, ["udp6", 17, UDP_UNCONNECTED], base),
-  ];
+  const sockets = runningSockets(head(cgroup, slot), execs.map(actorOf), internalRanges);
+  return { frames: [...execs, ...sockets], isComplete };
 }

@@ -1,6 +1,6 @@
 import { type BigIntStats, existsSync, readFileSync, statSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { pidsBelow } from "../containers/group-pids.ts";
 import type { ControlGroup } from "../containers/watched-container.ts";
 import type { WatchedMount } from "../wire/encode.ts";
 
@@ -21,8 +21,7 @@ const NO_FILES = new Set([
 /** Mounts of one container that are watched. */
 const MOUNTS_MAX = 256;
 /** Processes that are asked for the container's mounts: those that are only entering it have the host's. */
-const PROCESSES_MAX = 16;
-const GROUPS_MAX = 64;
+const BOUNDS = { processes: 16, groups: 64 };
 
 /** Undefined for what is gone, or cannot be asked. */
 function statOf(path: string): BigIntStats | undefined {
@@ -31,19 +30,6 @@ function statOf(path: string): BigIntStats | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Pids in a control group and those below it: with nested groups there are none in the upper ones. */
-async function pidsIn(directory: string, budget: { groups: number }): Promise<number[]> {
-  if (budget.groups <= 0) return [];
-  budget.groups -= 1;
-  const procs = await readFile(join(directory, "cgroup.procs"), "latin1").catch(() => "");
-  const own = procs.split("\n").filter(Boolean).map(Number);
-  if (own.length >= PROCESSES_MAX) return own;
-  const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
-  for (const entry of entries)
-    if (entry.isDirectory()) own.push(...(await pidsIn(join(directory, entry.name), budget)));
-  return own;
 }
 
 /** A path in mountinfo has its blanks and backslashes as octal numbers. */
@@ -72,8 +58,8 @@ export function writableMounts(mountinfo: string, pid: number): WatchedMount[] {
 /** Processes of a container that have its root file system as root; a runtime on its way in still has the machine's. */
 async function* insiders(cgroupMount: string, cgroup: ControlGroup, rootfs: string): AsyncGenerator<number> {
   const root = statOf(rootfs);
-  const pids = await pidsIn(join(cgroupMount, cgroup.path), { groups: GROUPS_MAX });
-  for (const pid of pids.filter((each) => each > 0).slice(0, PROCESSES_MAX)) {
+  const { pids } = await pidsBelow(join(cgroupMount, cgroup.path), BOUNDS);
+  for (const pid of pids) {
     const own = statOf(`/proc/${pid}/root`);
     if (root && own?.dev === root.dev && own.ino === root.ino) yield pid;
   }

@@ -103,7 +103,7 @@ export class ExecPipeline {
       if (delayMs === undefined || container.isGone) return;
       await sleep(delayMs, undefined, { ref: false });
       if (startTicks(frame.pid) !== frame.startNs / TICK_NS) return;
-      const stream = streamOf(container, frame, this.#deps.cgroupMount);
+      const stream = await streamOf(container, frame, this.#deps.cgroupMount);
       if (stream === "") await look(later);
       else await this.#tellShell(container, frame, event, use, stream);
     };
@@ -149,7 +149,7 @@ export class ExecPipeline {
       content,
       ancestors: processes.ancestors(frame.parentPid, frame.parentStartNs),
       wallClock,
-      stream: streamOf(container, frame, this.#deps.cgroupMount),
+      stream: await streamOf(container, frame, this.#deps.cgroupMount),
       ...(fullPath === undefined ? {} : { fullPath }),
     });
   }

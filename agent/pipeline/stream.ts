@@ -1,13 +1,15 @@
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { SHELLS } from "#core/detect/programs.ts";
 import { escapeBytes } from "#core/text/escape.ts";
+import { pidsBelow } from "../containers/group-pids.ts";
+import { connectionsOf } from "../containers/running-sockets.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { ExecFrame } from "../wire/frames.ts";
 import { ExecFlag } from "../wire/layout.ts";
 
 /** Processes of a container, and files of each, that are looked through for the other end of a stream. */
-const PROCESSES_MAX = 512;
+const BOUNDS = { processes: 512, groups: 64 };
 const FILES_MAX = 256;
 
 function linkOf(path: string): string {
@@ -18,7 +20,7 @@ function linkOf(path: string): string {
   }
 }
 
-function filesOf(pid: string): string[] {
+function filesOf(pid: number): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`)
       .slice(0, FILES_MAX)
@@ -28,48 +30,22 @@ function filesOf(pid: string): string[] {
   }
 }
 
-/** States of /proc/net/tcp that a connection has while somebody holds it: established, or closed by the other end only. */
-const CONNECTED = ["01", "08"];
-
-/** Inodes of the TCP connections of a network namespace. */
-function connectedSockets(pid: string): Set<string> {
-  const sockets = new Set<string>();
-  for (const file of ["tcp", "tcp6"]) {
-    try {
-      for (const line of readFileSync(`/proc/${pid}/net/${file}`, "latin1").split("\n").slice(1)) {
-        const fields = line.trim().split(/\s+/);
-        if (CONNECTED.includes(fields[3] ?? "") && fields[9]) sockets.add(`socket:[${fields[9]}]`);
-      }
-    } catch {
-      // gone, or no IPv6
-    }
-  }
-  return sockets;
-}
-
 function isShell(frame: ExecFrame): boolean {
   const base = (bytes: Uint8Array) => escapeBytes(bytes.subarray(bytes.lastIndexOf(0x2f) + 1)).toLowerCase();
   return SHELLS.has(base(frame.path)) || SHELLS.has(base(frame.filename));
 }
 
 /** Whoever else in the container has an end of the pipe or Unix socket and a connection passes one on to the other. */
-function partnerOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
+async function partnerOf(container: WatchedContainer, frame: ExecFrame, mount: string): Promise<string> {
   const ways = new Set([linkOf(`/proc/${frame.pid}/fd/0`), linkOf(`/proc/${frame.pid}/fd/1`)]);
   if (frame.inputPeer !== 0) ways.add(`socket:[${frame.inputPeer}]`);
-  let pids: string[];
-  try {
-    pids = readFileSync(join(mount, container.cgroup.path, "cgroup.procs"), "utf8")
-      .trim()
-      .split("\n");
-  } catch {
-    return "";
-  }
-  const others = pids.slice(0, PROCESSES_MAX).filter((pid) => pid !== String(frame.pid));
+  const { pids } = await pidsBelow(join(mount, container.cgroup.path), BOUNDS);
+  const others = pids.filter((pid) => pid !== frame.pid);
   const sharing = others
     .map((pid) => ({ pid, files: filesOf(pid) }))
     .filter(({ files }) => files.some((file) => ways.has(file)) && files.some((file) => file.startsWith("socket:")));
   // The kernel goes through all that there is for its list of connections: some 10 ms on a busy machine.
-  const connected = sharing.length === 0 ? new Set<string>() : connectedSockets(String(frame.pid));
+  const connected = sharing.length === 0 ? new Set<string>() : connectionsOf(frame.pid);
   const partner = sharing.find(({ files }) => files.some((file) => connected.has(file)));
   const way = frame.inputPeer === 0 ? "pipe" : "Unix socket";
   return partner === undefined ? "" : `through a ${way} from process ${partner.pid}, which holds a connection`;
@@ -81,7 +57,7 @@ export function isPassedShell(frame: ExecFrame): boolean {
 }
 
 /** Which connection a program's standard streams are, directly or through others; empty for none. */
-export function streamOf(container: WatchedContainer, frame: ExecFrame, mount: string): string {
+export async function streamOf(container: WatchedContainer, frame: ExecFrame, mount: string): Promise<string> {
   if ((frame.flags & ExecFlag.SOCKET_STREAM) !== 0) return "its standard input is a connection";
   return isPassedShell(frame) ? partnerOf(container, frame, mount) : "";
 }
