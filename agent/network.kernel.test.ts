@@ -89,12 +89,16 @@ describe("what a container does with the network", () => {
     expect(await probe("bind-udp", "0.0.0.0", "5353", "0")).toBe("ok");
     expect(await probe("listen-unbound", "0.0.0.0", "0", "0")).toBe("ok");
     expect(await probe("listen", "0.0.0.0", "0", "0")).toBe("ok");
-    await until("four ports", 5_000, () => (listening().length >= 4 ? true : undefined));
+    // A port that the kernel chose for datagrams is a client's; one of the same range that somebody chose is not.
+    expect(await probe("bind-udp", "0.0.0.0", "0", "0")).toBe("ok");
+    expect(await probe("bind-udp", "::", "41000", "0")).toBe("ok");
+    await until("five ports", 5_000, () => (listening().length >= 5 ? true : undefined));
     expect(listening().map(({ transport, port }) => [transport, port])).toEqual([
       [1, 8080],
       [1, 8081],
       [2, 5353],
       [1, 0],
+      [2, 0],
     ]);
   });
 
@@ -157,12 +161,15 @@ describe("what a container does with the network", () => {
     expect(await probe("bind-udp", "0.0.0.0", "9998", "0")).toBe("EPERM");
     const audit = await rig.audited("port 9999", (a) => a.message.includes("9999"));
     expect(audit).toMatchObject({ delivery: Delivery.DENIED, deliveryNote: "the bind failed with EPERM" });
+    expect(await probe("bind-udp", "0.0.0.0", "41001", "0")).toBe("ok");
     // The class of ports that the kernel chooses was learned; without it listening is what cannot be refused.
     await rig.activate(
       LearningState.ACTIVE,
       rig.facts().filter(({ kind }) => !(kind.case === "listen" && kind.value.port === 0)),
     );
     expect((await web.exec(PROBE, "listen-unbound", "0.0.0.0", "0", "0")).status).toBe(137);
+    expect(await probe("bind-udp", "0.0.0.0", "41001", "0")).toBe("EPERM");
+    expect(await probe("bind-udp", "0.0.0.0", "0", "0")).toBe("ok");
     const killed = await rig.audited("unbound", (a) => a.delivery === Delivery.KILLED);
     expect(killed.deliveryNote).toBe("the process was killed before listen returned");
   });

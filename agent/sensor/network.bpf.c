@@ -391,6 +391,72 @@ int handle_sendmsg6(struct bpf_sock_addr *context)
 	return handle_destination(context, true, GABION_CONNECT_DATAGRAM);
 }
 
+static __always_inline void begin_listen(struct listen_event *event, struct cgroup_policy *policy, __u32 transport, __u16 port)
+{
+	event->port = port;
+	event->transport = transport;
+	event->flags = GABION_LISTEN_BIND;
+	if (is_ephemeral(port))
+		event->flags |= GABION_LISTEN_EPHEMERAL;
+	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
+}
+
+static __always_inline int conclude_listen(struct listen_event *event, struct cgroup_policy *policy, __u32 action)
+{
+	struct cgroup_counts *counts;
+
+	if (action == GABION_ALLOW && !event->event.entry)
+		return ALLOWED;
+	action = counted(policy, event->event.entry, action);
+	counts = counts_of(policy->container_id, SECTION_NETWORK);
+	if (counts)
+		__sync_fetch_and_add(&counts->seen, 1);
+	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
+}
+
+/*
+ * Why these hooks: only here it can be told who chose a port of the range that the kernel chooses from. A socket for
+ * datagrams that did so waits for somebody; one that left it to the kernel is mostly a client's.
+ */
+static __always_inline int chosen(struct bpf_sock_addr *context, struct network_scratch *s, struct cgroup_policy *policy,
+				  bool is_ipv6)
+{
+	struct listen_event *event = &s->listen;
+
+	begin_listen(event, policy, IPPROTO_UDP, bpf_ntohs(context->user_port));
+	if (is_ipv6) {
+		__u32 parts[4] = { context->user_ip6[0], context->user_ip6[1], context->user_ip6[2], context->user_ip6[3] };
+
+		__builtin_memcpy(event->address, parts, 16);
+	} else {
+		map_ipv4(event->address, context->user_ip4);
+	}
+	event->family = is_ipv6 ? 6 : 4;
+	return conclude_listen(event, policy, decide_listen(event));
+}
+
+static __always_inline int handle_bind(struct bpf_sock_addr *context, bool is_ipv6)
+{
+	struct cgroup_policy *policy;
+
+	if (context->protocol != IPPROTO_UDP || !context->user_port || !is_ephemeral(bpf_ntohs(context->user_port)))
+		return ALLOWED;
+	policy = watched();
+	return policy ? WITH_SCRATCH(policy, chosen(context, s, policy, is_ipv6)) : ALLOWED;
+}
+
+SEC("cgroup/bind4")
+int handle_bind4(struct bpf_sock_addr *context)
+{
+	return handle_bind(context, false);
+}
+
+SEC("cgroup/bind6")
+int handle_bind6(struct bpf_sock_addr *context)
+{
+	return handle_bind(context, true);
+}
+
 /*
  * Why this hook: the port is final and nothing has arrived yet. A TCP socket is told when it listens; here it is only
  * refused, because a client may bind too.
@@ -399,14 +465,9 @@ static __always_inline int bound(struct bpf_sock *sk, struct network_scratch *s,
 				 bool is_ipv6)
 {
 	struct listen_event *event = &s->listen;
-	struct cgroup_counts *counts;
 	__u32 action;
 
-	event->port = sk->src_port;
-	event->transport = sk->protocol;
-	event->flags = GABION_LISTEN_BIND;
-	if (is_ephemeral(event->port))
-		event->flags |= GABION_LISTEN_EPHEMERAL;
+	begin_listen(event, policy, sk->protocol, sk->src_port);
 	if (is_ipv6) {
 		__u32 parts[4] = { sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3] };
 
@@ -415,18 +476,11 @@ static __always_inline int bound(struct bpf_sock *sk, struct network_scratch *s,
 		map_ipv4(event->address, sk->src_ip4);
 	}
 	event->family = is_ipv6 ? 6 : 4;
-	begin_event(&event->event, GABION_LISTEN, sizeof(*event), policy);
 	/* Sockets of clients have such ports too: only what is denied by its number is refused here, the rest not told. */
 	action = event->flags & GABION_LISTEN_EPHEMERAL ? denied_listen(event) : decide_listen(event);
 	if (event->transport == IPPROTO_TCP && action < GABION_PREVENT)
 		return ALLOWED; /* told when it listens */
-	if (action == GABION_ALLOW && !event->event.entry)
-		return ALLOWED;
-	action = counted(policy, event->event.entry, action);
-	counts = counts_of(policy->container_id, SECTION_NETWORK);
-	if (counts)
-		__sync_fetch_and_add(&counts->seen, 1);
-	return conclude(&event->event, &event->actor, sizeof(*event), action, policy, counts);
+	return conclude_listen(event, policy, action);
 }
 
 static __always_inline int handle_bound(struct bpf_sock *sk, bool is_ipv6)
