@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { fromJson, type JsonValue, type MessageInitShape } from "@bufbuild/protobuf";
@@ -30,9 +31,13 @@ interface Act {
 }
 
 const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
-const table = JSON.parse(readFileSync(resolve(import.meta.dirname, "testdata/effects.json"), "utf8")) as {
-  acts: Act[];
-};
+const PROBE_SHA256 = createHash("sha256").update(testProgram("netprobe")).digest("hex");
+const table = JSON.parse(
+  readFileSync(resolve(import.meta.dirname, "testdata/effects.json"), "utf8").replaceAll(
+    "SHA256_OF_PROBE",
+    PROBE_SHA256,
+  ),
+) as { acts: Act[] };
 /** Told in every state: what comes after it in the stream was seen before it was audited. */
 const MARKER = "/opt/marker";
 const MARKED: JsonValue = { process: { effect: "EFFECT_ALERT", denied: [{ process: MARKER }] } };

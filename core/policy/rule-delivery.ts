@@ -1,6 +1,6 @@
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
-import type { CustomRule, Detector, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
+import type { CustomRule, Detector, ProcessSection, Rule } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { isPattern } from "../matching/pattern.ts";
 import {
   type CompiledCustomRule,
@@ -94,6 +94,18 @@ export function warnOfCustomRules(rule: Rule): RuleFault[] {
     : [];
 }
 
+/** Entries of the denied list of programs that are compared by the agent, once the program runs. */
+function lateProcesses({ effect, denied }: ProcessSection): RuleFault[] {
+  if (effect !== Effect.PREVENT) return [];
+  return denied.flatMap(({ process, sha256, parents }, index) => {
+    const condition = sha256 !== "" ? "its content" : parents.length > 0 ? "who started it" : undefined;
+    const isWhole = !isPattern(process) || (process.startsWith("/") && isRefusable(process));
+    const looked = condition ?? (isWhole ? undefined : "a pattern that is not a whole folder such as `/opt/*`");
+    const message = `prevent: ${looked} is compared once \`${process}\` runs: it is killed then`;
+    return looked === undefined ? [] : [{ field: `process.denied[${index}]`, message }];
+  });
+}
+
 /** Where prevent is asked for and a node without BPF LSM cannot give it; each audit says so again. */
 export function warnOfDelivery(rule: Rule): RuleFault[] {
   const { process, network, dns, filesystem } = rule;
@@ -101,6 +113,7 @@ export function warnOfDelivery(rule: Rule): RuleFault[] {
   const late = sections.flatMap(([name, section]) =>
     section === undefined ? [] : lateDetectors(name, section.effect, section.detectors),
   );
+  if (process) late.push(...lateProcesses(process));
   if (filesystem?.effect !== Effect.PREVENT) return late;
   const patterns = filesystem.denied.flatMap((path, index) =>
     isRefusable(path)
