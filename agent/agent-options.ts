@@ -1,3 +1,4 @@
+import type { DetectorSettings } from "#core/detect/settings.ts";
 import type { TreatmentSettings } from "#core/policy/treatment.ts";
 import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -29,6 +30,7 @@ export interface AgentOptions {
   /** How often presence and what was seen are reported. */
   readonly spanMs: number;
   readonly treatment?: TreatmentSettings;
+  readonly detectors?: DetectorSettings;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly modelFor: (container: Container, signal?: AbortSignal) => Promise<ModelPolicy | undefined>;

@@ -1,6 +1,8 @@
 import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
+import { DEFAULT_DETECTORS } from "#core/detect/settings.ts";
 import type { Intel } from "#core/intel/intel-set.ts";
+import { AddressClasses } from "#core/matching/address-class.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
@@ -47,6 +49,7 @@ export class Agent implements AsyncDisposable {
   readonly audits: AuditWriter;
   readonly containers: ContainerWatch;
   readonly #options: AgentOptions;
+  readonly #addressClasses: AddressClasses;
   readonly #cache = new HashCache();
   readonly #enforcer: Enforcer;
   readonly #learner: Learner;
@@ -69,6 +72,7 @@ export class Agent implements AsyncDisposable {
 
   constructor(options: AgentOptions) {
     this.#options = options;
+    this.#addressClasses = new AddressClasses(options.internalRanges);
     const { nodeId, runId, clock, logger, bootId } = options;
     this.#bootOffsetMs = clock.now() - uptime() * 1_000;
     this.audits = new AuditWriter({ nodeId, runId, clock, send: options.sendAudit });
@@ -105,7 +109,8 @@ export class Agent implements AsyncDisposable {
       ...common,
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
-    this.#events = new EventPipeline(common);
+    const { detectors = DEFAULT_DETECTORS } = options;
+    this.#events = new EventPipeline({ ...common, detectors, addressClasses: this.#addressClasses });
     this.containers = new ContainerWatch({
       nodeId,
       cluster: options.cluster ?? "",
@@ -342,8 +347,8 @@ export class Agent implements AsyncDisposable {
     if (container.model) await this.applyModel(container.model);
     this.#learner.presence(container, true);
     if (container.message.partlySeen && container.use) {
-      const { cgroupMount, internalRanges } = this.#options;
-      const running = await scanRunning(cgroupMount, container.cgroup, container.use.slot, internalRanges);
+      const { cgroup, use } = container;
+      const running = await scanRunning(this.#options.cgroupMount, cgroup, use.slot, this.#addressClasses);
       if (!running.isComplete) this.#tellUnscanned(container);
       for (const frame of running.frames) this.#takeEvent(container, frame);
     }

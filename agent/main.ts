@@ -26,7 +26,7 @@ import { PolicyCache } from "./policy/policy-cache.ts";
 import { PolicySource } from "./policy/policy-source.ts";
 import { RuleHits } from "./policy/rule-hits.ts";
 import { VerdictSource } from "./policy/verdict-source.ts";
-import { AGENT_SETTINGS, type AgentConfig } from "./settings.ts";
+import { AGENT_SETTINGS, type AgentConfig, detectorSettings } from "./settings.ts";
 import { StaticAnalyst } from "./static/analyst.ts";
 import { openAuditUplink, openObservationUplink, type Speaker } from "./uplink/streams.ts";
 
@@ -95,6 +95,7 @@ export async function startAgent(config: AgentConfig, stack: AsyncDisposableStac
     sensorBinary: config["agent.sensorBinary"],
     internalRanges: config["agent.internalRanges"],
     spanMs: config["agent.span"],
+    detectors: detectorSettings(config),
     treatment: { ...DEFAULT_TREATMENT, liftsDryRunCap: config["agent.liftDryRunCap"] },
     clock: systemClock,
     logger,

@@ -1,7 +1,8 @@
 import { execFileSync } from "node:child_process";
+import { create } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { FactSchema, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
@@ -318,6 +319,21 @@ describe("port scans", () => {
     expect(audit.message).toMatch(/25 hosts were tried on port 22/);
     expect(audit.decision).toMatchObject({ isHeld: true, outcome: Outcome.DETECTION });
   });
+
+  onKernel(
+    "once active six destinations that the model does not know are enough, and those that it knows are none",
+    async () => {
+      const from = rig.audits.length;
+      const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
+      const known = create(FactSchema, { kind: { case: "outbound", value: { transport: Transport.TCP, port: 443 } } });
+      await rig.activate(LearningState.ACTIVE, [known]);
+      await web.exec(PROBE, "scan", "203.0.113", "200", "212", "443", "443");
+      await web.exec(PROBE, "scan", "203.0.113", "230", "230", "5000", "5005");
+      const audit = await until("the scan", 10_000, () => found()[0]);
+      expect(audit.message).toMatch(/6 of 6 first contacts that the model does not know failed/);
+      await rig.activate(LearningState.LEARNING);
+    },
+  );
 
   onKernel("UDP ports of one host that nobody listens at are one, many hosts without an answer are none", async () => {
     const from = rig.audits.length;

@@ -1,10 +1,18 @@
 import { z } from "zod";
+import { FLOOD_DOMAINS_MAX, TUNNEL_NAMES_MAX } from "#core/detect/dns.ts";
+import { SCAN_MAX } from "#core/detect/port-scan.ts";
+import { DEFAULT_DETECTORS, type DetectorSettings } from "#core/detect/settings.ts";
 import { parsePrefix } from "#core/matching/address.ts";
 import { type ConfigOf, durationMs, type Settings } from "#lib/config/config.ts";
 import { SERVICE_PORTS } from "#lib/service/settings.ts";
 
+const { scan: SCAN, dns: DNS } = DEFAULT_DETECTORS;
 const text = (fallback: string, description: string) => ({ type: z.string().default(fallback), description });
 const flag = (fallback: boolean, description: string) => ({ type: z.boolean().default(fallback), description });
+const count = (fallback: number, max: number, description: string) => ({
+  type: z.number().int().min(1).max(max).default(fallback),
+  description,
+});
 const duration = (fallback: number, description: string) => ({ type: durationMs.default(fallback), description });
 const local = (port: number) => `https://127.0.0.1:${port}`;
 
@@ -44,6 +52,27 @@ export const AGENT_SETTINGS = {
       .refine((ranges) => ranges.every((range) => parsePrefix(range)), "must be prefixes such as 100.64.0.0/10"),
     description: "the cluster's own address ranges, separated by commas: checks of outbound ports leave them out",
   },
+  "agent.scan.window": duration(SCAN.windowMs, "first contacts within this time are looked at together for port scans"),
+  "agent.scan.vertical": count(SCAN.vertical, SCAN_MAX, "ports of one host that fail within it and are a port scan"),
+  "agent.scan.horizontal": count(
+    SCAN.horizontal,
+    SCAN_MAX,
+    "hosts that fail on one port within it and are a port scan",
+  ),
+  "agent.scan.total": count(SCAN.total, SCAN_MAX, "destinations that fail within it and are a port scan"),
+  "agent.dns.window": duration(DNS.windowMs, "look-ups within this time are looked at together for tunnels"),
+  "agent.dns.tunnelNames": count(
+    DNS.tunnelNames,
+    TUNNEL_NAMES_MAX,
+    "distinct names below one domain within it that are a tunnel",
+  ),
+  "agent.dns.tunnelBytes": count(DNS.tunnelBytes, 1_000_000, "bytes that those names must have besides"),
+  "agent.dns.floodWindow": duration(DNS.floodWindowMs, "look-ups within this time are looked at together for floods"),
+  "agent.dns.floodDomains": count(
+    DNS.floodDomains,
+    FLOOD_DOMAINS_MAX,
+    "domains that do not exist within it and are a flood",
+  ),
   "agent.liftDryRunCap": flag(false, "let effects above alert through during a dry run"),
   "model.url": text(local(SERVICE_PORTS.model), "model-service"),
   "rule.url": text(local(SERVICE_PORTS.rule), "rule-service"),
@@ -58,3 +87,24 @@ export const AGENT_SETTINGS = {
 } satisfies Settings;
 
 export type AgentConfig = ConfigOf<typeof AGENT_SETTINGS>;
+
+/** Thresholds of detectors, with those of the settings. */
+export function detectorSettings(config: AgentConfig): DetectorSettings {
+  return {
+    scan: {
+      ...SCAN,
+      windowMs: config["agent.scan.window"],
+      vertical: config["agent.scan.vertical"],
+      horizontal: config["agent.scan.horizontal"],
+      total: config["agent.scan.total"],
+    },
+    dns: {
+      ...DNS,
+      windowMs: config["agent.dns.window"],
+      tunnelNames: config["agent.dns.tunnelNames"],
+      tunnelBytes: config["agent.dns.tunnelBytes"],
+      floodWindowMs: config["agent.dns.floodWindow"],
+      floodDomains: config["agent.dns.floodDomains"],
+    },
+  };
+}

@@ -1,5 +1,6 @@
 import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
+import type { AddressClasses } from "#core/matching/address-class.ts";
 import { identityOf } from "../content/file-identity.ts";
 import { TICK_NS } from "../enforce/stop.ts";
 import type { Actor, ContainerFrame, EventHead, ExecFrame } from "../wire/frames.ts";
@@ -113,10 +114,10 @@ export async function scanRunning(
   mount: string,
   cgroup: ControlGroup,
   slot: number,
-  internalRanges: readonly string[],
+  classes: AddressClasses,
 ): Promise<RunningScan> {
   const { pids, isComplete } = await pidsBelow(join(mount, cgroup.path), BOUNDS);
   const execs = pids.flatMap((pid) => execOf(pid, cgroup, slot) ?? []);
-  const sockets = runningSockets(head(cgroup, slot), execs.map(actorOf), internalRanges);
+  const sockets = runningSockets(head(cgroup, slot), execs.map(actorOf), classes);
   return { frames: [...execs, ...sockets], isComplete };
 }

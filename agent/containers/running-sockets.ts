@@ -1,5 +1,5 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { isWithin, mappedAddress, parsePrefix } from "#core/matching/address.ts";
+import type { AddressClasses } from "#core/matching/address-class.ts";
 import type { Actor, ConnectFrame, ContainerFrame, EventHead, ListenFrame, SocketFrame } from "../wire/frames.ts";
 import { ConnectFlag, ListenFlag } from "../wire/layout.ts";
 
@@ -15,21 +15,7 @@ const UNCONNECTED = "07";
 const EPHEMERAL = { first: 32_768, last: 60_999 };
 const AF = { inet: 2, packet: 17, inet6: 10 } as const;
 const SOCK_RAW = 3;
-
-/** What is not the Internet, as `is_internal` of network.bpf.h has it. */
-const LOOPBACK = ["127.0.0.0/8", "0.0.0.0/32", "::1/128", "::/128"];
-const INTERNAL = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/3"].concat(
-  ["fc00::/7", "fe80::/10", "ff00::/8"],
-  LOOPBACK,
-);
-
-function isIn(ranges: readonly string[], address: Uint8Array): boolean {
-  const mapped = mappedAddress(address);
-  return ranges.some((text) => {
-    const prefix = parsePrefix(text);
-    return prefix !== undefined && isWithin(prefix, mapped);
-  });
-}
+const CLASS_FLAGS = { loopback: ConnectFlag.LOOPBACK, internal: 0, internet: ConnectFlag.INTERNET } as const;
 
 interface Socket {
   readonly address: Buffer;
@@ -101,12 +87,12 @@ export function connectionsOf(pid: number): Set<string> {
 class RunningSockets {
   readonly #base: EventHead;
   readonly #holders: ReadonlyMap<string, Actor>;
-  readonly #internalRanges: readonly string[];
+  readonly #classes: AddressClasses;
 
-  constructor(base: EventHead, actors: readonly Actor[], internalRanges: readonly string[]) {
+  constructor(base: EventHead, actors: readonly Actor[], classes: AddressClasses) {
     this.#base = base;
     this.#holders = holders(actors);
-    this.#internalRanges = internalRanges;
+    this.#classes = classes;
   }
 
   listening(sockets: readonly Socket[], transport: number): ListenFrame[] {
@@ -157,8 +143,7 @@ class RunningSockets {
   }
 
   #flagsOf(address: Uint8Array): number {
-    if (isIn(LOOPBACK, address)) return ConnectFlag.LOOPBACK;
-    return isIn([...INTERNAL, ...this.#internalRanges], address) ? 0 : ConnectFlag.INTERNET;
+    return CLASS_FLAGS[this.#classes.of(address)];
   }
 }
 
@@ -166,14 +151,10 @@ class RunningSockets {
  * Sockets that the processes of a container have open, as if they had just been opened. A network may be shared: only those
  * are theirs. What an address was resolved from is not known any more.
  */
-export function runningSockets(
-  base: EventHead,
-  actors: readonly Actor[],
-  internalRanges: readonly string[],
-): ContainerFrame[] {
+export function runningSockets(base: EventHead, actors: readonly Actor[], classes: AddressClasses): ContainerFrame[] {
   const first = actors[0]?.pid;
   if (first === undefined) return [];
-  const sockets = new RunningSockets(base, actors, internalRanges);
+  const sockets = new RunningSockets(base, actors, classes);
   const tcp = [...socketsIn(first, "tcp"), ...socketsIn(first, "tcp6")];
   const udp = [...socketsIn(first, "udp"), ...socketsIn(first, "udp6")];
   return [

@@ -1,4 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
+import type { DetectorSettings } from "#core/detect/settings.ts";
+import type { AddressClasses } from "#core/matching/address-class.ts";
 import { journalEvent } from "#core/model/journal.ts";
 import { sectionPolicy } from "#core/policy/container-policy.ts";
 import { withCustomRules } from "#core/policy/custom-rules.ts";
@@ -28,6 +30,8 @@ export interface EventPipelineDependencies {
   readonly cache: HashCache;
   /** Where cgroup v2 is mounted. */
   readonly cgroupMount: string;
+  readonly detectors: DetectorSettings;
+  readonly addressClasses: AddressClasses;
 }
 
 /** Everything that happens in a container but execs. */

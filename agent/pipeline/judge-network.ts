@@ -1,12 +1,21 @@
 import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
 import { scanText } from "#core/detect/port-scan.ts";
 import { addressBytes, addressText } from "#core/matching/address.ts";
+import type { AddressClasses } from "#core/matching/address-class.ts";
 import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
 import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
-import { connectFacts, evaluateConnect, evaluateListen, listenFact, transportOf } from "#core/policy/network-policy.ts";
+import {
+  connectFacts,
+  evaluateConnect,
+  evaluateListen,
+  listenFact,
+  ruleConnect,
+  transportOf,
+} from "#core/policy/network-policy.ts";
 import { evaluatePortScan, evaluateRawSocket } from "#core/policy/socket-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
-import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Event, Section, type Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { Actor, ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
@@ -101,6 +110,21 @@ export function judgeSocket(maker: EventMaker, container: WatchedContainer, fram
   };
 }
 
+/** True where neither model nor list holds a destination, and it is not learned either. */
+function isNewTo(
+  use: SlotUse,
+  classes: AddressClasses,
+  { address, port, transport }: { address: Uint8Array; port: number; transport: Transport },
+): boolean {
+  const kind = classes.of(address);
+  const { finding, treatment } = ruleConnect(use.policy.network, {
+    ...{ transport, address, port, domain: "", isDirect: false },
+    isInternet: kind === "internet",
+    isLoopback: kind === "loopback",
+  });
+  return finding.outcome === PolicyOutcome.DEVIATION && !treatment.isLearned;
+}
+
 export function judgeContact(
   maker: EventMaker,
   container: WatchedContainer,
@@ -108,14 +132,17 @@ export function judgeContact(
   use: SlotUse,
 ): Judged[] {
   const address = addressText(frame.address);
-  const contact = { address, port: frame.port, transport: transportOf(frame.transport), isFailed: frame.isFailed };
+  const { port, isFailed } = frame;
+  const transport = transportOf(frame.transport);
+  const isNew = isNewTo(use, maker.addressClasses, { address: frame.address, port, transport });
+  const contact = { address, port, transport, isFailed, isNew };
   const scan = maker.detectorsOf(container).scan.take(contact, Number(frame.ktimeNs / 1_000_000n));
   if (!scan) return [];
   const { isHorizontal, portCount, addressCount, failedCount, contactCount } = scan;
-  const samples = scan.samples.map(({ address: text, port, transport }) => ({
-    transport,
-    address: addressBytes(text),
-    port,
+  const samples = scan.samples.map((sample) => ({
+    transport: sample.transport,
+    address: addressBytes(sample.address),
+    port: sample.port,
   }));
   const value = { isHorizontal, portCount, addressCount, failedCount, contactCount, samples };
   const event = maker.event(container, frame.ktimeNs, { case: "portScan", value });

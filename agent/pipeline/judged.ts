@@ -2,6 +2,8 @@ import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { DnsDetector } from "#core/detect/dns.ts";
 import { PortScanDetector } from "#core/detect/port-scan.ts";
+import type { DetectorSettings } from "#core/detect/settings.ts";
+import type { AddressClasses } from "#core/matching/address-class.ts";
 import { type Event, EventSchema, type Process, type Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -46,21 +48,35 @@ type Kind = MessageInitShape<typeof EventSchema>["kind"];
 export class EventMaker {
   readonly processes: ProcessTable;
   readonly roots: SeenRoots;
+  readonly addressClasses: AddressClasses;
+  readonly #settings: DetectorSettings;
   readonly #bootId: string;
   readonly #wallClock: WallClock;
   readonly #detectors = new WeakMap<WatchedContainer, Detectors>();
 
-  constructor(options: { processes: ProcessTable; bootId: string; wallClock: WallClock; roots: SeenRoots }) {
+  constructor(options: {
+    processes: ProcessTable;
+    bootId: string;
+    wallClock: WallClock;
+    roots: SeenRoots;
+    detectors: DetectorSettings;
+    addressClasses: AddressClasses;
+  }) {
     this.processes = options.processes;
+    this.addressClasses = options.addressClasses;
+    this.#settings = options.detectors;
     this.roots = options.roots;
     this.#bootId = options.bootId;
     this.#wallClock = options.wallClock;
   }
 
   detectorsOf(container: WatchedContainer): Detectors {
-    const known = this.#detectors.get(container) ?? { scan: new PortScanDetector(), dns: new DnsDetector() };
-    this.#detectors.set(container, known);
-    return known;
+    const known = this.#detectors.get(container);
+    if (known) return known;
+    const { scan, dns } = this.#settings;
+    const fresh = { scan: new PortScanDetector(scan), dns: new DnsDetector(dns) };
+    this.#detectors.set(container, fresh);
+    return fresh;
   }
 
   event(container: WatchedContainer, ktimeNs: bigint, kind: Kind, actor?: Process, ancestors: Process[] = []): Event {

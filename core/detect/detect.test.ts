@@ -9,6 +9,7 @@ const failed = (address: string, port: number, transport: Transport = Transport.
   port,
   transport,
   isFailed: true,
+  isNew: false,
 });
 const answered = (address: string, port: number): Contact => ({ ...failed(address, port), isFailed: false });
 
@@ -59,6 +60,32 @@ test("fifteen UDP ports of one host are a scan; a resolver whose partners are go
   for (let port = 1; port < 15; port += 1) expect(udp("h", port, 400 + port)).toBeUndefined();
   const scan = udp("h", 15, 500);
   expect(scan && scanText(scan)).toBe("a port scan: 15 UDP ports of h were tried; 15 of 15 first contacts failed");
+});
+
+const unknown = (address: string, port: number): Contact => ({ ...failed(address, port), isNew: true });
+
+test("six first contacts in a row that the model does not know, and that fail, are a scan; five are none", () => {
+  const detector = new PortScanDetector();
+  for (let i = 0; i < 5; i += 1) expect(detector.take(unknown(`10.0.${i}.1`, 1_000 + i), i)).toBeUndefined();
+  const scan = detector.take(unknown("10.0.9.1", 1_009), 6);
+  expect(scan).toMatchObject({ isSequential: true, failedCount: 6, contactCount: 6 });
+  expect(scan && scanText(scan)).toBe(
+    "a port scan: 6 ports of 6 hosts were tried; 6 of 6 first contacts that the model does not know failed",
+  );
+});
+
+test("contacts that succeed take the weight of those that fail; four in a row begin anew", () => {
+  const detector = new PortScanDetector();
+  const take = (i: number, isFailed: boolean) => detector.take({ ...unknown(`10.1.${i}.1`, 80), isFailed }, i);
+  for (let i = 0; i < 4; i += 1) expect(take(i, false)).toBeUndefined();
+  for (let i = 4; i < 9; i += 1) expect(take(i, true)).toBeUndefined();
+  expect(take(9, false)).toBeUndefined();
+  expect(take(10, true)).toMatchObject({ isSequential: true, isHorizontal: true, failedCount: 6, contactCount: 7 });
+});
+
+test("new contacts that fail now and then, further apart than the window, are none", () => {
+  const detector = new PortScanDetector();
+  for (let i = 0; i < 50; i += 1) expect(detector.take(unknown(`10.2.${i}.1`, 80), i * 120_000)).toBeUndefined();
 });
 
 test("a scan slower than the window is none, and memory stays bounded in a flood", () => {

@@ -45,6 +45,9 @@ const DATA_TYPES = new Set([5, 16, 25]);
 const ORDINARY = /(^|\.)(cluster\.local|in-addr\.arpa|ip6\.arpa|local)$/;
 const DOMAINS_MAX = 1_024;
 const NAMES_MAX = 256;
+/** The highest thresholds that may be set: no more is kept. */
+export const TUNNEL_NAMES_MAX = NAMES_MAX;
+export const FLOOD_DOMAINS_MAX = DOMAINS_MAX;
 
 interface Window {
   beginMs: number;

@@ -8,6 +8,8 @@ export interface Contact {
   /** Of UDP only failures are known: destinations that a message came back from, saying that nobody listens. */
   readonly transport: Transport;
   readonly isFailed: boolean;
+  /** True where the model is complete and does not hold it. */
+  readonly isNew: boolean;
 }
 
 /** A scan that was found. */
@@ -18,6 +20,8 @@ export interface Scan {
   readonly addressCount: number;
   readonly failedCount: number;
   readonly contactCount: number;
+  /** True where few were enough, because the model holds none of them. */
+  readonly isSequential: boolean;
   /** A few of the destinations, as address and port. */
   readonly samples: readonly Contact[];
 }
@@ -33,11 +37,19 @@ export interface ScanSettings {
   readonly total: number;
   /** Part of the first contacts that must have failed: a crawler reaches most of its hosts, a scanner few. */
   readonly failedShare: number;
+  /** Of the sequential test: how likely a first contact succeeds, of a service and of a scanner. */
+  readonly serviceSuccess: number;
+  readonly scannerSuccess: number;
+  /** How likely it may call a service a scanner, and has to call a scanner one. */
+  readonly falseAlarm: number;
+  readonly detection: number;
 }
 
 /**
  * 15 ports on a host and 25 hosts on a port in five minutes are what Zeek's scan policy took for its threshold; 100
- * destinations of any kind besides. Half of the contacts having failed is our own, tried against a crawler.
+ * destinations of any kind besides. Half of the contacts having failed is our own, tried against a crawler. The sequential
+ * test is TRW (Jung et al., S&P 2004) with parameters under which six failures in a row are a scan, and four successes
+ * begin anew.
  */
 export const DEFAULT_SCAN_SETTINGS: ScanSettings = {
   windowMs: 300_000,
@@ -45,10 +57,16 @@ export const DEFAULT_SCAN_SETTINGS: ScanSettings = {
   horizontal: 25,
   total: 100,
   failedShare: 0.5,
+  serviceSuccess: 0.95,
+  scannerSuccess: 0.3,
+  falseAlarm: 1e-6,
+  detection: 0.99,
 };
 
+/** The highest threshold that may be set. */
+export const SCAN_MAX = 1_000;
 /** Destinations kept for one container: more than any threshold needs. */
-const KEPT_MAX = 2_048;
+const KEPT_MAX = 2 * SCAN_MAX;
 const SAMPLES_MAX = 16;
 
 interface Seen extends Contact {
@@ -64,6 +82,8 @@ function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
  * Finds port scans of one container by its failed first contacts with distinct destinations. A destination counts once,
  * however often it is tried; one that has answered before never comes here. After a finding the window begins anew.
  *
+ * A second, sequential test weighs each first contact that the model does not hold: a service mostly knows whom it calls.
+ *
  * UDP counts by ports of one host alone. Who has many partners by UDP, as a resolver has, meets many that are gone, and
  * how many were there is not known; but nobody has fifteen services of one host that are all gone.
  */
@@ -71,6 +91,9 @@ export class PortScanDetector {
   readonly #settings: ScanSettings;
   /** By address and port; the oldest first. */
   readonly #seen = new Map<string, Seen>();
+  /** First contacts that the model does not hold, since the sequential test began, and how they weigh. */
+  #walked: Seen[] = [];
+  #weight = 0;
 
   constructor(settings: ScanSettings = DEFAULT_SCAN_SETTINGS) {
     this.#settings = settings;
@@ -84,9 +107,31 @@ export class PortScanDetector {
     this.#seen.delete(key);
     this.#seen.set(key, { ...contact, atMs: nowMs });
     if (this.#seen.size > KEPT_MAX) this.#dropOldest();
-    const scan = contact.isFailed ? this.#judge(contact) : undefined;
+    const sequential = this.#walk({ ...contact, atMs: nowMs });
+    const scan = (contact.isFailed ? this.#judge(contact) : undefined) ?? sequential;
     if (scan) this.#seen.clear();
+    if (scan) this.#walked = [];
     return scan;
+  }
+
+  /** Likelihoods as logarithms: of a scanner over a service. */
+  #walk(seen: Seen): Scan | undefined {
+    const { windowMs, serviceSuccess, scannerSuccess, falseAlarm, detection } = this.#settings;
+    if (!seen.isNew || seen.transport === Transport.UDP) return undefined;
+    const first = this.#walked[0];
+    if (first === undefined || seen.atMs - first.atMs >= windowMs) {
+      this.#walked = [];
+      this.#weight = 0;
+    }
+    this.#walked.push(seen);
+    this.#weight += seen.isFailed
+      ? Math.log((1 - scannerSuccess) / (1 - serviceSuccess))
+      : Math.log(scannerSuccess / serviceSuccess);
+    if (this.#weight <= Math.log((1 - detection) / (1 - falseAlarm))) this.#walked = [];
+    if (this.#weight < Math.log(detection / falseAlarm)) return undefined;
+    const failed = this.#walked.filter(({ isFailed }) => isFailed);
+    const isHorizontal = failed.every(({ port }) => port === failed[0]?.port);
+    return { ...toScan(this.#walked, failed, isHorizontal), isSequential: true };
   }
 
   #judge({ address, port, transport }: Contact): Scan | undefined {
@@ -126,12 +171,14 @@ function toScan(contacts: readonly Seen[], failed: readonly Seen[], isHorizontal
     addressCount: new Set(failed.map(({ address }) => address)).size,
     failedCount: failed.length,
     contactCount: contacts.length,
+    isSequential: false,
     samples: failed.slice(0, SAMPLES_MAX).map(({ atMs: _, ...contact }) => contact),
   };
 }
 
 /** A scan in one sentence. */
-export function scanText({ isHorizontal, portCount, addressCount, failedCount, contactCount, samples }: Scan): string {
+export function scanText(scan: Scan): string {
+  const { isHorizontal, portCount, addressCount, failedCount, contactCount, isSequential, samples } = scan;
   const [first] = samples;
   const ports = first?.transport === Transport.UDP ? "UDP ports" : "ports";
   const what = isHorizontal
@@ -139,5 +186,6 @@ export function scanText({ isHorizontal, portCount, addressCount, failedCount, c
     : addressCount === 1
       ? `${portCount} ${ports} of ${first?.address} were tried`
       : `${portCount} ports of ${addressCount} hosts were tried`;
-  return `a port scan: ${what}; ${failedCount} of ${contactCount} first contacts failed`;
+  const which = isSequential ? "first contacts that the model does not know" : "first contacts";
+  return `a port scan: ${what}; ${failedCount} of ${contactCount} ${which} failed`;
 }
