@@ -8,6 +8,7 @@ import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import { enumText } from "#core/text/enum-text.ts";
+import { printable } from "#core/text/escape.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
@@ -34,7 +35,15 @@ import { Learner } from "./pipeline/learner.ts";
 import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
-import type { ContainerFrame, HelloFrame, HitsFrame, SensorFrame, StatsFrame, WrittenFrame } from "./wire/frames.ts";
+import type {
+  CgroupFrame,
+  ContainerFrame,
+  HelloFrame,
+  HitsFrame,
+  SensorFrame,
+  StatsFrame,
+  WrittenFrame,
+} from "./wire/frames.ts";
 import { CgroupFlag } from "./wire/layout.ts";
 import type { Sensor } from "./wire/sensor.ts";
 
@@ -264,6 +273,9 @@ export class Agent implements AsyncDisposable {
       case "cgroup_gone":
         this.containers.takeGroup(frame);
         break;
+      case "cgroup_left":
+        this.#takeLeft(frame);
+        break;
       default:
         this.#options.onFrame?.(frame);
         this.#takeContainerFrame(frame);
@@ -324,6 +336,13 @@ export class Agent implements AsyncDisposable {
     const container = this.#containerOf(cgroupId);
     const use = this.#enforcer.slots.of(slot);
     if (container && use) this.#kernelHits.take(container, use, rows);
+  }
+
+  #takeLeft({ cgroupId, creatorPid, path }: CgroupFrame): void {
+    const container = this.#containerOf(cgroupId);
+    if (!container) return;
+    const message = `process ${creatorPid} of container ${container.id} has left its control group for \`${printable(path)}\`: what it does from now on is not seen`;
+    this.audits.writeSystem({ name: "left_control_group", message, isSuccess: false, container: container.message });
   }
 
   #takeHoldExpired(cgroupId: bigint): void {

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -185,6 +185,35 @@ onKernel(
   // A slow machine takes a millisecond for each of them.
   240_000,
 );
+
+onKernel("who gets out of its control group is told, once, by whatever way it got there", async () => {
+  const { rig, start } = await open("leave", LearningState.LEARNING, ["CAP_SYS_ADMIN"]);
+  await using _ = rig;
+  await rig.rules({ process: { effect: Effect.ALERT } });
+  const { web } = await start();
+  const left = () => rig.audits.filter((a) => a.system?.name === "left_control_group");
+  const elsewhere = join(unifiedMount(), rig.sandbox.scope, "elsewhere");
+  mkdirSync(elsewhere);
+  // From inside, with the right to mount: all of the tree is there, because it has no control group namespace.
+  const inside = `/tmp/tree${rig.sandbox.scope}/elsewhere/cgroup.procs`;
+  const { output } = await web.exec(
+    "/bin/sh",
+    "-c",
+    `/bin/mkdir /tmp/tree; /bin/mount -t cgroup2 none /tmp/tree; echo $$ > ${inside} && /bin/sleep 0 && echo out`,
+  );
+  expect(output.trim()).toBe("out");
+  const audit = await rig.audited("who left", (a) => a.system?.name === "left_control_group");
+  expect(audit.container?.containerId).toBe("web");
+  expect(audit.message).toContain(`for \`${rig.sandbox.scope}/elsewhere\``);
+  // From outside, to a group below the container's, which is its own, and then to that one.
+  const below = join(unifiedMount(), rig.sandbox.scope, "web/below");
+  mkdirSync(below);
+  const pid = String(await web.initPid());
+  writeFileSync(join(below, "cgroup.procs"), pid);
+  for (let i = 0; i < 3; i += 1) writeFileSync(join(elsewhere, "cgroup.procs"), pid);
+  await until("the other", 5_000, () => left().find((a) => a.message.includes(`process ${pid} `)));
+  expect(left()).toHaveLength(2);
+});
 
 onKernel("the sensor cannot be reached from inside a container", async () => {
   const { rig, start } = await open("reach", LearningState.LEARNING);

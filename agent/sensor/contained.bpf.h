@@ -9,6 +9,8 @@
 
 struct contained_process {
 	__u64 exe_hash; /* 0 where it is not known, or the path was cut */
+	__u64 container_id;
+	__u64 has_left; /* 1 once it was told that it is in a control group of nobody's, or somebody else's */
 };
 
 struct {
@@ -20,9 +22,9 @@ struct {
 } contained SEC(".maps");
 
 /* False where there is no room: what the process does to files and with system calls will not be seen. */
-static __always_inline bool mark_contained(__u32 pid, __u64 exe_hash)
+static __always_inline bool mark_contained(__u32 pid, __u64 exe_hash, __u64 container_id)
 {
-	struct contained_process fresh = { .exe_hash = exe_hash };
+	struct contained_process fresh = { .exe_hash = exe_hash, .container_id = container_id };
 	struct contained_process *known = bpf_map_lookup_elem(&contained, &pid);
 
 	if (known) {

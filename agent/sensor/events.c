@@ -30,7 +30,7 @@ static void handle_cgroup(struct events_context *context, const struct cgroup_ev
 		event.event.frame.outcome = GABION_HELD;
 	event.event.frame.length = (__builtin_offsetof(struct cgroup_event, path) +
 				    strlen((const char *)event.path) + 1 + 7) & ~7UL;
-	output_send(&event, event.event.frame.length, true);
+	output_send(&event, event.event.frame.length, event.event.frame.type != GABION_CGROUP_LEFT);
 }
 
 /* Section that an event is counted in. */
@@ -66,6 +66,7 @@ int events_handle(void *argument, void *data, size_t size)
 	case GABION_CGROUP_NEW:
 	case GABION_CGROUP_EMPTY:
 	case GABION_CGROUP_GONE:
+	case GABION_CGROUP_LEFT:
 		handle_cgroup(context, data);
 		break;
 	default:

@@ -50,6 +50,7 @@ enum gabion_frame_type {
 	GABION_REFUSED = 18,
 	GABION_WRITTEN = 19,
 	GABION_HITS = 20,
+	GABION_CGROUP_LEFT = 21, /* a process of the container is in another one's control group, or nobody's */
 
 	GABION_SLOT_LOAD = 64,
 	GABION_SLOT_DROP = 65,
@@ -426,8 +427,8 @@ struct written_event {
 
 struct cgroup_event {
 	struct gabion_event event;
-	__u64 parent_id;
-	__u32 creator_pid;
+	__u64 parent_id;   /* LEFT: the group that it is in now */
+	__u32 creator_pid; /* LEFT: the process that left */
 	__u32 flags;
 	__u8 comm[16]; /* of the process that made it */
 	__u8 path[GABION_CGROUP_PATH_MAX]; /* below the cgroup v2 mount, NUL-terminated */

@@ -12,7 +12,7 @@
 #include "sensor.h"
 
 #define HOLDS_MAX 256
-#define DEPTH_MAX 32
+#define DEPTH_MAX 128
 
 struct cgroup_policy {
 	uint32_t slot;
@@ -20,6 +20,11 @@ struct cgroup_policy {
 	uint64_t container_id;
 	uint32_t device;
 	uint32_t counters;
+};
+
+/* As contained.bpf.h has it. */
+struct contained_process {
+	uint64_t exe_hash, container_id, has_left;
 };
 
 struct group_calls {
@@ -144,17 +149,17 @@ void groups_thaw_all(const struct options *options)
 }
 
 /* Who ran in a container before it was watched is the container's own too: its files and system calls count. */
-static void mark_running(const struct programs *programs, int directory)
+static void mark_running(const struct programs *programs, int directory, uint64_t container_id)
 {
 	int list = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
 	FILE *stream = list < 0 ? NULL : fdopen(list, "r");
-	uint64_t unknown = 0; /* its program's path is hashed when it is needed */
+	struct contained_process running = { .container_id = container_id }; /* its program's path is hashed when it is needed */
 	uint32_t pid;
 
 	if (!stream)
 		return;
 	while (fscanf(stream, "%u", &pid) == 1)
-		bpf_map_update_elem(programs->contained, &pid, &unknown, BPF_NOEXIST);
+		bpf_map_update_elem(programs->contained, &pid, &running, BPF_NOEXIST);
 	fclose(stream);
 }
 
@@ -186,7 +191,7 @@ static int put_tree(int directory, const struct programs *programs, struct cgrou
 
 	if (depth > DEPTH_MAX || fstat(directory, &status) < 0) {
 		close(directory);
-		return 0;
+		return depth > DEPTH_MAX ? -ELOOP : 0; /* one that has gone needs nothing */
 	}
 	id = status.st_ino;
 	if (!(policy.flags & GABION_CGROUP_BOUND))
@@ -196,7 +201,7 @@ static int put_tree(int directory, const struct programs *programs, struct cgrou
 	if (!error && !only_new)
 		error = put_calls(programs, directory, policy.flags);
 	if (is_running)
-		mark_running(programs, directory);
+		mark_running(programs, directory, policy.container_id);
 	stream = fdopendir(directory);
 	if (!stream) {
 		close(directory);

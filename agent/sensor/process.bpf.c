@@ -135,14 +135,14 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	action = GABION_ASK;
 	/* Also before its policy is in place, where a hold has ended early. */
 	if (!is_outside && !(of_cgroup->flags & GABION_CGROUP_BOUND))
-		mark_contained(s->event.pid, 0);
+		mark_contained(s->event.pid, 0, of_cgroup->container_id);
 	/* In the host's mounts paths mean other files: who got there is told, and judged by the agent. */
 	if (is_outside)
 		s->event.flags |= GABION_EXEC_HOST_MOUNTS;
 	if (of_cgroup->flags & GABION_CGROUP_BOUND && !is_outside) {
 		hash_exec_path();
 		mark_contained(s->event.pid, s->path.is_complete && !(s->event.flags & GABION_EXEC_PATH_TRUNCATED) ?
-						     s->path.full : 0);
+						     s->path.full : 0, of_cgroup->container_id);
 		hash_exec_filename();
 		hash_exec_name();
 		take_defaults(s);
@@ -191,7 +191,7 @@ int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 	if (child->pid != child->tgid) /* a thread */
 		return 0;
 	above = contained_of(parent->tgid);
-	if (above && !mark_contained(child->pid, above->exe_hash)) {
+	if (above && !mark_contained(child->pid, above->exe_hash, above->container_id)) {
 		__u64 cgroup_id = bpf_get_current_cgroup_id();
 		struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
 

@@ -116,6 +116,7 @@ const CGROUP_KINDS = {
   [FrameType.CGROUP_NEW]: "cgroup_new",
   [FrameType.CGROUP_EMPTY]: "cgroup_empty",
   [FrameType.CGROUP_GONE]: "cgroup_gone",
+  [FrameType.CGROUP_LEFT]: "cgroup_left",
 } as const;
 
 function decodeCgroup(frame: Buffer, type: keyof typeof CGROUP_KINDS): SensorFrame {
@@ -151,6 +152,7 @@ const MINIMUM: Partial<Record<number, number>> = {
   [FrameType.CGROUP_NEW]: CGROUP.fields.path,
   [FrameType.CGROUP_EMPTY]: CGROUP.fields.path,
   [FrameType.CGROUP_GONE]: CGROUP.fields.path,
+  [FrameType.CGROUP_LEFT]: CGROUP.fields.path,
   [FrameType.STATS]: STATS.size,
   [FrameType.HITS]: LAYOUT.hits_frame.size,
   [FrameType.ACK]: LAYOUT.ack_frame.size,
@@ -204,6 +206,7 @@ export function decodeFrame(frame: Buffer): SensorFrame | DecodeFault {
     case FrameType.CGROUP_NEW:
     case FrameType.CGROUP_EMPTY:
     case FrameType.CGROUP_GONE:
+    case FrameType.CGROUP_LEFT:
       return decodeCgroup(frame, type);
     default:
       return decodeContainerEvent(frame, type);

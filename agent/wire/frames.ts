@@ -183,9 +183,11 @@ export type ActorFrame = ConnectFrame | ListenFrame | SocketFrame | DnsFrame | F
 export type ContainerFrame = ExecFrame | ActorFrame | ContactFrame | RefusedFrame | WrittenFrame;
 
 export interface CgroupFrame {
-  readonly kind: "cgroup_new" | "cgroup_empty" | "cgroup_gone";
+  /** Left: a process of a container has been put into another control group, whose path it is. */
+  readonly kind: "cgroup_new" | "cgroup_empty" | "cgroup_gone" | "cgroup_left";
   readonly cgroupId: bigint;
   readonly parentId: bigint;
+  /** Who made it; or who left. */
   readonly creatorPid: number;
   readonly flags: number;
   readonly isHeld: boolean;

@@ -13,6 +13,7 @@ export const FrameType = {
   CGROUP_NEW: 4,
   CGROUP_EMPTY: 5,
   CGROUP_GONE: 6,
+  CGROUP_LEFT: 21,
   STATS: 7,
   ACK: 8,
   HOLD_EXPIRED: 9,
