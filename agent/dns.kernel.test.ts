@@ -118,6 +118,30 @@ describe("what a container looks up", () => {
     });
   });
 
+  onKernel(
+    "over TCP as over UDP, and with an additional record: what is allowed is answered, the rest never leaves",
+    async () => {
+      const over = "10.0.0.54";
+      await web.addAddresses(over, "198.51.100.9");
+      void web.exec(PROBE, "dns-serve-tcp", over, "198.51.100.9");
+      await until(
+        "the resolver",
+        5_000,
+        async () => (await ask("r.good.example", "A", "tcp", over)) === "ok" || undefined,
+      );
+      expect(await ask("answered.good.example", "A", "tcp", over)).toBe("ok");
+      expect(await ask("unanswered.example", "A", "tcp", over)).not.toBe("ok");
+      expect((await audited("unanswered.example")).delivery).toBe(Delivery.DENIED);
+      // What such an answer says is known of the connection that follows.
+      await probe("tcp", "198.51.100.9", "9445");
+      const audit = await rig.audited("port 9445", (a) => a.message.includes("9445"));
+      expect(audit.event?.kind).toMatchObject({ value: { domain: "answered.good.example", isDirect: false } });
+      expect(await ask("edns.good.example", "A", "udp-edns")).toBe("ok");
+      expect(await ask("edns.evil.example", "A", "udp-edns")).toBe("EPERM");
+      expect((await audited("edns.evil.example")).event?.kind).toMatchObject({ value: { isMalformed: false } });
+    },
+  );
+
   onKernel("what is no well-formed question is dropped under prevent, and told", async () => {
     for (const how of ["twice", "pointer", "cut", "answer"])
       expect(await ask("six.example.com", "AAAA", how), how).toBe("EPERM");
