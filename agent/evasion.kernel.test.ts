@@ -1,0 +1,160 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { create } from "@bufbuild/protobuf";
+import { expect, test } from "vitest";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { FactSchema, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { CONTAINERS, missing } from "../test/requirements.ts";
+import { until } from "../tools/demo/until.ts";
+import { AgentRig } from "../tools/sandbox/agent-rig.ts";
+import { testProgram } from "../tools/sandbox/programs.ts";
+
+const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
+const PROBE = "/opt/netprobe";
+const PROGRAMS = ["/bin/sh", "/bin/sleep", "/bin/mv", "/bin/cp", "/bin/mkdir", "/bin/mount", "/bin/unshare"];
+const probeFile = { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } };
+
+onKernel("a program that is renamed while it is started is no less denied", async () => {
+  await using rig = await AgentRig.open("renamed", LearningState.LEARNING);
+  await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "/var/bad/*" }] } });
+  const web = rig.sandbox.start("web", {
+    args: IDLE,
+    programs: PROGRAMS,
+    files: { "/var/bad/one": { content: testProgram("nothing"), mode: 0o755 } },
+  });
+  await rig.watched("web");
+  const { output } = await web.exec(
+    "/bin/sh",
+    "-c",
+    `(while true; do /bin/mv /var/bad/one /var/bad/two; /bin/mv /var/bad/two /var/bad/one; done) & other=$!
+     ran=0; i=0
+     while [ $i -lt 400 ]; do /var/bad/one 2>/dev/null && ran=$((ran+1)); /var/bad/two 2>/dev/null && ran=$((ran+1)); i=$((i+1)); done
+     kill $other; echo ran $ran`,
+  );
+  expect(output).toContain("ran 0");
+  await rig.audited("the program", (a) => a.message.includes("/var/bad/one") && a.delivery !== Delivery.AUDITED);
+});
+
+onKernel("a mount namespace of its own hides neither programs nor files from a rule", async () => {
+  await using rig = await AgentRig.open("mounts", LearningState.LEARNING);
+  await rig.rules({
+    process: { effect: Effect.PREVENT, denied: [{ process: "/var/bad/*" }] },
+    filesystem: { effect: Effect.ALERT, denied: ["/var/kept/*"] },
+  });
+  const web = rig.sandbox.start("web", { args: IDLE, programs: PROGRAMS, capabilities: ["CAP_SYS_ADMIN"] });
+  await rig.watched("web");
+  const { output } = await web.exec(
+    "/bin/unshare",
+    "-m",
+    "/bin/sh",
+    "-c",
+    `/bin/mkdir -p /var/bad /var/kept; /bin/mount -t tmpfs none /var/bad; /bin/mount -t tmpfs none /var/kept
+     /bin/cp /bin/sleep /var/bad/sleep; /var/bad/sleep 0; echo status $?; echo x > /var/kept/file; echo done`,
+  );
+  expect(output).toMatch(/status (126|137)/);
+  expect(output).toContain("done");
+  await rig.audited("the program", (a) => a.message.includes("/var/bad/sleep") && a.delivery === Delivery.KILLED);
+  await rig.audited("the file", (a) => a.section === Section.FILESYSTEM && a.message.includes("/var/kept/file"));
+});
+
+onKernel("a flood of look-ups of random names is counted exactly and told as what it is", async () => {
+  await using rig = await AgentRig.open("names", LearningState.ACTIVE);
+  await rig.rules({ dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {} } } });
+  const web = rig.sandbox.start("web", { args: IDLE, programs: PROGRAMS, files: probeFile });
+  const container = await rig.watched("web");
+  await web.addAddresses("10.0.0.53");
+  await web.exec(PROBE, "flood", "dns", "10.0.0.53", "53", "20000", "0", "1");
+  const row = await until("all to be counted", 10_000, () =>
+    rig.agent.stats?.rows.find(
+      (r) => r.cgroupId === container.cgroup.id && r.section === Section.DNS && r.seen >= 20_000n,
+    ),
+  );
+  expect(row.seen).toBe(row.allowed + row.emitted + row.lost);
+  const audit = await rig.audited("the tunnel", (a) => a.decision?.detector === "dns_tunnel");
+  expect(audit.message).toContain("below `flood.example`");
+});
+
+onKernel("the very first act of a container is refused like every later one", async () => {
+  await using rig = await AgentRig.open("first", LearningState.LEARNING);
+  await rig.rules({
+    process: { effect: Effect.PREVENT, denied: [{ process: "/var/bad/*" }] },
+    network: { effect: Effect.PREVENT, denied: { outboundAddresses: ["127.0.0.7"] } },
+    filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd"] },
+  });
+  const files = {
+    ...probeFile,
+    "/var/bad/one": { content: testProgram("nothing"), mode: 0o755 },
+    "/etc/passwd": { content: "root:x:0:0::/:/bin/sh\n", mode: 0o644 },
+  };
+  const first = async (id: string, ...args: string[]) =>
+    await rig.sandbox.start(id, { args, programs: [], files }).ended;
+  expect((await first("program", "/var/bad/one")).status).not.toBe(0);
+  expect((await first("connection", PROBE, "tcp", "127.0.0.7", "9")).output.trim()).toBe("EPERM");
+  expect((await first("file", PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+  for (const id of ["program", "connection", "file"]) {
+    const audit = await rig.audited(id, (a) => a.container?.containerId === id && a.section !== 0);
+    expect([Delivery.DENIED, Delivery.KILLED]).toContain(audit.delivery);
+  }
+  expect(rig.audits.some((a) => a.system?.name === "hold_expired")).toBe(false);
+});
+
+onKernel("`ping` has what the model knows it to need, and nobody else, nor more", async () => {
+  await using rig = await AgentRig.open("ping", LearningState.LEARNING);
+  const rule = {
+    process: { effect: Effect.ALERT },
+    network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } },
+  };
+  await rig.rules(rule);
+  const web = rig.sandbox.start("web", {
+    args: IDLE,
+    programs: PROGRAMS,
+    capabilities: ["CAP_NET_RAW"],
+    files: { ...probeFile, "/usr/bin/ping": { content: testProgram("netprobe"), mode: 0o755 } },
+  });
+  await rig.watched("web");
+  const opens = async (program: string, protocol: number) =>
+    (await web.exec(program, "raw", "2", String(protocol))).output.trim();
+  const process = create(FactSchema, { kind: { case: "process", value: { path: "/usr/bin/ping", name: "ping" } } });
+  await rig.activate(LearningState.ACTIVE, [process]);
+  expect(await opens("ping", 1)).toBe("ok");
+  expect(await opens("ping", 255)).toBe("EPERM");
+  await rig.activate(LearningState.ACTIVE, []);
+  expect(await opens("ping", 1)).toBe("EPERM");
+});
+
+/** What the sensor has attached, by the kernel's own account of its open links. */
+function linksOf(pid: number): number {
+  return readdirSync(`/proc/${pid}/fdinfo`).filter((file) => {
+    try {
+      return readFileSync(`/proc/${pid}/fdinfo/${file}`, "utf8").includes("link_type:");
+    } catch {
+      return false;
+    }
+  }).length;
+}
+
+onKernel("what costs the whole machine something is attached only while a rule needs it", async () => {
+  await using rig = await AgentRig.open("attached", LearningState.LEARNING);
+  await rig.rules({ process: { effect: Effect.ALERT } });
+  const web = rig.sandbox.start("web", { args: IDLE, programs: PROGRAMS });
+  await rig.watched("web");
+  const links = () => linksOf(rig.agent.sensorPid ?? 0);
+  const few = links();
+  await rig.rules({ process: { effect: Effect.ALERT }, syscall: { effect: Effect.ALERT } });
+  const some = links();
+  expect(some).toBeGreaterThan(few);
+  await rig.rules({
+    process: { effect: Effect.ALERT },
+    network: { effect: Effect.ALERT },
+    dns: { effect: Effect.ALERT },
+  });
+  expect(links()).toBeGreaterThan(some);
+  await rig.rules({ process: { effect: Effect.ALERT } });
+  await until("all to be taken out", 5_000, () => links() === few || undefined);
+  // With the last container that needs them they go too.
+  await rig.rules({ process: { effect: Effect.ALERT }, syscall: { effect: Effect.ALERT } });
+  expect(links()).toBeGreaterThan(few);
+  await web[Symbol.asyncDispose]();
+  await until("all to be taken out", 5_000, () => links() <= few || undefined);
+});
