@@ -13,6 +13,7 @@
 #include "policy.bpf.h"
 #include "act.bpf.h"
 #include "network.bpf.h"
+#include "hold_cpu.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -595,20 +596,22 @@ int handle_egress(struct __sk_buff *skb)
 	policy = policy_of(skb);
 	if (!policy)
 		return PASS;
+	hold_cpu();
 	which = claim();
 	s = scratch(which);
-	if (!s) {
+	if (s) {
+		s->which = which;
+		for (int i = 0; i <= MESSAGES_MAX; i++) {
+			packet.is_excess = i == MESSAGES_MAX;
+			verdict = query(skb, s, policy, &packet);
+			if (verdict == DROP || !next_message(skb, &packet))
+				break;
+		}
+		s->is_taken = 0;
+	} else {
 		count_lost(counts_of(policy->container_id, SECTION_DNS));
-		return PASS;
 	}
-	s->which = which;
-	for (int i = 0; i <= MESSAGES_MAX; i++) {
-		packet.is_excess = i == MESSAGES_MAX;
-		verdict = query(skb, s, policy, &packet);
-		if (verdict == DROP || !next_message(skb, &packet))
-			break;
-	}
-	s->is_taken = 0;
+	let_cpu_go();
 	return verdict;
 }
 
@@ -651,12 +654,14 @@ int handle_ingress(struct __sk_buff *skb)
 	policy = policy_of(skb);
 	if (!policy)
 		return PASS;
+	hold_cpu();
 	which = claim();
 	s = scratch(which);
-	if (!s)
-		return PASS;
-	s->which = which;
-	answer(skb, s, policy, &packet);
-	s->is_taken = 0;
+	if (s) {
+		s->which = which;
+		answer(skb, s, policy, &packet);
+		s->is_taken = 0;
+	}
+	let_cpu_go();
 	return PASS;
 }

@@ -13,6 +13,7 @@
 #include "policy.bpf.h"
 #include "act.bpf.h"
 #include "network.bpf.h"
+#include "hold_cpu.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -60,8 +61,8 @@ struct {
 } network_scratches SEC(".maps");
 
 /*
- * These programs may be preempted where the kernel is built so: each takes a scratch that nobody has on its CPU. Null
- * where all are taken; then the act passes and is counted as lost.
+ * What interrupts a program may be another one, and where a processor cannot be held it may be preempted: each takes a
+ * scratch that nobody has on its CPU. Null where all are taken; then the act passes and is counted as lost.
  */
 static __always_inline struct network_scratch *claim(void)
 {
@@ -348,14 +349,17 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 /* Takes a scratch for one act, and gives it back. */
 #define WITH_SCRATCH(policy, act)                                                                                      \
 	({                                                                                                             \
-		struct network_scratch *s = claim();                                                                   \
+		struct network_scratch *s;                                                                             \
 		int verdict = ALLOWED;                                                                                 \
+		hold_cpu();                                                                                            \
+		s = claim();                                                                                           \
 		if (s) {                                                                                               \
 			verdict = act;                                                                                 \
 			s->is_taken = 0;                                                                               \
 		} else {                                                                                               \
 			count_lost(counts_of((policy)->container_id, SECTION_NETWORK));                                \
 		}                                                                                                      \
+		let_cpu_go();                                                                                          \
 		verdict;                                                                                               \
 	})
 

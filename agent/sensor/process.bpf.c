@@ -201,20 +201,19 @@ int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 	return 0;
 }
 
-/* Why this hook: once for each thread, with the exit code set; only group leaders whose exec was sent are told. */
+/* Why this hook: once for each thread, with the exit code set; only the end of processes whose exec was sent is told. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(handle_exit, struct task_struct *task)
 {
-	__u32 pid = BPF_CORE_READ(task, pid), group = BPF_CORE_READ(task, tgid);
+	__u32 pid = BPF_CORE_READ(task, tgid);
 	__u64 *start, cgroup_id;
 	struct cgroup_policy *of_cgroup;
 	struct exit_event *event;
 
 	/* The last thread, which need not be the first one: a process goes on without that. */
-	if (BPF_CORE_READ(task, signal, live.counter) == 0)
-		bpf_map_delete_elem(&contained, &group);
-	if (pid != (__u32)BPF_CORE_READ(task, tgid))
+	if (BPF_CORE_READ(task, signal, live.counter) != 0)
 		return 0;
+	bpf_map_delete_elem(&contained, &pid);
 	start = bpf_map_lookup_elem(&sent_processes, &pid);
 	if (!start)
 		return 0;

@@ -113,17 +113,16 @@ static int share_maps(struct bpf_object *object)
 	return 0;
 }
 
-static int load_group(struct programs *programs, const struct group *group, const struct options *options,
-		      bool has_container_kill)
+/* Null where it cannot be loaded, with the reason in `errno`. */
+static struct bpf_object *load_object(const struct programs *programs, const struct group *group, const struct options *options,
+				      bool has_container_kill, bool may_hold_cpu)
 {
 	struct bpf_object *object = bpf_object__open_mem(group->begin, group->end - group->begin, NULL);
-	struct bpf_program *program;
 	int error;
 
-	if (!object) {
-		note_missing(programs, group->name, "open", errno);
-		return -errno;
-	}
+	if (!object)
+		return NULL;
+	set_constant(object, "may_hold_cpu", &may_hold_cpu, 1);
 	set_constant(object, "host_mount_ns", &programs->host_mount_ns, 4);
 	set_constant(object, "host_pid_ns", &programs->host_pid_ns, 4);
 	set_constant(object, "hash_basis", &programs->hash_basis, 8);
@@ -138,9 +137,34 @@ static int load_group(struct programs *programs, const struct group *group, cons
 	error = share_maps(object);
 	if (!error)
 		error = bpf_object__load(object);
-	if (error) {
+	if (!error)
+		return object;
+	bpf_object__close(object);
+	errno = -error;
+	return NULL;
+}
+
+/* Kernels from 6.10 on let a program hold its processor, but not all of them while it calls what ours call. */
+static struct bpf_object *load_either(const struct programs *programs, const struct group *group, const struct options *options,
+				      bool has_container_kill)
+{
+	libbpf_print_fn_t print = libbpf_set_print(NULL);
+	struct bpf_object *object = load_object(programs, group, options, has_container_kill, true);
+
+	libbpf_set_print(print);
+	return object ? object : load_object(programs, group, options, has_container_kill, false);
+}
+
+static int load_group(struct programs *programs, const struct group *group, const struct options *options,
+		      bool has_container_kill)
+{
+	struct bpf_object *object = load_either(programs, group, options, has_container_kill);
+	struct bpf_program *program;
+	int error;
+
+	if (!object) {
+		error = -errno;
 		note_missing(programs, group->name, "load", error);
-		bpf_object__close(object);
 		return error;
 	}
 	object_bits[object_count] = group->bit;
