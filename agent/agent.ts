@@ -7,8 +7,6 @@ import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
-import { enumText } from "#core/text/enum-text.ts";
-import { printable } from "#core/text/escape.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { EnforcedSchema } from "#gen/gabion/fleet/v1/fleet_pb.ts";
@@ -34,6 +32,18 @@ import { KernelHits } from "./pipeline/kernel-hits.ts";
 import { Learner } from "./pipeline/learner.ts";
 import { flushSpans, learnsSyscalls, noteLosses } from "./pipeline/observing.ts";
 import { ProcessTable } from "./pipeline/process-table.ts";
+import {
+  flooding,
+  holdExpired,
+  leftControlGroup,
+  modelFull,
+  notInForce,
+  readInPart,
+  scannedInPart,
+  sensorLost,
+  unprotected,
+  unwatched,
+} from "./pipeline/system-audits.ts";
 import { SensorSupervisor } from "./sensor-supervisor.ts";
 import type {
   CgroupFrame,
@@ -91,7 +101,7 @@ export class Agent implements AsyncDisposable {
       internalRanges: options.internalRanges,
       cgroupMount: options.cgroupMount,
       logger,
-      onUnprotected: (container, reason) => this.#tellUnprotected(container, reason),
+      onUnprotected: (container, reason) => this.audits.writeSystem(unprotected(container, reason)),
     });
     this.#learner = new Learner(clock, options.sendObservation);
     this.#journal = new Journal(clock, (value) => options.sendObservation({ kind: "journal", value }));
@@ -135,7 +145,7 @@ export class Agent implements AsyncDisposable {
         container.span(sectionOfFrame(kind)).lost += count;
       },
       onGone: (container) => this.#gone(container),
-      onUnwatched: (containerId, reason) => this.#tellUnwatched(containerId, reason),
+      onUnwatched: (containerId, reason) => this.audits.writeSystem(unwatched(containerId, reason)),
     });
     this.#supervisor = new SensorSupervisor({
       sensor: {
@@ -206,8 +216,7 @@ export class Agent implements AsyncDisposable {
       const key = `${modelKey} ${section}`;
       if (!isFull || !container || this.#full.has(key)) continue;
       this.#full.add(key);
-      const message = `the ${enumText(Section, section)} section of model ${modelKey} is full: new behaviour is not learned any more`;
-      this.audits.writeSystem({ name: "model_full", message, isSuccess: false, container: container.message });
+      this.audits.writeSystem(modelFull(container, modelKey, section));
     }
   }
 
@@ -266,7 +275,7 @@ export class Agent implements AsyncDisposable {
         this.#takeHits(frame);
         break;
       case "hold_expired":
-        this.#takeHoldExpired(frame.cgroupId);
+        this.audits.writeSystem(holdExpired(this.#containerOf(frame.cgroupId), this.#options.holdMs));
         break;
       case "cgroup_new":
       case "cgroup_empty":
@@ -326,9 +335,7 @@ export class Agent implements AsyncDisposable {
   #takeStats(frame: StatsFrame): void {
     this.#stats = frame;
     for (const { container, throttled } of noteLosses(frame, (id) => this.#containerOf(id))) {
-      // More than one container may send is a sign in itself: of an attack on the sensor, or of one hidden in noise.
-      const message = `container ${container.id} does more than the sensor takes from one container: ${throttled} events were counted and not told`;
-      this.audits.writeSystem({ name: "flooding", message, isSuccess: false, container: container.message });
+      this.audits.writeSystem(flooding(container, throttled));
     }
   }
 
@@ -340,19 +347,7 @@ export class Agent implements AsyncDisposable {
 
   #takeLeft({ cgroupId, creatorPid, path }: CgroupFrame): void {
     const container = this.#containerOf(cgroupId);
-    if (!container) return;
-    const message = `process ${creatorPid} of container ${container.id} has left its control group for \`${printable(path)}\`: what it does from now on is not seen`;
-    this.audits.writeSystem({ name: "left_control_group", message, isSuccess: false, container: container.message });
-  }
-
-  #takeHoldExpired(cgroupId: bigint): void {
-    const container = this.containers.byGroup(cgroupId);
-    this.audits.writeSystem({
-      name: "hold_expired",
-      message: `a new container went on before its policy was in place: it was held for ${this.#options.holdMs} ms`,
-      isSuccess: false,
-      ...(container ? { container: container.message } : {}),
-    });
+    if (container) this.audits.writeSystem(leftControlGroup(container, creatorPid, path));
   }
 
   async #appear(container: WatchedContainer, signal: AbortSignal): Promise<void> {
@@ -360,7 +355,7 @@ export class Agent implements AsyncDisposable {
     const patience = AbortSignal.timeout(Math.max(MODEL_WAIT_MIN_MS, this.#options.holdMs * 0.7));
     container.model = await this.#options.modelFor(container.message, AbortSignal.any([signal, patience]));
     await this.#withSensor((sensor) => sensor.putFiles(imageFiles(container.identified.manifest)), container.id);
-    if (!container.identified.manifest.isComplete) this.#tellUnread(container);
+    if (!container.identified.manifest.isComplete) this.audits.writeSystem(readInPart(container));
     await this.#bringIntoForce(container);
     // Other containers of this model get what was fetched for this one: they will not be told of it again.
     if (container.model) await this.applyModel(container.model);
@@ -368,7 +363,7 @@ export class Agent implements AsyncDisposable {
     if (container.message.partlySeen && container.use) {
       const { cgroup, use } = container;
       const running = await scanRunning(this.#options.cgroupMount, cgroup, use.slot, this.#addressClasses);
-      if (!running.isComplete) this.#tellUnscanned(container);
+      if (!running.isComplete) this.audits.writeSystem(scannedInPart(container));
       for (const frame of running.frames) this.#takeEvent(container, frame);
     }
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
@@ -383,29 +378,7 @@ export class Agent implements AsyncDisposable {
     }
     container.endSpans();
     if (container.isGone) return;
-    const message = `the policy of container ${container.id} is not in force in the kernel; trying again`;
-    this.audits.writeSystem({ name: "policy_not_in_force", message, isSuccess: false, container: container.message });
-  }
-
-  #tellUnwatched(containerId: string, reason: string): void {
-    const message = `container ${containerId} is not watched: ${reason}; trying again with every scan`;
-    this.audits.writeSystem({ name: "container_not_watched", message, isSuccess: false });
-  }
-
-  #tellUnscanned(container: WatchedContainer): void {
-    const message = `container ${container.id} has more processes, or groups of them, than are looked at when it is found running: the rest is seen by what it does from now on`;
-    this.audits.writeSystem({ name: "running_scan_in_part", message, isSuccess: false, container: container.message });
-  }
-
-  /** What follows from a file that is not the image's follows no more. */
-  #tellUnread(container: WatchedContainer): void {
-    const message = `the root file system of container ${container.id} is too large, or too deep, to be read whole: a program that is none of the image's may pass for one`;
-    this.audits.writeSystem({ name: "image_read_in_part", message, isSuccess: false, container: container.message });
-  }
-
-  #tellUnprotected(container: WatchedContainer, reason: string): void {
-    const message = `not all that the rule of container ${container.id} refuses in its file system is refused: ${reason}; it is told after the fact`;
-    this.audits.writeSystem({ name: "watch_incomplete", message, isSuccess: false, container: container.message });
+    this.audits.writeSystem(notInForce(container));
   }
 
   /** After all its events. Not in their queue, which may be full. */
@@ -488,8 +461,7 @@ export class Agent implements AsyncDisposable {
       this.#flush(container);
       container.endSpans();
     }
-    const message = `the sensor ended (${reason}): until it runs again nothing is seen or enforced in the kernel`;
-    this.audits.writeSystem({ name: "sensor_lost", message, isSuccess: false });
+    this.audits.writeSystem(sensorLost(reason));
     this.#options.logger.error({ reason }, "the sensor ended");
   }
 

@@ -211,8 +211,10 @@ onKernel("who gets out of its control group is told, once, by whatever way it go
   const pid = String(await web.initPid());
   writeFileSync(join(below, "cgroup.procs"), pid);
   for (let i = 0; i < 3; i += 1) writeFileSync(join(elsewhere, "cgroup.procs"), pid);
-  await until("the other", 5_000, () => left().find((a) => a.message.includes(`process ${pid} `)));
-  expect(left()).toHaveLength(2);
+  // Those that come within ten seconds of the first are told as one.
+  const count = () => left().reduce((sum, a) => sum + a.count, 0n);
+  await until("the other", 15_000, () => count() >= 2n || undefined);
+  expect(count()).toBe(2n);
 });
 
 onKernel("the sensor cannot be reached from inside a container", async () => {

@@ -38,6 +38,8 @@ export interface SystemAudit {
   readonly isSuccess?: boolean;
   readonly verdictId?: string;
   readonly container?: Audit["container"];
+  /** Those with one key within a fold are told as one, with their count. Empty where each is told. */
+  readonly foldKey?: string;
 }
 
 /**
@@ -77,7 +79,7 @@ export class AuditWriter implements Disposable {
   }
 
   /** Writes an audit about Gabion itself. */
-  writeSystem({ name, message, isSuccess = true, verdictId = "", container }: SystemAudit): void {
+  writeSystem({ name, message, isSuccess = true, verdictId = "", container, foldKey = "" }: SystemAudit): void {
     const draft = create(AuditSchema, {
       ...(container ? { container } : {}),
       kind: AuditKind.SYSTEM,
@@ -86,7 +88,7 @@ export class AuditWriter implements Disposable {
       firstTime: timestampNow(),
       system: create(SystemEventSchema, { name, isSuccess, verdictId }),
     });
-    this.write(draft, "");
+    this.write(draft, foldKey);
   }
 
   /** Writes out what is being folded, at the agent's end. */
