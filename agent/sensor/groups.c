@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "sensor.h"
@@ -32,11 +33,18 @@ struct group_calls {
 	uint64_t seen[2 * GABION_SYSCALLS / 64];
 };
 
-static struct {
+/* Shared with the watchdog, which lets them go on where this process cannot any more. */
+static struct hold {
 	uint64_t id;
 	uint64_t deadline_ms;
 	char path[GABION_CGROUP_PATH_MAX];
-} holds[HOLDS_MAX];
+} *holds;
+
+bool groups_share_holds(void)
+{
+	holds = mmap(NULL, HOLDS_MAX * sizeof(*holds), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return holds != MAP_FAILED;
+}
 
 static bool is_in_scope(const struct options *options, const char *path)
 {
@@ -93,11 +101,14 @@ bool groups_hold(const struct options *options, const char *path, uint64_t id)
 	for (int i = 0; i < HOLDS_MAX; i++) {
 		if (holds[i].id)
 			continue;
-		if (groups_write(options, path, id, "cgroup.freeze", "1") < 0)
-			return false;
-		holds[i].id = id;
+		/* Noted before it is done: whatever becomes of this process, it is let go on. */
 		holds[i].deadline_ms = now_ms() + options->hold_ms;
 		snprintf(holds[i].path, sizeof(holds[i].path), "%s", path);
+		__atomic_store_n(&holds[i].id, id, __ATOMIC_SEQ_CST);
+		if (groups_write(options, path, id, "cgroup.freeze", "1") < 0) {
+			holds[i].id = 0;
+			return false;
+		}
 		return true;
 	}
 	return false;

@@ -141,6 +141,7 @@ static int run(struct programs *programs, const struct options *options)
 		bool may_sleep = looks >= LOOKS_FOR_NOTHING && !output_has_pending();
 		int count;
 
+		watchdog_beat();
 		*programs->sleeping = may_sleep;
 		__sync_synchronize();
 		if (may_sleep)
@@ -235,6 +236,11 @@ int main(int argc, char **argv)
 	libbpf_set_print(print_warning);
 	fcntl(STDOUT_FILENO, F_SETFL, fcntl(STDOUT_FILENO, F_GETFL) | O_NONBLOCK);
 	fcntl(STDOUT_FILENO, F_SETPIPE_SZ, 1024 * 1024);
+	/* Before anything is open that it should not have. */
+	if (!watchdog_start(&options)) {
+		fprintf(stderr, "cannot start the watchdog: %s\n", strerror(errno));
+		return 5;
+	}
 	error = programs_load(&programs, &options);
 	if (error) {
 		fprintf(stderr, "cannot load the kernel programs: %s (%s)\n", strerror(-error), programs.missing);

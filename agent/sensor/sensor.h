@@ -88,6 +88,10 @@ void output_each_row(void (*visit)(void *context, uint64_t cgroup_id, uint32_t s
 void output_forget(uint64_t cgroup_id);
 void output_acknowledge(uint32_t request, int error, const char *message);
 
+/* watchdog.c: a process that ends this one where it stands still, and lets go on what it held. */
+bool watchdog_start(const struct options *options);
+void watchdog_beat(void);
+
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
 int groups_adopt_tree(const struct options *options, const struct programs *programs);
 int groups_bind(const struct options *options, struct programs *programs, const char *path, uint64_t id,
@@ -97,6 +101,7 @@ bool groups_hold(const struct options *options, const char *path, uint64_t id);
 int groups_thaw(const struct options *options, const char *path, uint64_t id);
 void groups_expire_holds(const struct options *options);
 void groups_thaw_all(const struct options *options);
+bool groups_share_holds(void); /* with processes that are made from here on */
 
 /* control.c: what the agent asks for. */
 void control_handle(struct programs *programs, const struct options *options, const struct control_frame *frame);
