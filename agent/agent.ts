@@ -59,6 +59,14 @@ import type { Sensor } from "./wire/sensor.ts";
 
 const SCAN_MS = 30_000;
 const MODEL_WAIT_MIN_MS = 500;
+/** A sensor that stands still is found to be gone so much later at most. */
+const DOWN_MARGIN_S = 2.5;
+
+/** When whoever is told of began: an exec's process, or who has a socket. */
+function startOf(frame: ContainerFrame): bigint {
+  if (frame.kind === "exec") return frame.startNs;
+  return "actor" in frame ? frame.actor.startNs : 0n;
+}
 
 /** What a frame of the sensor is worth where nobody waits for it. */
 type Unsolicited = Exclude<SensorFrame, { kind: "ack" | "hello" }>;
@@ -87,6 +95,7 @@ export class Agent implements AsyncDisposable {
   #hello: HelloFrame | undefined;
   #stats: StatsFrame | undefined;
   #isReportDue = false;
+  #downSinceNs = 0n;
   readonly #bootOffsetMs: number;
 
   constructor(options: AgentOptions) {
@@ -360,13 +369,17 @@ export class Agent implements AsyncDisposable {
     // Other containers of this model get what was fetched for this one: they will not be told of it again.
     if (container.model) await this.applyModel(container.model);
     this.#learner.presence(container, true);
-    if (container.message.partlySeen && container.use) {
-      const { cgroup, use } = container;
-      const running = await scanRunning(this.#options.cgroupMount, cgroup, use.slot, this.#addressClasses);
-      if (!running.isComplete) this.audits.writeSystem(scannedInPart(container));
-      for (const frame of running.frames) this.#takeEvent(container, frame);
-    }
+    if (container.message.partlySeen) await this.#scanRunning(container, 0n);
     this.#options.logger.info({ container: container.id, model: container.message.modelKey }, "container watched");
+  }
+
+  /** What runs in a container already, and began after a moment, is judged as if it began now. */
+  async #scanRunning(container: WatchedContainer, sinceNs: bigint): Promise<void> {
+    const { cgroup, use } = container;
+    if (!use) return;
+    const running = await scanRunning(this.#options.cgroupMount, cgroup, use.slot, this.#addressClasses);
+    if (!running.isComplete) this.audits.writeSystem(scannedInPart(container));
+    for (const frame of running.frames) if (startOf(frame) >= sinceNs) this.#takeEvent(container, frame);
   }
 
   /** A container without its policy is not observed, and that is told. It is tried again with every scan. */
@@ -447,6 +460,8 @@ export class Agent implements AsyncDisposable {
       const ofImage = imageFiles(container.identified.manifest);
       await sensor.putFiles([...ofImage, ...container.files.values()]);
       await this.#bringIntoForce(container);
+      // Who began while no sensor was there, with the sockets of those, is found now.
+      await this.#scanRunning(container, this.#downSinceNs);
     }
     await this.containers.scan();
     const message = "the sensor runs again; policies are in force in the kernel";
@@ -455,6 +470,7 @@ export class Agent implements AsyncDisposable {
 
   /** Time without a sensor is not observed: spans end here and begin anew when the next one is up. */
   #sensorDown(reason: string): void {
+    this.#downSinceNs = BigInt(Math.floor((uptime() - DOWN_MARGIN_S) * 1e9));
     this.containers.attach(undefined);
     this.#enforcer.attach(undefined);
     for (const container of this.containers.all()) {

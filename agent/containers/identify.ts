@@ -67,6 +67,8 @@ export async function identifyContainer(
   const name = annotation(bundle, IMAGE_NAME);
   const given = annotation(bundle, IMAGE_DIGEST) || name.slice(name.indexOf("@") + 1);
   const isGiven = DIGEST.test(given);
+  // It would get a model of its own at each start; what was read is known the next time.
+  if (manifest.isCutShort && !isGiven) throw new Error("its root file system takes too long to be read");
   const digest = isGiven ? given : contentDigest(bundle, manifest);
   const pod = kubernetesPod(bundle.annotations);
   const scope = create(ModelScopeSchema, {

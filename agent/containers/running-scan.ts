@@ -1,5 +1,6 @@
 import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { AddressClasses } from "#core/matching/address-class.ts";
 import { identityOf } from "../content/file-identity.ts";
 import { TICK_NS } from "../enforce/stop.ts";
@@ -12,6 +13,7 @@ import type { ControlGroup } from "./watched-container.ts";
 
 /** What is looked at of one container. */
 const BOUNDS = { processes: 4_096, groups: 1_024 };
+const PAUSE_EVERY = 64;
 
 function readText(path: string): string {
   try {
@@ -31,7 +33,7 @@ function statusField(status: string, name: string): string[] {
 }
 
 /** What a process runs, as its exec would have told it. Undefined where it has gone, or is none of the container's. */
-function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | undefined {
+function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Connections): ExecFrame | undefined {
   try {
     const exe = readlinkSync(`/proc/${pid}/exe`, { encoding: "buffer" });
     const identity = identityOf(statSync(`/proc/${pid}/exe`, { bigint: true }));
@@ -55,7 +57,9 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
       pidNs: 0,
       inputPeer: 0,
       flags:
-        (isUnlinked ? ExecFlag.UNLINKED : 0) | (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) | streamFlags(pid),
+        (isUnlinked ? ExecFlag.UNLINKED : 0) |
+        (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) |
+        streamFlags(pid, connections),
       comm: Buffer.from(readText(`/proc/${pid}/comm`).trim(), "latin1"),
       path: exe,
       filename: exe,
@@ -67,18 +71,34 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number): ExecFrame | un
   }
 }
 
-function openFile(pid: number, descriptor: number): string {
+function linkOf(pid: number, name: string): string {
   try {
-    return readlinkSync(`/proc/${pid}/fd/${descriptor}`);
+    return readlinkSync(`/proc/${pid}/${name}`);
   } catch {
     return "";
   }
 }
 
+function openFile(pid: number, descriptor: number): string {
+  return linkOf(pid, `fd/${descriptor}`);
+}
+
+/** Connections of the networks that the processes of a scan are in, each read once: it takes long where there are many. */
+class Connections {
+  readonly #byNetwork = new Map<string, ReadonlySet<string>>();
+
+  has(pid: number, socket: string): boolean {
+    const network = linkOf(pid, "ns/net");
+    const known = this.#byNetwork.get(network) ?? connectionsOf(pid);
+    this.#byNetwork.set(network, known);
+    return known.has(socket);
+  }
+}
+
 /** What standard input and output are, as `read_streams` of the sensor has it; the other end of a Unix socket is not known. */
-function streamFlags(pid: number): number {
+function streamFlags(pid: number, connections: Connections): number {
   const input = openFile(pid, 0);
-  if (input.startsWith("socket:")) return connectionsOf(pid).has(input) ? ExecFlag.SOCKET_STREAM : 0;
+  if (input.startsWith("socket:")) return connections.has(pid, input) ? ExecFlag.SOCKET_STREAM : 0;
   return input.startsWith("pipe:") && openFile(pid, 1).startsWith("pipe:") ? ExecFlag.PASSED_STREAMS : 0;
 }
 
@@ -117,7 +137,14 @@ export async function scanRunning(
   classes: AddressClasses,
 ): Promise<RunningScan> {
   const { pids, isComplete } = await pidsBelow(join(mount, cgroup.path), BOUNDS);
-  const execs = pids.flatMap((pid) => execOf(pid, cgroup, slot) ?? []);
+  const connections = new Connections();
+  const execs: ExecFrame[] = [];
+  for (const [place, pid] of pids.entries()) {
+    const exec = execOf(pid, cgroup, slot, connections);
+    if (exec) execs.push(exec);
+    // What else the agent has to do goes on in between.
+    if (place % PAUSE_EVERY === PAUSE_EVERY - 1) await setImmediate();
+  }
   const sockets = runningSockets(head(cgroup, slot), execs.map(actorOf), classes);
   return { frames: [...execs, ...sockets], isComplete };
 }

@@ -18,6 +18,8 @@ export interface Manifest {
   readonly digest: string;
   /** Executables by path inside the container, in escaped form. */
   readonly executables: ReadonlyMap<string, ImageFile>;
+  /** True if there was not the time to read all: then the digest is no digest of what is there. */
+  readonly isCutShort: boolean;
   /** False if there was more than the limits let in, or could be read: then nothing follows from a file not being listed. */
   readonly isComplete: boolean;
 }
@@ -93,7 +95,7 @@ export async function readManifest(rootfs: string, cache: HashCache, signal: Abo
   entries.sort((a, b) => (a.path < b.path ? -1 : 1));
   const hash = createHash("sha256");
   for (const { line } of entries) hash.update(line, "latin1");
-  return { digest: hash.digest("hex"), executables, isComplete };
+  return { digest: hash.digest("hex"), executables, isComplete, isCutShort: signal.aborted };
 }
 
 /** Executables of an image as the kernel is told of them. */

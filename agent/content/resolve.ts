@@ -59,8 +59,15 @@ function leave(done: Buffer[], top: readonly Buffer[]): void {
 export function resolveInRoot(root: string, escapedPath: string): Promise<Buffer | undefined> {
   return walk(follow(root, Buffer.from(unescapeText(escapedPath))), async (place) => {
     const status = await lstat(place).catch(() => undefined);
-    return status && { link: status.isSymbolicLink() ? await readlink(place, { encoding: "buffer" }) : undefined };
+    if (!status?.isSymbolicLink()) return status && { link: undefined };
+    return linkAt(place);
   });
+}
+
+/** Undefined for one that has been replaced since it was seen. */
+async function linkAt(place: Buffer, isReal = false): Promise<Found> {
+  const link = await readlink(place, { encoding: "buffer" }).catch(() => undefined);
+  return link && { link, isReal };
 }
 
 async function walk(
@@ -94,11 +101,11 @@ export function resolveTyped(root: string, path: Buffer, { top, innerPid }: Walk
     if (!status?.isSymbolicLink()) return status && { link: undefined };
     const cut = place.lastIndexOf(0x2f);
     const folder = await statfs(place.subarray(0, cut + 1)).catch(() => undefined);
-    if (folder?.type !== PROC_MAGIC) return { link: await readlink(place, { encoding: "buffer" }) };
+    if (folder?.type !== PROC_MAGIC) return linkAt(place);
     const name = place.subarray(cut + 1).toString("latin1");
     if (OWN.has(name)) return innerPid === undefined ? undefined : { link: Buffer.from(innerPid) };
     // The kernel's text is real already, and not seen from the process's root.
-    return { link: await readlink(place, { encoding: "buffer" }), isReal: true };
+    return linkAt(place, true);
   });
 }
 

@@ -247,10 +247,10 @@ export class Enforcer {
   /** What could not be brought into force is tried again with every scan. */
   async #protect(sensor: Sensor, container: WatchedContainer, { refused, slot }: SlotUse): Promise<void> {
     if ((this.#groups & Group.FANOTIFY) === 0) return;
-    const { entries, isComplete } = await toProtectOrder(container.identified, refused);
     const before = container.protection;
-    if (entries.length === 0 && before === "none") return;
+    if (refused.length === 0 && before === "none") return;
     try {
+      const { entries, isComplete } = await toProtectOrder(container.identified, refused);
       await sensor.protect(container.cgroup, slot, entries);
       container.protection = entries.length === 0 ? "none" : isComplete ? "whole" : "partial";
       if (container.protection === "partial" && before !== "partial")

@@ -15,7 +15,7 @@ import {
 import { evaluatePortScan, evaluateRawSocket } from "#core/policy/socket-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section, type Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { Actor, ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
@@ -45,6 +45,9 @@ export function judgeConnect(
   };
   const event = maker.eventOf(container, frame, { case: "connect", value: connect });
   const decision = evaluateConnect(use.policy.network, connect);
+  // Who was asked may be made to answer anybody: refused, but nobody is stopped for it.
+  const isAnswer = (flags & ConnectFlag.ANSWER) !== 0;
+  if (isAnswer && decision.effectApplied === Effect.BLOCK) Object.assign(decision, { effectApplied: Effect.PREVENT });
   const object = [event.actor?.path, addressText(address), port, connect.transport];
   const act = {
     killed: "",

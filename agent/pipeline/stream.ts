@@ -51,9 +51,21 @@ async function partnerOf(container: WatchedContainer, frame: ExecFrame, mount: s
   return partner === undefined ? "" : `through a ${way} from process ${partner.pid}, which holds a connection`;
 }
 
+/**
+ * True where a shell reads its commands from its input: it was given none, nor a script. Programs run others by `sh -c`, with
+ * pipes or sockets as its streams, all the time.
+ */
+export function readsInput(args: readonly Uint8Array[]): boolean {
+  for (const arg of args.slice(1).map((bytes) => Buffer.from(bytes).toString("latin1"))) {
+    if (/^-[a-z]*s/i.test(arg)) return true;
+    if (/^-[a-z]*c/.test(arg) || !/^[-+]/.test(arg)) return false;
+  }
+  return true;
+}
+
 /** True for a shell whose input and output both lead to another process: what passes commands on may be a connection. */
 export function isPassedShell(frame: ExecFrame): boolean {
-  return (frame.flags & ExecFlag.PASSED_STREAMS) !== 0 && isShell(frame);
+  return (frame.flags & ExecFlag.PASSED_STREAMS) !== 0 && isShell(frame) && readsInput(frame.args);
 }
 
 /** Which connection a program's standard streams are, directly or through others; empty for none. */

@@ -38,13 +38,22 @@ struct {
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
-#define OF_REFUSED 32
+#define EVENT_KINDS 32
+
+/* True where the agent is to end the container for what happened. */
+static __always_inline bool ends_container(__u8 outcome)
+{
+	return outcome == GABION_KILLED_CONTAINER || outcome == GABION_DENIED_CONTAINER || outcome == GABION_ENDED_CONTAINER;
+}
 
 /* Racing CPUs may let a few more through; what is refused is counted exactly. */
-static __always_inline bool take_token(__u64 container_id, __u16 type, bool is_refused)
+static __always_inline bool take_token(__u64 container_id, __u16 type, __u8 outcome)
 {
-	/* Each kind of event has buckets of its own: noise of one kind does not silence another. */
-	__u64 key = container_id << 6 | (is_refused ? OF_REFUSED : 0) | (type & (OF_REFUSED - 1));
+	bool is_refused = outcome >= GABION_KILLED;
+	/* Each kind of event has buckets of its own: noise of one kind does not silence another, nor what is only refused that
+	 * for which the container has to end. */
+	__u64 class = ends_container(outcome) ? 2 : is_refused;
+	__u64 key = (container_id << 2 | class) * EVENT_KINDS + (type & (EVENT_KINDS - 1));
 	__u64 per_second = is_refused ? REFUSED_PER_SECOND : events_per_second;
 	__u64 burst = is_refused ? REFUSED_BURST : events_burst;
 	__u64 now = bpf_ktime_get_ns(), gained;
@@ -89,7 +98,7 @@ static __always_inline bool emit(void *ring, struct gabion_event *event, __u64 l
 	/* Here and not where it begins: most are let through, and the clock takes longer than a look-up. */
 	event->ktime_ns = bpf_ktime_get_boot_ns();
 	/* The first that was refused or killed for is always told: somebody may still have to be stopped for it. */
-	if (!take_token(event->cgroup_id, event->frame.type, event->frame.outcome >= GABION_KILLED)) {
+	if (!take_token(event->cgroup_id, event->frame.type, event->frame.outcome)) {
 		if (counts)
 			__sync_fetch_and_add(&counts->throttled, 1);
 		count_lost(counts);

@@ -8,6 +8,7 @@
 #include "maps.bpf.h"
 #include "group_calls.bpf.h"
 #include "contained.bpf.h"
+#include "group_events.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -36,32 +37,6 @@ static __always_inline __u32 current_pid(void)
 	return bpf_get_current_pid_tgid() >> 32;
 }
 
-static __always_inline void send(__u16 type, __u64 id, __u64 parent_id, __u32 pid, struct cgroup_policy *of_cgroup,
-				 const char *path)
-{
-	struct cgroup_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-
-	if (!event) {
-		count_lost(0);
-		return;
-	}
-	__builtin_memset(event, 0, __builtin_offsetof(struct cgroup_event, path));
-	event->event.frame.length = sizeof(*event);
-	event->event.frame.type = type;
-	event->event.frame.version = GABION_WIRE_VERSION;
-	event->event.ktime_ns = bpf_ktime_get_boot_ns();
-	event->event.cgroup_id = id;
-	event->event.slot = of_cgroup->slot;
-	event->parent_id = parent_id;
-	event->flags = of_cgroup->flags;
-	event->creator_pid = pid;
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	if (bpf_probe_read_kernel_str(event->path, sizeof(event->path), path) < 0)
-		event->path[0] = 0;
-	/* Rare, and holding a new container is a matter of microseconds. */
-	bpf_ringbuf_submit(event, BPF_RB_FORCE_WAKEUP);
-}
-
 /*
  * Why this hook: whoever can write to control groups can leave its own, and what it does from then on is seen by nobody.
  * A runtime on its way in is not the container's yet, and groups below the container's are its own.
@@ -70,22 +45,13 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(handle_attach, struct cgroup *group, const char *path, struct task_struct *task, bool is_whole)
 {
 	struct contained_process *process = contained_of(BPF_CORE_READ(task, tgid));
-	struct cgroup_policy *mine, *target;
-	__u64 id, own;
+	__u64 id;
 
 	if (!process || process->has_left || !is_unified(group))
 		return 0;
 	id = id_of(group);
-	target = bpf_map_lookup_elem(&cgroups, &id);
-	if (target && target->container_id == process->container_id)
-		return 0;
-	own = process->container_id;
-	mine = bpf_map_lookup_elem(&cgroups, &own);
-	/* Once for each process, and never in the room that new containers need. */
-	if (!mine || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= RING_BYTES / 2)
-		return 0;
-	process->has_left = 1;
-	send(GABION_CGROUP_LEFT, own, id, BPF_CORE_READ(task, tgid), mine, path);
+	if (!is_within(process, id))
+		tell_left(process, id, BPF_CORE_READ(task, tgid), path);
 	return 0;
 }
 
@@ -138,7 +104,7 @@ int BPF_PROG(handle_mkdir, struct cgroup *group, const char *path)
 	/* A group inside a container needs nothing of the agent. */
 	if (mine.flags & GABION_CGROUP_NESTED)
 		return 0;
-	send(GABION_CGROUP_NEW, id, parent_id, current_pid(), &mine, path);
+	send_group(GABION_CGROUP_NEW, id, parent_id, current_pid(), &mine, path);
 	return 0;
 }
 
@@ -151,7 +117,7 @@ int BPF_PROG(handle_rmdir, struct cgroup *group, const char *path)
 	if (!mine)
 		return 0;
 	if (!(mine->flags & GABION_CGROUP_NESTED))
-		send(GABION_CGROUP_GONE, id, 0, current_pid(), mine, path);
+		send_group(GABION_CGROUP_GONE, id, 0, current_pid(), mine, path);
 	bpf_map_delete_elem(&cgroups, &id);
 	return 0;
 }
@@ -165,6 +131,6 @@ int BPF_PROG(handle_populated, struct cgroup *group, const char *path, int is_po
 
 	if (!mine || is_populated || mine->flags & GABION_CGROUP_NESTED || !(mine->flags & (GABION_CGROUP_BOUND | GABION_CGROUP_PENDING)))
 		return 0;
-	send(GABION_CGROUP_EMPTY, id, 0, current_pid(), mine, path);
+	send_group(GABION_CGROUP_EMPTY, id, 0, current_pid(), mine, path);
 	return 0;
 }

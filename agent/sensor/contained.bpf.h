@@ -29,6 +29,7 @@ static __always_inline bool mark_contained(__u32 pid, __u64 exe_hash, __u64 cont
 
 	if (known) {
 		known->exe_hash = exe_hash;
+		known->container_id = container_id;
 		return true;
 	}
 	return bpf_map_update_elem(&contained, &pid, &fresh, BPF_ANY) == 0;

@@ -71,13 +71,13 @@ static int change_group(struct programs *programs, const struct options *options
 		return groups_write(options, path, frame->cgroup_id, "cgroup.kill", "1");
 	default: /* UNBIND: what it did last is told before the answer */
 		refuse_pump();
+		refuse_forget(frame->cgroup_id);
 		written_pump();
+		written_forget(frame->cgroup_id);
 		events_send_stats(programs);
 		drop_counts(programs, frame->cgroup_id);
 		output_forget(frame->cgroup_id);
 		attach_forget(frame->cgroup_id);
-		refuse_forget(frame->cgroup_id);
-		written_forget(frame->cgroup_id);
 		counters_give_back(programs, frame->cgroup_id, 0);
 		error = groups_bind(options, programs, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);
 		return error == -ENOENT || error == -ESTALE ? 0 : error;

@@ -609,7 +609,7 @@ int handle_egress(struct __sk_buff *skb)
 		}
 		s->is_taken = 0;
 	} else {
-		count_lost(counts_of(policy->container_id, SECTION_DNS));
+		count_unseen(counts_of(policy->container_id, SECTION_DNS));
 	}
 	let_cpu_go();
 	return verdict;
@@ -661,6 +661,8 @@ int handle_ingress(struct __sk_buff *skb)
 		s->which = which;
 		answer(skb, s, policy, &packet);
 		s->is_taken = 0;
+	} else {
+		count_unseen(counts_of(policy->container_id, SECTION_DNS));
 	}
 	let_cpu_go();
 	return PASS;

@@ -69,6 +69,9 @@ int events_handle(void *argument, void *data, size_t size)
 	case GABION_CGROUP_LEFT:
 		handle_cgroup(context, data);
 		break;
+	case GABION_EXIT: /* counted in no section */
+		output_send(data, size, false);
+		break;
 	default:
 		if (!output_send(data, size, false))
 			output_count_lost(event->cgroup_id, section_of(event->frame.type));
@@ -119,10 +122,20 @@ static struct totals {
 static void make_row(void *context, uint64_t cgroup_id, uint32_t section)
 {
 	static const uint64_t none[CPUS_MAX][COUNTERS];
+	static uint64_t each[CPUS_MAX][COUNTERS];
 	struct programs *programs = context;
 	uint64_t key[2] = { cgroup_id, section };
+	struct cgroup_policy policy;
 
-	bpf_map_update_elem(programs->counts, key, none, BPF_NOEXIST);
+	if (libbpf_num_possible_cpus() > CPUS_MAX)
+		return;
+	if (bpf_map_lookup_elem(programs->counts, key, each) == 0)
+		return;
+	/* Without a row, and without a policy: what came too late, of one that has been unbound. */
+	if (bpf_map_lookup_elem(programs->cgroups, &cgroup_id, &policy) < 0 || !(policy.flags & GABION_CGROUP_BOUND))
+		output_forget(cgroup_id);
+	else
+		bpf_map_update_elem(programs->counts, key, none, BPF_NOEXIST);
 }
 
 /* What this process counted of a container's section, beside the programs. */

@@ -264,6 +264,7 @@ enum gabion_connect_flag {
 	GABION_CONNECT_DIRECT = 1 << 1,	  /* no look-up came before; only where DNS is watched */
 	GABION_CONNECT_LOOPBACK = 1 << 2,
 	GABION_CONNECT_DATAGRAM = 1 << 3, /* sendto or sendmsg of a socket that is not connected */
+	GABION_CONNECT_ANSWER = 1 << 4,	 /* of a server, by datagrams, to whoever has asked it */
 };
 
 struct connect_event {

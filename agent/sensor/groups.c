@@ -13,15 +13,7 @@
 #include "sensor.h"
 
 #define HOLDS_MAX 256
-#define DEPTH_MAX 128
-
-struct cgroup_policy {
-	uint32_t slot;
-	uint32_t flags;
-	uint64_t container_id;
-	uint32_t device;
-	uint32_t counters;
-};
+#define DEPTH_MAX 1024
 
 /* As contained.bpf.h has it. */
 struct contained_process {
@@ -202,7 +194,7 @@ static int put_tree(int directory, const struct programs *programs, struct cgrou
 
 	if (depth > DEPTH_MAX || fstat(directory, &status) < 0) {
 		close(directory);
-		return depth > DEPTH_MAX ? -ELOOP : 0; /* one that has gone needs nothing */
+		return 0; /* too deep, or it has gone */
 	}
 	id = status.st_ino;
 	if (!(policy.flags & GABION_CGROUP_BOUND))

@@ -88,7 +88,7 @@ struct task_struct {
 	char comm[16];
 };
 struct task_struct___start { __u64 real_start_time; };
-struct kernfs_node { __u64 id; };
+struct kernfs_node { __u64 id; const char *name; };
 struct cgroup_root { int hierarchy_id; };
 struct cgroup_subsys_state { struct cgroup_subsys_state *parent; };
 struct sock_cgroup_data { struct cgroup *cgroup; };

@@ -154,4 +154,12 @@ static __always_inline void count_lost(struct cgroup_counts *of_container)
 		__sync_fetch_and_add(&of_container->lost, 1);
 }
 
+/* What could not even be looked at: it was seen, and lost. */
+static __always_inline void count_unseen(struct cgroup_counts *of_container)
+{
+	if (of_container)
+		__sync_fetch_and_add(&of_container->seen, 1);
+	count_lost(of_container);
+}
+
 #endif

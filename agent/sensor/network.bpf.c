@@ -231,11 +231,17 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	if (!(event->flags & GABION_CONNECT_INTERNET))
 		is_asked_first = match.asked;
 	allowed = find_allowed(event, defaults, port);
+	if (is_answer(event, defaults, own_port)) {
+		s->hangs_on_port = 1;
+		event->flags |= GABION_CONNECT_ANSWER;
+	}
 	if (!allowed && is_bad_address(defaults, event->address)) {
 		/* What a detector asks about an address comes before intelligence, and may want less. */
 		action = is_asked_first ? GABION_ASK : defaults->actions[GABION_DEFAULT_BAD_ADDRESS];
-	} else if (is_answer(event, defaults, own_port)) {
-		s->hangs_on_port = 1;
+		/* Who was asked may be made to answer anybody: refused, but nobody is stopped for it. */
+		if (s->hangs_on_port && action == GABION_BLOCK)
+			action = GABION_PREVENT;
+	} else if (s->hangs_on_port) {
 		action = GABION_ALLOW;
 	} else {
 		action = decide_known(s, defaults, port, allowed);
@@ -357,7 +363,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 			verdict = act;                                                                                 \
 			s->is_taken = 0;                                                                               \
 		} else {                                                                                               \
-			count_lost(counts_of((policy)->container_id, SECTION_NETWORK));                                \
+			count_unseen(counts_of((policy)->container_id, SECTION_NETWORK));                              \
 		}                                                                                                      \
 		let_cpu_go();                                                                                          \
 		verdict;                                                                                               \

@@ -16,6 +16,7 @@
 #include "exec_hash.bpf.h"
 #include "exec_decide.bpf.h"
 #include "exec_read.bpf.h"
+#include "group_events.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -186,18 +187,29 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(handle_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct contained_process *above;
+	struct contained_process *above, *born;
+	struct cgroup *group = child->cgroups->dfl_cgrp;
+	__u64 id;
 
 	if (child->pid != child->tgid) /* a thread */
 		return 0;
 	above = contained_of(parent->tgid);
-	if (above && !mark_contained(child->pid, above->exe_hash, above->container_id)) {
+	if (!above)
+		return 0;
+	if (!mark_contained(child->pid, above->exe_hash, above->container_id)) {
 		__u64 cgroup_id = bpf_get_current_cgroup_id();
 		struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
 
 		if (policy)
-			count_lost(counts_of(policy->container_id, SECTION_FILES));
+			count_unseen(counts_of(policy->container_id, SECTION_FILES));
 	}
+	/* Who may move processes may have one born elsewhere: that is no move. */
+	if (group == parent->cgroups->dfl_cgrp)
+		return 0;
+	id = group->kn->id;
+	born = contained_of(child->pid);
+	if (born && !is_within(born, id))
+		tell_left(born, id, child->pid, group->kn->name);
 	return 0;
 }
 
@@ -220,7 +232,10 @@ int BPF_PROG(handle_exit, struct task_struct *task)
 	cgroup_id = bpf_get_current_cgroup_id();
 	of_cgroup = bpf_map_lookup_elem(&cgroups, &cgroup_id);
 	if (of_cgroup) {
-		event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+		/* The last of the ring is for new control groups. */
+		event = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < RING_BYTES - GROUPS_RESERVE ?
+				bpf_ringbuf_reserve(&events, sizeof(*event), 0) :
+				0;
 		if (event) {
 			__builtin_memset(event, 0, sizeof(*event));
 			event->event.frame.length = sizeof(*event);
@@ -234,7 +249,7 @@ int BPF_PROG(handle_exit, struct task_struct *task)
 			event->exit_code = BPF_CORE_READ(task, exit_code);
 			bpf_ringbuf_submit(event, how_to_tell());
 		} else {
-			count_lost(counts_of(of_cgroup->container_id, SECTION_PROCESS));
+			count_lost(0); /* an end is no event of the section */
 		}
 	}
 	bpf_map_delete_elem(&sent_processes, &pid);

@@ -28,6 +28,7 @@ struct entry {
 	uint32_t flags;
 	char *host; /* folder on the host that is marked */
 	char *path; /* inside the container */
+	bool is_told;
 };
 
 struct protected {
@@ -38,8 +39,8 @@ struct protected {
 	struct entry *entries;
 	uint32_t count;
 	uint64_t second;  /* for which `told` counts */
-	uint32_t told;
-	uint64_t lost[2], throttled[2]; /* opens and execs, until the main thread counts them */
+	uint32_t told[2]; /* opens and execs */
+	uint64_t lost[2], throttled[2]; /* until the main thread counts them */
 	struct protected *next;
 };
 
@@ -131,6 +132,10 @@ static bool is_for_writing(int task)
 	case SYS_open:
 		return (arguments[1] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
 #endif
+	/* Of the 32-bit table: by these numbers the other one opens nothing. */
+	case 5:
+		return (arguments[1] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
+	case 295:
 	case SYS_openat:
 		return (arguments[2] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
 	case SYS_execve:
@@ -176,17 +181,20 @@ static bool names(const struct entry *entry, const char *path)
 	return strcmp(path, entry->path) == 0;
 }
 
-static bool is_refused(const struct protected *container, const char *path, bool is_exec, int task)
+/* With the entry that refuses it; null where it is refused because none lists it. */
+static bool is_refused(const struct protected *container, const char *path, bool is_exec, int task, struct entry **by)
 {
 	bool is_listed = false;
 
 	for (uint32_t i = 0; i < container->count; i++) {
-		const struct entry *entry = &container->entries[i];
+		struct entry *entry = &container->entries[i];
 
 		if (!names(entry, path))
 			continue;
+		*by = entry;
 		if (entry->flags & (is_exec ? GABION_PROTECT_EXEC : GABION_PROTECT_WRITE))
 			return is_exec || is_for_writing(task);
+		*by = NULL;
 		if (entry->flags & GABION_PROTECT_LISTED)
 			is_listed = true;
 	}
@@ -202,29 +210,32 @@ static bool is_refused(const struct protected *container, const char *path, bool
 	return true;
 }
 
-/* False where the container has had its share of this second. */
-static bool take_token(struct protected *container)
+/* False where the container has had its share of this second. The first refusal of each entry is always told. */
+static bool take_token(struct protected *container, struct entry *entry, bool is_exec)
 {
 	uint64_t second = now_ms() / 1000;
+	bool is_first = entry && !entry->is_told;
 
 	if (container->second != second) {
 		container->second = second;
-		container->told = 0;
+		memset(container->told, 0, sizeof(container->told));
 	}
-	return container->told++ < TOLD_PER_SECOND;
+	if (entry)
+		entry->is_told = true;
+	return container->told[is_exec]++ < TOLD_PER_SECOND || is_first;
 }
 
-static void enqueue(struct protected *container, int task, const char *path, bool is_exec)
+static void enqueue(struct protected *container, struct entry *entry, int task, const char *path, bool is_exec)
 {
 	struct refused_event *event;
 	struct timespec now;
 	size_t length = strlen(path);
 
-	if (!take_token(container) || queue_count == QUEUE_MAX) {
-		if (container->told > TOLD_PER_SECOND)
-			container->throttled[is_exec]++;
-		else
+	if (!take_token(container, entry, is_exec) || queue_count == QUEUE_MAX) {
+		if (queue_count == QUEUE_MAX)
 			container->lost[is_exec]++;
+		else
+			container->throttled[is_exec]++;
 		eventfd_write(told, 1);
 		return;
 	}
@@ -250,6 +261,7 @@ static uint32_t decide(const struct fanotify_event_metadata *event)
 	char link[64], path[4096];
 	bool is_exec = event->mask & FAN_OPEN_EXEC_PERM, refuse = false;
 	struct protected *container;
+	struct entry *by = NULL;
 	ssize_t length;
 
 	pthread_mutex_lock(&lock);
@@ -259,9 +271,9 @@ static uint32_t decide(const struct fanotify_event_metadata *event)
 		length = readlink(link, path, sizeof(path) - 1);
 		if (length > 0) {
 			path[length] = 0;
-			refuse = is_refused(container, path, is_exec, event->pid);
+			refuse = is_refused(container, path, is_exec, event->pid, &by);
 			if (refuse)
-				enqueue(container, event->pid, path, is_exec);
+				enqueue(container, by, event->pid, path, is_exec);
 		}
 	}
 	pthread_mutex_unlock(&lock);
@@ -369,6 +381,21 @@ static struct protected *take(uint64_t cgroup_id)
 	return NULL;
 }
 
+static uint32_t section_of(bool is_exec)
+{
+	return is_exec ? SECTION_PROCESS : SECTION_FILES;
+}
+
+static void count_untold(struct protected *container)
+{
+	for (int is_exec = 0; is_exec < 2; is_exec++) {
+		for (; container->lost[is_exec] > 0; container->lost[is_exec]--)
+			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_LOST);
+		for (; container->throttled[is_exec] > 0; container->throttled[is_exec]--)
+			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_THROTTLED);
+	}
+}
+
 void refuse_forget(uint64_t cgroup_id)
 {
 	struct protected *old;
@@ -378,6 +405,7 @@ void refuse_forget(uint64_t cgroup_id)
 	pthread_mutex_unlock(&lock);
 	if (!old)
 		return;
+	count_untold(old);
 	unmark(old);
 	release(old);
 }
@@ -441,7 +469,7 @@ int refuse_protect(const struct control_frame *frame, const char *group, const c
 		memcpy(container->lost, old->lost, sizeof(old->lost));
 		memcpy(container->throttled, old->throttled, sizeof(old->throttled));
 		container->second = old->second;
-		container->told = old->told;
+		memcpy(container->told, old->told, sizeof(old->told));
 	}
 	container->next = containers;
 	containers = container;
@@ -462,21 +490,6 @@ int refuse_protect(const struct control_frame *frame, const char *group, const c
 int refuse_wait_on(void)
 {
 	return told;
-}
-
-static uint32_t section_of(bool is_exec)
-{
-	return is_exec ? SECTION_PROCESS : SECTION_FILES;
-}
-
-static void count_untold(struct protected *container)
-{
-	for (int is_exec = 0; is_exec < 2; is_exec++) {
-		for (; container->lost[is_exec] > 0; container->lost[is_exec]--)
-			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_LOST);
-		for (; container->throttled[is_exec] > 0; container->throttled[is_exec]--)
-			output_count_own(container->cgroup_id, section_of(is_exec), OUTPUT_THROTTLED);
-	}
 }
 
 void refuse_pump(void)

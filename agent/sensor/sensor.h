@@ -92,6 +92,13 @@ void output_acknowledge(uint32_t request, int error, const char *message);
 bool watchdog_start(const struct options *options);
 void watchdog_beat(void);
 
+/* As maps.bpf.h has it. */
+struct cgroup_policy {
+	uint32_t slot, flags;
+	uint64_t container_id;
+	uint32_t device, counters;
+};
+
 /* groups.c: the cgroup file system: the watched tree, holding, ending. */
 int groups_adopt_tree(const struct options *options, const struct programs *programs);
 int groups_bind(const struct options *options, struct programs *programs, const char *path, uint64_t id,

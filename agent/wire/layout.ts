@@ -134,7 +134,13 @@ export const CgroupFlag = {
   RUNNING: 1 << 10,
   LEARNING: 1 << 11,
 } as const;
-export const ConnectFlag = { INTERNET: 1 << 0, DIRECT: 1 << 1, LOOPBACK: 1 << 2, DATAGRAM: 1 << 3 } as const;
+export const ConnectFlag = {
+  INTERNET: 1 << 0,
+  DIRECT: 1 << 1,
+  LOOPBACK: 1 << 2,
+  DATAGRAM: 1 << 3,
+  ANSWER: 1 << 4,
+} as const;
 export const ListenFlag = { EPHEMERAL: 1 << 0, BIND: 1 << 1 } as const;
 export const DnsFlag = { ANSWER: 1 << 0, MALFORMED: 1 << 1, TCP: 1 << 2, CUT: 1 << 3 } as const;
 export const FileFlag = {
