@@ -179,6 +179,7 @@ describe("what an active container may run", () => {
         "/opt/trap": executable("trap"),
         "/opt/spawn": executable("spawn"),
         "/opt/nothing": executable("nothing"),
+        "/opt/memfd": executable("memfd"),
       },
     });
     await rig.watched("web");
@@ -282,9 +283,29 @@ describe("what an active container may run", () => {
     await rig.rules({ process: { effect: Effect.PREVENT, denied: [{ process: "nc" }], allowed: [{ process: "/x" }] } });
     process.kill(rig.agent.sensorPid ?? 0, "SIGKILL");
     await rig.audited("the lost sensor", (a) => a.system?.name === "sensor_lost");
+    void web.exec("/bin/nc", "-l", "-p", "7777");
     await rig.audited("the new sensor", (a) => a.system?.name === "sensor_restarted");
     expect((await web.exec("/bin/nc", "-h")).status).toBe(137);
+    // What began meanwhile is found, and left alone.
+    const late = await rig.audited("the listener", (a) => a.message.includes("nc") && a.delivery === Delivery.AUDITED);
+    expect(late.deliveryNote).toBe("it ran before it was watched, so nothing was done about it");
   });
+
+  onKernel(
+    "a program in memory, or deleted, is no program of the image, and is killed where that is asked for",
+    async () => {
+      const allowed = ["/opt/memfd", "/bin/cp", "/bin/rm"].map((process) => ({ process }));
+      await rig.rules({ process: { effect: Effect.PREVENT, allowed, detectors: { drift: {} } } });
+      const sh = (command: string) => web.exec("/bin/sh", "-c", command);
+      expect((await web.exec("/opt/memfd", "/bin/sleep", "0")).status).toBe(137);
+      await rig.audited("memory", (a) => a.decision?.detector === "drift" && a.message.includes("memfd"));
+      const { output } = await sh(
+        "cp /bin/sleep /tmp/gone; exec 5</tmp/gone; rm /tmp/gone; /proc/self/fd/5 0; echo status $?",
+      );
+      expect(output).toContain("status 137");
+      await rig.audited("the deleted one", (a) => a.decision?.detector === "drift" && a.message.includes("/tmp/gone"));
+    },
+  );
 
   onKernel("block stops the whole container and nothing else", async () => {
     const other = rig.sandbox.start("other", { args: IDLE, programs: PROGRAMS });

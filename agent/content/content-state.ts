@@ -45,18 +45,23 @@ function stateByKernel({ flags, content }: ExecFrame): ContentState | undefined 
   return (flags & ExecFlag.OVERLAY_NEW) !== 0 ? ContentState.FOREIGN : ContentState.CHANGED;
 }
 
-/** Elsewhere the manifest decides: what it lists is the image's, as long as the content is the listed one. */
+/**
+ * Elsewhere the manifest decides: what it lists is the image's, as long as the content is the listed one. What it does not
+ * list is not the image's, also where it has gone before it could be read.
+ */
 function stateByManifest(path: string, sha256: string, { manifest }: ContentContext): ContentState {
   const listed = manifest.executables.get(path);
+  if (!listed) return manifest.isComplete ? ContentState.FOREIGN : ContentState.UNKNOWN;
   if (sha256 === "") return ContentState.UNKNOWN;
-  if (listed) return listed.sha256 === sha256 ? ContentState.UNCHANGED : ContentState.CHANGED;
-  return manifest.isComplete ? ContentState.FOREIGN : ContentState.UNKNOWN;
+  return listed.sha256 === sha256 ? ContentState.UNCHANGED : ContentState.CHANGED;
 }
 
 /** Content of what an exec ran, against the image. */
 export async function contentOf(frame: ExecFrame, path: string, context: ContentContext): Promise<Content> {
   const sha256 = await hashOf(frame, path, context);
-  return { state: stateByKernel(frame) ?? stateByManifest(path, sha256, context), sha256 };
+  const isCut = (frame.flags & ExecFlag.PATH_TRUNCATED) !== 0 && sha256 === "";
+  const state = stateByKernel(frame) ?? (isCut ? ContentState.UNKNOWN : stateByManifest(path, sha256, context));
+  return { state, sha256 };
 }
 
 /**

@@ -60,7 +60,7 @@ __attribute__((noinline)) int decide_exec(void)
 	__builtin_memset(&s->match, 0, sizeof(s->match));
 	is_script = s->event.flags & GABION_EXEC_SCRIPT;
 	is_absolute = s->event.filename[0] == '/';
-	is_whole = !(s->event.flags & (GABION_EXEC_PATH_TRUNCATED | GABION_EXEC_NAME_TRUNCATED | GABION_EXEC_MEMFD));
+	is_whole = !(s->event.flags & (GABION_EXEC_PATH_TRUNCATED | GABION_EXEC_NAME_TRUNCATED));
 	is_linked = s->filename.full != s->path.full;
 
 	if (s->kinds & 1ULL << GABION_PATH) {
