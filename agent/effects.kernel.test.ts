@@ -142,6 +142,7 @@ describe("what each act comes to under each effect", () => {
           expect(audit.delivery).toBe(Delivery[cell.delivery]);
           expect(audit.deliveryNote).toMatch(new RegExp(cell.note ?? "^$"));
           expect(audit.decision?.effectAsked).toBe(Effect[effect as keyof typeof Effect]);
+          expect(audit.decision?.effectApplied).toBe(Effect[effect as keyof typeof Effect]);
           expect(audit.ruleName).toBe(act.name);
         }
         if (cell.ends) {

@@ -258,6 +258,22 @@ describe("what a container does to files", () => {
     expect(changes().some(({ change: c }) => c.newPath === "/var/other/at-last")).toBe(true);
   });
 
+  onKernel("names with line ends are told on one line, and paths too long as cut", async () => {
+    await sh("echo x > '/var/other/a\nb'; mv '/var/other/a\nb' '/var/other/c\nd'");
+    const odd = await changed("/var/other/a\\x0ab", FileOperation.RENAME);
+    expect(odd.change.newPath).toBe("/var/other/c\\x0ad");
+    expect(odd.message).not.toContain("\n");
+    const deep = Array(8).fill("d".repeat(100)).join("/");
+    await sh(
+      `mkdir -p /var/other/${deep}; echo x > /var/other/${deep}/f; mv /var/other/${deep}/f /var/other/${deep}/g`,
+    );
+    for (const operation of [FileOperation.CREATE, FileOperation.RENAME]) {
+      await until("a path that was cut", 5_000, () =>
+        changes().find(({ change: c }) => c.operation === operation && c.path.startsWith("…")),
+      );
+    }
+  });
+
   onKernel("a file opened by its handle is told by its path", async () => {
     expect((await web.exec(CALLS, "handle", "/var/other/handled")).output.trim()).toBe("ok");
     const write = await changed("/var/other/handled", FileOperation.WRITE);
@@ -271,6 +287,7 @@ describe("what a container does to files", () => {
     expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
     expect((await web.exec(PROBE, "read", "/etc/passwd")).output.trim()).toBe("ok");
     expect((await web.exec(CALLS, "32", "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+    expect((await web.exec(CALLS, "32", "read", "/etc/passwd")).output.trim()).toBe("ok");
     expect((await sh("echo x >> /var/other/b")).output).toContain("Operation not permitted");
     expect((await web.exec(PROBE, "open", "/etc/shadow")).output.trim()).toBe("EPERM");
     expect(readFileSync(join(web.rootfs, "var/other/b"), "utf8")).toBe("b");

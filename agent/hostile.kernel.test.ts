@@ -234,6 +234,57 @@ onKernel("the sensor cannot be reached from inside a container", async () => {
   expect(rig.agent.sensorPid).toBe(pid);
 });
 
+onKernel("answers made to break the parser harm nobody either", async () => {
+  const { rig, start } = await open("answers", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({ dns: { effect: Effect.ALERT, denied: ["*.evil.example"] } });
+  const { web, container } = await start();
+  const { sensorPid } = rig.agent;
+  void web.exec(PROBE, "dns-serve-nonsense", "10.0.0.53", "203.0.113.5");
+  await until("the resolver", 5_000, async () => {
+    const asked = await web.exec(PROBE, "dns", "udp", "10.0.0.53", "ready.example", "1");
+    return asked.output.trim() === "ok" || undefined;
+  });
+  await web.exec(PROBE, "flood", "dns", "10.0.0.53", "53", "4000", "2000", "1");
+  const row = await until("all to be counted", 10_000, () =>
+    rig.agent.stats?.rows.find(
+      (r) => r.cgroupId === container.cgroup.id && r.section === Section.DNS && r.seen >= 4_000n,
+    ),
+  );
+  expect(row.seen).toBe(row.allowed + row.emitted + row.lost);
+  await web.exec(PROBE, "dns", "udp", "10.0.0.53", "a.evil.example", "1");
+  await rig.audited("the denied name", (a) => a.message.includes("a.evil.example"));
+  expect(rig.agent.sensorPid).toBe(sensorPid);
+});
+
+onKernel("a fork bomb up to its limit leaves the others what they had", async () => {
+  const { rig } = await open("limit", LearningState.LEARNING);
+  await using _ = rig;
+  await rig.rules({
+    process: { effect: Effect.ALERT },
+    filesystem: { effect: Effect.ALERT },
+    syscall: { effect: Effect.ALERT },
+  });
+  const { sensorPid } = rig.agent;
+  const other = rig.sandbox.start("other", { args: IDLE, programs: PROGRAMS });
+  await rig.watched("other");
+  const bomb = rig.sandbox.start("bomb", {
+    args: ["/bin/sh", "-c", "bomb() { bomb | bomb & /bin/sleep 0; }; bomb; while true; do /bin/sleep 1; done"],
+    programs: PROGRAMS,
+    resources: { pids: { limit: 200 }, cpu: { shares: 64 } },
+  });
+  await until("the limit", 10_000, () => {
+    const places = ["/sys/fs/cgroup/pids", unifiedMount()].map((top) =>
+      join(top, rig.sandbox.scope, "bomb/pids.current"),
+    );
+    return places.some((place) => existsSync(place) && Number(readFileSync(place, "utf8")) >= 150) || undefined;
+  });
+  await other.exec("/bin/mkdir", "/alive");
+  await rig.learned("/bin/mkdir");
+  await bomb[Symbol.asyncDispose]();
+  expect(rig.agent.sensorPid).toBe(sensorPid);
+});
+
 onKernel("packets made to break the parser are told as malformed and harm nobody", async () => {
   const { rig, start } = await open("packets", LearningState.LEARNING);
   await using _ = rig;

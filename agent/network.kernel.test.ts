@@ -202,6 +202,9 @@ describe("what a container does with the network", () => {
     await rig.rules(listed);
     expect(await probe("listen", "0.0.0.0", "9049", "0")).toBe("ok");
     expect(await probe("listen", "0.0.0.0", "9050", "0")).toBe("EPERM");
+    // An IPv4 address as IPv6 sockets know it is the same one.
+    expect(await probe("tcp", `::ffff:${INTERNAL}`, "5433")).toBe("EPERM");
+    expect(await probe("udp", `::ffff:${INTERNAL}`, "5433")).toBe("EPERM");
     const audit = await rig.audited("the denied prefix", (a) => a.decision?.explanation?.matched === "10.1.0.0/16");
     expect(audit.decision?.outcome).toBe(Outcome.DENIAL);
   });

@@ -1,6 +1,6 @@
 import type { DnsFinding } from "#core/detect/dns.ts";
 import { isEncryptedDnsName } from "#core/detect/encrypted-dns.ts";
-import { domainFact, evaluateDnsDetection, evaluateDnsQuery } from "#core/policy/dns-policy.ts";
+import { domainFact, evaluateDnsDetection, evaluateDnsQuery, ruleDnsQuery } from "#core/policy/dns-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { Outcome as PolicyOutcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -12,6 +12,13 @@ import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
 
 /** Response code for a name that does not exist (RFC 1035). */
 const NXDOMAIN = 3;
+
+/** What the model knows is looked up in good faith, though it does not exist: search paths ask for much. */
+function isMissing({ responseCode, recordType }: DnsFrame, name: string, use: SlotUse): boolean {
+  if (responseCode !== NXDOMAIN) return false;
+  const { finding, treatment } = ruleDnsQuery(use.policy.dns, { name, recordType, isMalformed: false });
+  return finding.reason !== Reason.MODEL || treatment.isLearned;
+}
 
 export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: DnsFrame, use: SlotUse): Judged[] {
   const name = escapeBytes(frame.name);
@@ -32,7 +39,7 @@ export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: 
   const { dns } = maker.detectorsOf(container);
   const now = Number(ktimeNs / 1_000_000n);
   if (isAnswer) {
-    const found = frame.responseCode === NXDOMAIN ? dns.takeMissing(name, now) : undefined;
+    const found = isMissing(frame, name, use) ? dns.takeMissing(name, now) : undefined;
     return found ? [judgeDnsFinding(event, found, use)] : [];
   }
   const decision = evaluateDnsQuery(use.policy.dns, { name, recordType, isMalformed });

@@ -1,4 +1,5 @@
-import { chmodSync, copyFileSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
 /** Debian's static busybox, unpacked by the set-up. */
@@ -29,6 +30,10 @@ export interface BundleOptions {
   readonly resources?: object;
   /** Folders of the host that are mounted read only: path inside to path outside. */
   readonly readOnlyBinds?: Readonly<Record<string, string>>;
+  /** The same, writable: what volumes are. */
+  readonly volumes?: Readonly<Record<string, string>>;
+  /** True: the root file system is an overlay over what is written here, as of an image. Whoever asks for it unmounts it. */
+  readonly isOverlay?: boolean;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -63,6 +68,9 @@ function configuration(options: BundleOptions): object {
       ...Object.entries(options.readOnlyBinds ?? {}).map(([destination, source]) => {
         return { destination, type: "bind", source, options: ["bind", "ro"] };
       }),
+      ...Object.entries(options.volumes ?? {}).map(([destination, source]) => {
+        return { destination, type: "bind", source, options: ["bind", "rw"] };
+      }),
     ],
     annotations: options.annotations ?? {},
     linux: {
@@ -84,7 +92,7 @@ function putFile(rootfs: string, path: string, write: (target: string) => void):
 /** Writes an OCI bundle with a root file system made from busybox. */
 export function writeBundle(options: BundleOptions): void {
   const busybox = options.busybox ?? BUSYBOX;
-  const rootfs = join(options.directory, "rootfs");
+  const rootfs = join(options.directory, options.isOverlay ? "image" : "rootfs");
   for (const directory of ["proc", "dev", "tmp", "bin", "etc"]) mkdirSync(join(rootfs, directory), { recursive: true });
   for (const program of options.programs) {
     chmodSync(
@@ -106,4 +114,20 @@ export function writeBundle(options: BundleOptions): void {
     );
   }
   writeFileSync(join(options.directory, "config.json"), JSON.stringify(configuration(options), null, 2));
+  if (options.isOverlay) mountOverlay(options.directory);
+}
+
+/** Folders of a bundle with an overlay: its layers, and where they are seen as one. */
+const LAYERS = { lowerdir: "image", upperdir: "upper", workdir: "work" } as const;
+
+function mountOverlay(directory: string): void {
+  for (const folder of ["upper", "work", "rootfs"]) mkdirSync(join(directory, folder));
+  const layers = Object.entries(LAYERS).map(([option, folder]) => `${option}=${join(directory, folder)}`);
+  execFileSync("mount", ["-t", "overlay", "overlay", "-o", layers.join(","), join(directory, "rootfs")]);
+}
+
+/** Takes a bundle's overlay away, where it has one. */
+export function unmountOverlay(directory: string): void {
+  const rootfs = join(directory, "rootfs");
+  if (readFileSync("/proc/self/mounts", "utf8").includes(` ${rootfs} overlay `)) execFileSync("umount", ["-l", rootfs]);
 }

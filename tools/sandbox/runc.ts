@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { promisify } from "node:util";
 import { until } from "../demo/until.ts";
-import { BUSYBOX, type BundleOptions, writeBundle } from "./bundle.ts";
+import { BUSYBOX, type BundleOptions, unmountOverlay, writeBundle } from "./bundle.ts";
 
 const run = promisify(execFile);
 const STOP_MS = 10_000;
@@ -158,7 +158,10 @@ export class Sandbox implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const container of this.#containers) await container[Symbol.asyncDispose]();
+    for (const container of this.#containers) {
+      await container[Symbol.asyncDispose]();
+      unmountOverlay(join(container.rootfs, ".."));
+    }
     await removeGroups(join(unifiedMount(), this.scope));
     for (const controller of ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"]) {
       await removeGroups(join("/sys/fs/cgroup", controller, this.scope));
