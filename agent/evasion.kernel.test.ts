@@ -88,10 +88,15 @@ onKernel("the very first act of a container is refused like every later one", as
     "/etc/passwd": { content: "root:x:0:0::/:/bin/sh\n", mode: 0o644 },
   };
   const first = async (id: string, ...args: string[]) =>
-    await rig.sandbox.start(id, { args, programs: [], files }).ended;
+    await rig.sandbox.start(id, { args, programs: [], files, capabilities: ["CAP_NET_RAW"] }).ended;
   expect((await first("program", "/var/bad/one")).status).not.toBe(0);
   expect((await first("connection", PROBE, "tcp", "127.0.0.7", "9")).output.trim()).toBe("EPERM");
   expect((await first("file", PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+  await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
+  rig.changeModel(LearningState.ACTIVE, []);
+  expect((await first("packets", PROBE, "packet", "3")).status).toBe(137);
+  const packets = await rig.audited("the packet socket", (a) => a.container?.containerId === "packets");
+  expect(packets.deliveryNote).toMatch(/killed before .*it was the container's first process, so the container ended/);
   for (const id of ["program", "connection", "file"]) {
     const audit = await rig.audited(id, (a) => a.container?.containerId === id && a.section !== 0);
     expect([Delivery.DENIED, Delivery.KILLED]).toContain(audit.delivery);

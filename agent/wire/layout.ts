@@ -2,7 +2,7 @@
  * Layout of the frames in agent/sensor/gabion_wire.h: offset of each field in bytes, little endian. A test compares it
  * with the BTF of the compiled header.
  */
-export const WIRE_VERSION = 5;
+export const WIRE_VERSION = 6;
 export const MAX_FRAME_BYTES = 1024 * 1024;
 export const HEADER_BYTES = 8;
 
@@ -213,6 +213,7 @@ export const LAYOUT = {
       cwd_length: 108,
       argv_length: 110,
       input_peer: 112,
+      reserved: 116,
       comm: 120,
       path: 136,
       filename: 648,

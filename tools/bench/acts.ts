@@ -73,24 +73,52 @@ async function refusals(): Promise<void> {
   printTable(`prevent: how long the act takes for who acts, µs (${count} each)`, rows);
 }
 
+const PROBE = "/opt/netprobe";
+const RAW = { network: { effect: Effect.BLOCK, detectors: { raw_socket: {} } } };
+const FILE = { filesystem: { effect: Effect.BLOCK, denied: ["/tmp/secret"] } };
+
 const ACTS: readonly (readonly [string, object, readonly string[]])[] = [
   [
     "exec of a denied program",
     { process: { effect: Effect.BLOCK, denied: [{ process: "netprobe" }], allowed: [{ process: "/x" }] } },
-    ["raw", "2", "1"],
+    [PROBE, "raw", "2", "1"],
+  ],
+  [
+    "exec of a program denied under a parent",
+    {
+      process: {
+        effect: Effect.BLOCK,
+        denied: [{ process: PROBE, parents: ["/bin/sh"] }],
+        allowed: [{ process: "/x" }],
+      },
+    },
+    ["/bin/sh", "-c", `${PROBE} listen 127.0.0.1 7 5; true`],
   ],
   [
     "connect",
     { network: { effect: Effect.BLOCK, denied: { outboundPorts: [{ first: 4444, last: 4444 }] } } },
-    ["tcp", HOST, "4444"],
+    [PROBE, "tcp", HOST, "4444"],
   ],
+  [
+    "bind",
+    { network: { effect: Effect.BLOCK, denied: { listeningPorts: [{ first: 4444, last: 4444 }] } } },
+    [PROBE, "listen", "0.0.0.0", "4444", "0"],
+  ],
+  ["listen without bind", { network: { effect: Effect.BLOCK } }, [PROBE, "listen-unbound", "0.0.0.0", "0", "0"]],
+  ["raw socket", RAW, [PROBE, "raw", "2", "255"]],
+  ["packet socket", RAW, [PROBE, "packet", "3"]],
   [
     "look-up",
     { dns: { effect: Effect.BLOCK, denied: ["*.evil.example"] } },
-    ["dns", "udp", "10.0.0.53", "a.evil.example", "1"],
+    [PROBE, "dns", "udp", "10.0.0.53", "a.evil.example", "1"],
   ],
-  ["open for writing", { filesystem: { effect: Effect.BLOCK, denied: ["/tmp/secret"] } }, ["open", "/tmp/secret"]],
-  ["system call", { syscall: { effect: Effect.BLOCK, denied: ["ptrace"] } }, ["syscall", "101"]],
+  ["open for writing", FILE, [PROBE, "open", "/tmp/secret"]],
+  [
+    "rename, told after it was done",
+    FILE,
+    ["/bin/sh", "-c", "echo x > /tmp/other; /opt/callprobe typed - /tmp other secret"],
+  ],
+  ["system call", { syscall: { effect: Effect.BLOCK, denied: ["ptrace"] } }, [PROBE, "syscall", "101"]],
 ];
 
 /** From the kernel's timestamp of the act until the container's control group is empty. */
@@ -110,7 +138,7 @@ async function actToEnd(name: string, rules: object, args: readonly string[]): P
         return false;
       }
     };
-    void web.exec("/opt/netprobe", ...args);
+    void web.exec(...args);
     // Polled without a pause: what is measured is shorter than one.
     const deadline = performance.now() + 10_000;
     while (populated() && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve));
