@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
@@ -58,7 +59,19 @@ describe("detectors of the process section", () => {
   onKernel(
     "and one on a pair of Unix sockets, of which another program with a connection has the other end",
     async () => {
-      // Any program runs commands so, and is no remote shell for that.
+      // Programs run others so all the time: what is known and no shell is only counted.
+      const { id } = (await rig.watched("web")).cgroup;
+      const row = () => rig.agent.stats?.rows.find((r) => r.cgroupId === id && r.section === Section.PROCESS);
+      const beyond = (allowed: bigint) =>
+        until("counters", 5_000, () => {
+          const now = row();
+          return now && now.allowed > allowed ? now : undefined;
+        });
+      await web.exec(PROBE, "ready");
+      const before = await beyond(row()?.allowed ?? 0n);
+      await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sleep");
+      expect((await beyond(before.allowed + 1n)).emitted).toBe(before.emitted);
+      // And commands by shells.
       await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sh", "/bin/sleep 1; true");
       expect(rig.audits.some((a) => a.message.includes("through a Unix socket"))).toBe(false);
       await web.exec(PROBE, "shell", "pair", HOST, "4444", "/bin/sh");

@@ -138,17 +138,17 @@ describe("what a container looks up", () => {
       const audit = await rig.audited("port 9445", (a) => a.message.includes("9445"));
       expect(audit.event?.kind).toMatchObject({ value: { domain: "answered.good.example", isDirect: false } });
       // All of it over IPv6, with an IPv6 address for an answer.
-    void web.exec(PROBE, "dns-serve-tcp", RESOLVER6, "198.51.100.9");
-    const six = (name: string) => ask(name, "AAAA", "tcp", RESOLVER6);
-    await until("the resolver", 5_000, async () => (await six("ready.good.example")) === "ok" || undefined);
-    expect(await six("six.good.example")).toBe("ok");
-    expect(await six("six.evil.example")).not.toBe("ok");
-    expect((await audited("six.evil.example")).delivery).toBe(Delivery.DENIED);
-    await web.addAddresses("2001:db8::77");
-    await probe("tcp", "2001:db8::77", "9446");
-    const over6 = await rig.audited("port 9446", (a) => a.message.includes("9446"));
-    expect(over6.event?.kind).toMatchObject({ value: { domain: "six.good.example", isDirect: false } });
-    expect(await ask("edns.good.example", "A", "udp-edns")).toBe("ok");
+      void web.exec(PROBE, "dns-serve-tcp", RESOLVER6, "198.51.100.9");
+      const six = (name: string) => ask(name, "AAAA", "tcp", RESOLVER6);
+      await until("the resolver", 5_000, async () => (await six("ready.good.example")) === "ok" || undefined);
+      expect(await six("six.good.example")).toBe("ok");
+      expect(await six("six.evil.example")).not.toBe("ok");
+      expect((await audited("six.evil.example")).delivery).toBe(Delivery.DENIED);
+      await web.addAddresses("2001:db8::77");
+      await probe("tcp", "2001:db8::77", "9446");
+      const over6 = await rig.audited("port 9446", (a) => a.message.includes("9446"));
+      expect(over6.event?.kind).toMatchObject({ value: { domain: "six.good.example", isDirect: false } });
+      expect(await ask("edns.good.example", "A", "udp-edns")).toBe("ok");
       expect(await ask("edns.evil.example", "A", "udp-edns")).toBe("EPERM");
       expect((await audited("edns.evil.example")).event?.kind).toMatchObject({ value: { isMalformed: false } });
     },

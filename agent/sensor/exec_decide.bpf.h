@@ -88,10 +88,18 @@ __attribute__((noinline)) int decide_exec(void)
 		return s->match.denied;
 	}
 
-	/* Whether standard streams that are sockets or pipes mean a remote shell is for the agent to tell. */
-	if (s->event.flags & (GABION_EXEC_SOCKET_STREAM | GABION_EXEC_PASSED_STREAMS) &&
-	    s->stream != GABION_ALLOW)
+	/*
+	 * Whether standard streams that are sockets or pipes mean a remote shell is for the agent to tell. Programs run others
+	 * with such streams all the time: of those only shells are asked about.
+	 */
+	if (s->event.flags & GABION_EXEC_SOCKET_STREAM && s->stream != GABION_ALLOW)
 		return GABION_ASK;
+	if (s->event.flags & GABION_EXEC_PASSED_STREAMS && s->stream != GABION_ALLOW && s->kinds & 1ULL << GABION_SHELL) {
+		if (s->path.is_complete)
+			try_listed(&s->match, s->listed, slot, GABION_SHELL, s->path.base);
+		if (s->filename.is_complete)
+			try_listed(&s->match, s->listed, slot, GABION_SHELL, s->filename.base);
+	}
 	if (s->event.flags & GABION_EXEC_SETUID && s->setuid != GABION_ALLOW)
 		return GABION_ASK;
 	/* From here on a wrong answer could allow or kill: what is cut off or relative is the agent's to decide. */

@@ -102,6 +102,7 @@ enum gabion_entry_kind {
 	GABION_FILE_ITEM = 11,	 /* directory with its slash + real path of the process that writes there */
 	GABION_DESTINATION_ITEM = 12, /* 16 bytes of address off the Internet; `content` is transport << 16 | port */
 	GABION_DOMAIN_BAD = 13,	 /* in the slot of intelligence: a name and all below it; ALLOW where it is excepted */
+	GABION_SHELL = 14,	 /* base name of a shell: asked about where its streams lead to another process */
 
 	/* From here on the text is a prefix of `prefix` bits, kept in a tree of prefixes. */
 	GABION_PREFIXES = 32,

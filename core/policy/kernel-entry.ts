@@ -54,6 +54,7 @@ export type KernelEntry = { readonly action: KernelAction; readonly origin?: Ent
         | "domain"
         | "suffix"
         | "domain_bad"
+        | "shell"
         | "file_path"
         | "file_directory";
       readonly text: string;

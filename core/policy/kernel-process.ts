@@ -3,7 +3,7 @@ import { ContentState, Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState, type ProcessFact } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { ProcessEntrySchema } from "#gen/gabion/rule/v1/rule_pb.ts";
-import { ATTACK_TOOLS, MINERS } from "../detect/programs.ts";
+import { ATTACK_TOOLS, MINERS, SHELLS } from "../detect/programs.ts";
 import { isPattern } from "../matching/pattern.ts";
 import { isLearning } from "../model/lifecycle.ts";
 import type { KernelObject } from "./custom-rules.ts";
@@ -149,6 +149,8 @@ function addTools(builder: SlotBuilder, policy: CompiledProcessPolicy): void {
   };
   if (policy.detectors.lateral_movement.effect !== Effect.DISABLE) add(Object.keys(ATTACK_TOOLS));
   if (policy.detectors.crypto_miner.effect !== Effect.DISABLE) add(MINERS);
+  if (policy.detectors.reverse_shell.effect !== Effect.DISABLE)
+    for (const text of SHELLS) builder.add({ kind: "shell", text, action: "ask" });
 }
 
 /** The process part of a kernel slot. */
