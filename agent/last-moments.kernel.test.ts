@@ -34,21 +34,21 @@ onKernel("what a container does last, before it ends, is told or counted as lost
 });
 
 onKernel("what happens as the agent ends is told before it has ended", async () => {
-  const rig = await AgentRig.open("ending", LearningState.ACTIVE);
+  const rig = await AgentRig.open("ending", LearningState.LEARNING);
+  await using _ = rig.sandbox;
   await rig.rules({ process: { effect: Effect.ALERT }, filesystem: { effect: Effect.ALERT } });
   const web = rig.sandbox.start("web", {
     args: ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"],
     programs: ["/bin/sh", "/bin/sleep"],
+    files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
   });
   await rig.watched("web");
-  void web.exec("/bin/sh", "-c", "i=0; while true; do echo x > /tmp/file-$i; i=$((i+1)); done");
-  const files = () => rig.audits.filter(({ event }) => event?.kind.case === "fileChange").length;
-  await until("files", 10_000, () => (files() > 500 ? true : undefined));
+  void web.exec(PROBE, "opens", "/tmp/flood", "100000000");
+  await until("files", 10_000, () => (accounted(rig, Section.FILESYSTEM) > 500n ? true : undefined));
   await rig.agent[Symbol.asyncDispose]();
-  // The last counters say how many the kernel had told of until then.
+  // The last counters say how many the kernel had seen until then.
   const row = rig.agent.stats?.rows.find(({ section }) => section === Section.FILESYSTEM);
-  expect(BigInt(files())).toBe(row?.emitted);
-  await rig.sandbox[Symbol.asyncDispose]();
+  expect(accounted(rig, Section.FILESYSTEM)).toBe(row?.seen);
 });
 
 onKernel("a flood of what is refused takes nobody else's room, and its first is told", async () => {

@@ -6,8 +6,10 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "sensor.h"
 
@@ -158,13 +160,18 @@ int attach_container(uint64_t cgroup_id, int directory, uint32_t flags)
 	return 0;
 }
 
+/* When it returns, no program runs any more: what they told and counted is all that there will be. */
 void attach_end(void)
 {
-	while (attached)
+	while (attached) {
 		attach_forget(attached->cgroup_id);
+		watchdog_beat();
+	}
 	for (size_t i = 0; i < sizeof(on_demand) / sizeof(*on_demand); i++)
 		detach(&on_demand[i]);
 	for (int i = 0; i < always_count; i++)
 		bpf_link__destroy(always[i]);
 	always_count = 0;
+	/* Those that were on their way when they were detached. */
+	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 }

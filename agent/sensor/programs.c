@@ -249,7 +249,6 @@ int programs_load(struct programs *programs, const struct options *options)
 
 void programs_unload(void)
 {
-	attach_end();
 	for (int i = object_count - 1; i >= 0; i--)
 		bpf_object__close(objects[i]);
 	object_count = 0;

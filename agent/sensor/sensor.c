@@ -171,7 +171,8 @@ static int run(struct programs *programs, const struct options *options)
 			is_ending = 1;
 	}
 	groups_thaw_all(options);
-	/* What happened until now is told, and how much of it was lost, as long as somebody reads. */
+	/* What happened until now is told, and how much of it was lost, as long as somebody reads. Nothing comes any more. */
+	attach_end();
 	ring_buffer__consume(ring);
 	refuse_pump();
 	written_pump();
