@@ -1,5 +1,4 @@
 import type { DnsFinding } from "#core/detect/dns.ts";
-import { isEncryptedDnsName } from "#core/detect/encrypted-dns.ts";
 import { domainFact, evaluateDnsDetection, evaluateDnsQuery, ruleDnsQuery } from "#core/policy/dns-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -58,25 +57,7 @@ export function judgeDns(maker: EventMaker, container: WatchedContainer, frame: 
     object: [event.actor?.path, name, recordType, isMalformed],
     act: { killed: "", denied: "the query was dropped", happened: "the query had left" },
   };
-  return [
-    judged,
-    ...(found ? [judgeDnsFinding(event, found, use)] : []),
-    ...(isEncryptedDnsName(name) ? [judgeEncryptedName(event, name, use)] : []),
-  ];
-}
-
-/** The look-up of a resolver over TLS or HTTPS: the next look-ups will not be seen. */
-function judgeEncryptedName(event: Event, name: string, use: SlotUse): Judged {
-  const message = `\`${name}\` answers DNS over TLS or HTTPS: look-ups there cannot be seen`;
-  return {
-    section: Section.DNS,
-    event,
-    decision: evaluateDnsDetection(use.policy.dns, "encrypted_dns", message, name),
-    facts: [],
-    object: ["encrypted_dns", name],
-    act: { ...NOTHING, happened: "the look-up had been made" },
-    isCompanion: true,
-  };
+  return found ? [judged, judgeDnsFinding(event, found, use)] : [judged];
 }
 
 function judgeDnsFinding(event: Event, { detector, domain, message }: DnsFinding, use: SlotUse): Judged {

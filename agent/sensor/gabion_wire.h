@@ -70,7 +70,7 @@ enum gabion_frame_type {
 enum gabion_outcome {
 	GABION_OBSERVED = 0,	 /* found running by the agent; the kernel never says so */
 	GABION_ASKED = 1,	 /* the kernel could not decide */
-	GABION_AUDITED = 2,	 /* denied with effect alert */
+	GABION_AUDITED = 2,	 /* denied, or found by a detector, with effect alert */
 	GABION_KILLED = 3,	 /* the process got SIGKILL before its first instruction */
 	GABION_KILLED_CONTAINER = 4, /* as above, and the container's first process too where that is safe */
 	GABION_HELD = 5,	 /* for a new control group: frozen until its policy is in place */

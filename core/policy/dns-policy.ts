@@ -2,6 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { type DomainFact, type Fact, FactSchema, type LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { DnsSection } from "#gen/gabion/rule/v1/rule_pb.ts";
+import { isEncryptedDnsName } from "../detect/encrypted-dns.ts";
 import { badText, findBadDomain, type Intel, type Listed } from "../intel/intel-set.ts";
 import { compileDomainIndex, type DomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
@@ -148,6 +149,14 @@ export function findListedName({ intel, detectors }: CompiledDnsPolicy, name: st
   return findBadDomain(intel, name);
 }
 
+/** The look-up of a resolver over TLS or HTTPS: the next look-ups will not be seen. */
+function findEncryptedResolver(policy: CompiledDnsPolicy, { name, isMalformed }: DnsQueryEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.encrypted_dns;
+  if (effect === Effect.DISABLE || isMalformed || !isEncryptedDnsName(name) || excepts(name)) return undefined;
+  const message = `\`${name}\` answers DNS over TLS or HTTPS: look-ups there cannot be seen`;
+  return detection(effect, "encrypted_dns", false, message);
+}
+
 /** Intelligence comes after the allowed list, which exists to correct it. */
 function findBadName(policy: CompiledDnsPolicy, event: DnsQueryEvent): Finding | undefined {
   const bad = event.isMalformed ? undefined : findListedName(policy, event.name);
@@ -159,6 +168,7 @@ function findBadName(policy: CompiledDnsPolicy, event: DnsQueryEvent): Finding |
 
 const CONSIDERATIONS: readonly Consideration<CompiledDnsPolicy, DnsQueryEvent>[] = [
   ["denied list", (p, e) => whereNamed(findListed(p.lists.denied, e), (m) => denial(p.effect, m, () => shown(e)))],
+  ["encrypted DNS detector", findEncryptedResolver],
   ["allowed list", (p, e) => whereNamed(findListed(p.lists.allowed, e), (m) => allowed(p.effect, m, () => shown(e)))],
   ["intelligence", findBadName],
   ["model", findInModel],

@@ -2,9 +2,9 @@ import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { DNS_OVER_TLS_PORT, ENCRYPTED_DNS_ADDRESSES, ENCRYPTED_DNS_NAMES } from "../detect/encrypted-dns.ts";
-import { findBadDomain, type Intel } from "../intel/intel-set.ts";
+import type { Intel } from "../intel/intel-set.ts";
 import { parsePrefix } from "../matching/address.ts";
-import { type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
+import { compileDomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
 import type { KernelObject } from "./custom-rules.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
@@ -39,20 +39,18 @@ export function encryptedDnsEntries(policy: CompiledDnsPolicy): KernelEntry[] {
 }
 
 /**
- * Names of such resolvers are told when they are looked up, though they may be known. A question would make room for what
- * the section refuses, so one that nothing lets through is left to that.
+ * Names of such resolvers are asked about or refused, whoever else may know or allow them; what a list or custom rule names
+ * comes first.
  */
-function encryptedDnsNames(policy: CompiledDnsPolicy): NameEntry[] {
-  if (policy.detectors.encrypted_dns.effect === Effect.DISABLE) return [];
-  const isLetThrough = (name: string) =>
-    policy.lists.allowed.find(name) !== undefined ||
-    policy.items.some((item) => item.name === name || (item.isPattern && isAbove(fixedEnd(item.name), name)));
-  const names = policy.effect === Effect.ALERT ? ENCRYPTED_DNS_NAMES : ENCRYPTED_DNS_NAMES.filter(isLetThrough);
-  return names.map((text) => ({ kind: "domain", text, action: "ask" }) as const);
-}
-
-function isAbove(outer: string, inner: string): boolean {
-  return inner === outer || inner.endsWith(`.${outer}`);
+function encryptedDnsNames(policy: CompiledDnsPolicy, byCustomRules: readonly DomainPattern[]): NameEntry[] {
+  const { effect, excepts } = policy.detectors.encrypted_dns;
+  if (effect === Effect.DISABLE) return [];
+  const custom = compileDomainIndex(byCustomRules);
+  const isOthers = (name: string) =>
+    excepts(name) || policy.lists.denied.find(name) !== undefined || custom.find(name) !== undefined;
+  // Where it alerts that is an answer too: a question would leave the name to intelligence, which comes after.
+  const action = policy.state === LearningState.ACTIVE ? actionOf(effect) : "ask";
+  return ENCRYPTED_DNS_NAMES.filter((name) => !isOthers(name)).map((text) => ({ kind: "domain", text, action }));
 }
 
 /** Of a family's name the labels behind the last one with a star. */
@@ -86,20 +84,24 @@ export function toDnsSlot(
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE)
     return { entries: [], defaults: { domain: "allow", badDomain: "allow" }, intel: undefined };
-  const byCustomRules = objects.flatMap(({ text, effect }): KernelEntry[] => {
+  const custom = objects.flatMap(({ text, effect }) => {
     const pattern = parseDomainPattern(text);
-    return pattern ? [entryOf(pattern, actionOf(effect))] : [];
+    return pattern ? [{ pattern, effect }] : [];
   });
+  const byCustomRules = custom.map(({ pattern, effect }) => entryOf(pattern, actionOf(effect)));
   const byList = policy.denied.map((pattern) => entryOf(pattern, actionOf(policy.effect)));
   const denied = strongestOf([...byCustomRules, ...byList]);
   const badDomain = detectorAction(policy, "intel");
   const intel = badDomain !== "allow" && policy.intel?.domains.size ? policy.intel : undefined;
   const known = knownNames(policy);
-  const asked = encryptedDnsNames(policy);
+  const resolvers = encryptedDnsNames(
+    policy,
+    custom.map(({ pattern }) => pattern),
+  );
   if (policy.state !== LearningState.ACTIVE) {
     const passed = isTold ? [] : known.slice(0, KERNEL_LEARNED_MAX);
     return {
-      entries: [...strongestOf([...denied, ...asked]), ...passed],
+      entries: [...strongestOf([...denied, ...resolvers]), ...passed],
       defaults: { domain: "ask", badDomain },
       intel,
     };
@@ -116,14 +118,9 @@ export function toDnsSlot(
     .filter((text) => !suffixes.has(text))
     .map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
-  // Of two entries for one name the stronger stays: where it asks, what is allowed must not be taken for bad.
-  const asking = new Set(asked.map(({ text }) => text));
-  const isHidden = policy.allowed.some(
-    ({ name, isSuffix }) => !isSuffix && asking.has(name) && intel && findBadDomain(intel, name),
-  );
   return {
-    entries: [...strongestOf([...denied, ...allowed, ...asked, ...open]), ...known],
-    defaults: { domain: fallback, badDomain: isHidden && badDomain !== "allow" ? "ask" : badDomain },
+    entries: [...strongestOf([...denied, ...allowed, ...resolvers, ...open]), ...known],
+    defaults: { domain: fallback, badDomain },
     intel,
   };
 }

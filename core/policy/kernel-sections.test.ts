@@ -96,7 +96,7 @@ function expectAgreement(
     // What has no event of its own would be counted for nobody.
     expect(eventOfFact(fact)).toBeDefined();
   }
-  if (action === "audit") expect(decision.outcome).toBe(Outcome.DENIAL);
+  if (action === "audit") expect(decision).toMatchObject({ isAudited: true, effectApplied: Effect.ALERT });
   if (action === "prevent" || action === "block") expect(STRONG[decision.effectApplied as Effect]).toBe(action);
 }
 
@@ -344,6 +344,9 @@ test("look-ups: the kernel says what the policy says", () => {
         { intel: { effect: Effect.ALERT } },
         { intel: { effect: Effect.PREVENT, exceptions: ["*.good.test"] } },
         { intel: { effect: Effect.PREVENT }, encrypted_dns: {} },
+        { intel: { effect: Effect.PREVENT }, encrypted_dns: { effect: Effect.ALERT } },
+        { encrypted_dns: { effect: Effect.BLOCK } },
+        { intel: {}, encrypted_dns: { effect: Effect.PREVENT, exceptions: ["dns.google"] } },
       ),
       fc.constantFrom(...names),
       fc.constantFrom(1, 16, 28),

@@ -26,7 +26,8 @@ const LATE_DETECTORS: Readonly<Record<string, Readonly<Record<string, string>>>>
   dns: {
     dns_tunnel: "a tunnel is found by the look-ups that it has made: block stops the container",
     dns_flood: "a flood is found by the look-ups that it has made: block stops the container",
-    encrypted_dns: "the connection is told and not refused: deny its address or port to refuse it",
+    encrypted_dns:
+      "the look-up of a known resolver is dropped; a connection to one is told and not refused: deny its address or port for that",
   },
   filesystem: {
     malware: "a file is looked into when it is closed: it has been written by then",
