@@ -16,7 +16,7 @@ import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { AgentOptions } from "./agent-options.ts";
 import { ContainerWatch } from "./containers/container-watch.ts";
 import { scanRunning } from "./containers/running-scan.ts";
-import type { WatchedContainer } from "./containers/watched-container.ts";
+import { groupExists, type WatchedContainer } from "./containers/watched-container.ts";
 import { HashCache } from "./content/hash-cache.ts";
 import { imageFiles } from "./content/manifest.ts";
 import { Enforcer } from "./enforce/enforcer.ts";
@@ -390,7 +390,7 @@ export class Agent implements AsyncDisposable {
       return;
     }
     container.endSpans();
-    if (container.isGone) return;
+    if (this.#hasEnded(container)) return;
     this.audits.writeSystem(notInForce(container));
   }
 
@@ -426,10 +426,14 @@ export class Agent implements AsyncDisposable {
     await this.#withSensor((sensor) => sensor.dropFiles([...ofImage, ...container.files.values()]), container.id);
   }
 
+  #hasEnded(container: WatchedContainer): boolean {
+    return container.isGone || !groupExists(this.#options.cgroupMount, container.cgroup);
+  }
+
   /** What is not in force is not reported as such; the next scan tries again, and reports. */
   async #enforceAll(containers: readonly WatchedContainer[]): Promise<void> {
     const results = await Promise.all(
-      containers.map(async (container) => (await this.#enforcer.enforce(container)) || container.isGone),
+      containers.map(async (container) => (await this.#enforcer.enforce(container)) || this.#hasEnded(container)),
     );
     this.#isReportDue = !results.every(Boolean);
     if (!this.#isReportDue) this.#reportEnforced();

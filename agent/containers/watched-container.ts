@@ -1,3 +1,5 @@
+import { statSync } from "node:fs";
+import { join } from "node:path";
 import type { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { ModelPolicy } from "#gen/gabion/model/v1/model_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
@@ -10,6 +12,11 @@ import type { IdentifiedContainer } from "./identify.ts";
 export interface ControlGroup {
   readonly id: bigint;
   readonly path: string;
+}
+
+/** False where a container has ended, though its end may not have been told yet. */
+export function groupExists(cgroupMount: string, { id, path }: ControlGroup): boolean {
+  return statSync(join(cgroupMount, path), { bigint: true, throwIfNoEntry: false })?.ino === id;
 }
 
 /** Work for one container done one after another, bounded. */

@@ -9,7 +9,7 @@ import { Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Rule, Ruleset } from "#gen/gabion/rule/v1/rule_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
 import type { Logger } from "#lib/telemetry/log.ts";
-import type { WatchedContainer } from "../containers/watched-container.ts";
+import { groupExists, type WatchedContainer } from "../containers/watched-container.ts";
 import { mountsOf } from "../content/mounts.ts";
 import { CgroupFlag, Group, ON_DEMAND } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
@@ -195,7 +195,8 @@ export class Enforcer {
   #inTurn(container: WatchedContainer, run: () => Promise<boolean>): Promise<boolean> {
     const done = Promise.withResolvers<boolean>();
     const onError = (err: unknown) => {
-      this.#logger.error({ err, container: container.id }, "policy not in force");
+      const hasEnded = container.isGone || !groupExists(this.#cgroupMount, container.cgroup);
+      this.#logger[hasEnded ? "debug" : "error"]({ err, container: container.id }, "policy not in force");
       done.resolve(false);
     };
     if (!container.policyTurns.add(async () => done.resolve(await run()), onError)) done.resolve(false);
