@@ -3,6 +3,7 @@ import type { Sandbox, SandboxContainer } from "../sandbox/runc.ts";
 
 /** Addresses that containers under measurement have on their loopback device. */
 export const HOST = "203.0.113.5";
+export const HOST6 = "2001:db8::5";
 export const RESOLVER = "10.0.0.53";
 
 const program = (name: Parameters<typeof testProgram>[0]) => ({ content: testProgram(name), mode: 0o755 });
@@ -12,6 +13,8 @@ const bundle = {
   "/opt/spawn": program("spawn"),
   "/opt/nothing": program("nothing"),
   "/opt/denied": program("nothing"),
+  "/opt/waiting": program("netprobe"),
+  "/opt/nmap": program("netprobe"),
   "/etc/denied": { content: "x", mode: 0o644 },
 };
 
@@ -23,6 +26,6 @@ export async function startLoaded(sandbox: Sandbox, id: string): Promise<Sandbox
     files: bundle,
     capabilities: ["CAP_NET_RAW"],
   });
-  await container.addAddresses(HOST, RESOLVER);
+  await container.addAddresses(HOST, HOST6, RESOLVER);
   return container;
 }
