@@ -1,8 +1,7 @@
-import { execFileSync } from "node:child_process";
-import { create } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Section, Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { FactSchema, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { addressText } from "#core/matching/address.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
@@ -163,6 +162,18 @@ describe("what a container does with the network", () => {
     const audit = await rig.audited("port 9999", (a) => a.message.includes("9999"));
     expect(audit).toMatchObject({ delivery: Delivery.DENIED, deliveryNote: "the bind failed with EPERM" });
     expect(await probe("bind-udp", "0.0.0.0", "41001", "0")).toBe("ok");
+    await rig.rules({ network: { effect: Effect.ALERT, denied: { listeningPorts: [{ first: 9_191, last: 9_192 }] } } });
+    for (const [address, at] of [
+      [HOST, 9_191],
+      [HOST6, 9_192],
+    ] as const) {
+      expect(await probe("listen", address, String(at), "0")).toBe("ok");
+      await rig.audited(`${address}`, ({ event }) => {
+        const kind = event?.kind;
+        return kind?.case === "listen" && kind.value.port === at && addressText(kind.value.address) === address;
+      });
+    }
+    await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
     // The class of ports that the kernel chooses was learned; without it listening is what cannot be refused.
     await rig.activate(
       LearningState.ACTIVE,
@@ -236,9 +247,7 @@ describe("what a container does with the network", () => {
   });
 
   onKernel("a socket for echo requests is told as it is opened, and refused, though it is no raw one", async () => {
-    const init = String(await web.initPid());
-    // As Docker sets it for its containers: everybody may open one.
-    execFileSync("nsenter", ["-t", init, "-n", "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
+    await web.allowEchoSockets();
     expect(await probe("ping")).toBe("EPERM");
     const audit = await rig.audited("the echo socket", (a) => a.message.includes("not followed (protocol 1)"));
     expect(audit).toMatchObject({ delivery: Delivery.DENIED, decision: { detector: "raw_socket" } });
@@ -286,77 +295,4 @@ describe("what a container does with the network", () => {
     expect(audit.deliveryNote).toMatch(/^the connect failed with EPERM; container stopped/);
     expect((await web.ended).status).toBe(137);
   });
-});
-
-describe("port scans", () => {
-  let rig: AgentRig;
-  let web: SandboxContainer;
-  const scans = () => rig.audits.filter((a) => a.decision?.detector === "port_scan");
-
-  beforeAll(async () => {
-    if (missing(...CONTAINERS) !== "") return;
-    rig = await AgentRig.open("scan", LearningState.LEARNING);
-    await rig.rules({ network: { effect: Effect.ALERT, detectors: { port_scan: {} } } });
-    web = await start(rig, "web");
-    await web.addAddresses("203.0.113.0/24");
-  });
-  afterAll(async () => rig?.[Symbol.asyncDispose]());
-
-  onKernel("a service whose one upstream is down, and a server under load, are none", async () => {
-    const serving = web.exec(PROBE, "serve", HOST, "8080", "4");
-    for (let i = 0; i < 30; i += 1) await web.exec(PROBE, "tcp", HOST, i % 2 === 0 ? "8080" : "5432");
-    await serving;
-    expect(scans()).toEqual([]);
-  });
-
-  onKernel("many ports of one host are a vertical scan, told while the model still learns", async () => {
-    await web.exec(PROBE, "scan", "203.0.113", "9", "9", "1", "60");
-    const audit = await until("the scan", 10_000, () => scans()[0]);
-    expect(audit.message).toMatch(/15 ports of 203.0.113.9 were tried; 15 of 15 first contacts failed/);
-    expect(audit.event?.kind).toMatchObject({ case: "portScan", value: { isHorizontal: false, portCount: 15 } });
-  });
-
-  onKernel("many hosts on one port are a horizontal scan", async () => {
-    await web.exec(PROBE, "scan", "203.0.113", "20", "90", "22", "22");
-    const audit = await until("the scan", 10_000, () => scans().find((a) => a.message.includes("hosts")));
-    expect(audit.message).toMatch(/25 hosts were tried on port 22/);
-    expect(audit.decision).toMatchObject({ isHeld: true, outcome: Outcome.DETECTION });
-  });
-
-  onKernel(
-    "once active six destinations that the model does not know are enough, and those that it knows are none",
-    async () => {
-      const from = rig.audits.length;
-      const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
-      const known = create(FactSchema, { kind: { case: "outbound", value: { transport: Transport.TCP, port: 443 } } });
-      await rig.activate(LearningState.ACTIVE, [known]);
-      await web.exec(PROBE, "scan", "203.0.113", "200", "212", "443", "443");
-      await web.exec(PROBE, "scan", "203.0.113", "230", "230", "5000", "5005");
-      const audit = await until("the scan", 10_000, () => found()[0]);
-      expect(audit.message).toMatch(/6 of 6 first contacts that the model does not know failed/);
-      await rig.activate(LearningState.LEARNING);
-    },
-  );
-
-  onKernel("UDP ports of one host that nobody listens at are one, many hosts without an answer are none", async () => {
-    const from = rig.audits.length;
-    const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
-    await web.exec(PROBE, "scan-udp", "203.0.113", "20", "90", "53", "53");
-    await web.exec(PROBE, "scan-udp", "203.0.113", "10", "10", "1", "40");
-    const audit = await until("the scan", 10_000, () => found()[0]);
-    expect(audit.message).toMatch(/15 UDP ports of 203.0.113.10 were tried; 15 of 15 first contacts failed/);
-    expect(audit.event?.kind).toMatchObject({ value: { samples: { length: 15 } } });
-  });
-
-  test.skipIf(missing(...CONTAINERS, "nmap") !== "")(
-    "nmap is found, whether it looks for ports or for hosts",
-    async () => {
-      const from = rig.audits.length;
-      const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");
-      await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "100-400", "203.0.113.99");
-      await until("the vertical scan", 10_000, () => found().find((a) => a.message.includes("ports of 203.0.113.99")));
-      await web.runFromHost("nmap", "-n", "-Pn", "-sT", "-p", "2222", "203.0.113.100-180");
-      await until("the horizontal scan", 10_000, () => found().find((a) => a.message.includes("on port 2222")));
-    },
-  );
 });

@@ -54,10 +54,7 @@ static __always_inline void read_address(__u8 *target, const struct sock *sk, bo
 	const struct sock_common *common = &sk->__sk_common;
 
 	if (common->skc_family == AF_INET6) {
-		if (is_remote)
-			BPF_CORE_READ_INTO(target, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr8);
-		else
-			BPF_CORE_READ_INTO(target, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr8);
+		bpf_core_read(target, 16, is_remote ? &common->skc_v6_daddr : &common->skc_v6_rcv_saddr);
 		return;
 	}
 	map_ipv4(target, is_remote ? common->skc_daddr : common->skc_rcv_saddr);

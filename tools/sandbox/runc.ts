@@ -99,9 +99,18 @@ export class SandboxContainer implements AsyncDisposable {
     await this.#started();
     const target = String(await this.initPid());
     for (const address of addresses) {
-      const prefix = address.includes("/") ? address : `${address}/${address.includes(":") ? 128 : 32}`;
-      await run("nsenter", ["-t", target, "-n", BUSYBOX, "ip", "addr", "add", prefix, "dev", "lo"]);
+      const isIpv6 = address.includes(":");
+      const prefix = address.includes("/") ? address : `${address}/${isIpv6 ? 128 : 32}`;
+      // A whole network of IPv6 is not one's own by an address in it.
+      const how = isIpv6 && prefix === address ? ["-6", "route", "add", "local"] : ["addr", "add"];
+      await run("nsenter", ["-t", target, "-n", BUSYBOX, "ip", ...how, prefix, "dev", "lo"]);
     }
+  }
+
+  /** Lets everybody in its network namespace open sockets for echo requests, as Docker does. */
+  async allowEchoSockets(): Promise<void> {
+    const target = String(await this.initPid());
+    await run("nsenter", ["-t", target, "-n", "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
