@@ -1,4 +1,6 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { create } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -10,6 +12,7 @@ import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import { testProgram } from "../tools/sandbox/programs.ts";
 
 const onKernel = test.skipIf(missing(...CONTAINERS) !== "");
+const withDisks = test.skipIf(missing(...CONTAINERS, "disks") !== "");
 const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
 const PROBE = "/opt/netprobe";
 const PROGRAMS = ["/bin/sh", "/bin/sleep", "/bin/mv", "/bin/cp", "/bin/mkdir", "/bin/mount", "/bin/unshare"];
@@ -56,6 +59,66 @@ onKernel("a mount namespace of its own hides neither programs nor files from a r
   expect(output).toContain("done");
   await rig.audited("the program", (a) => a.message.includes("/var/bad/sleep") && a.delivery === Delivery.KILLED);
   await rig.audited("the file", (a) => a.section === Section.FILESYSTEM && a.message.includes("/var/kept/file"));
+});
+
+onKernel(
+  "a program from memory is no runtime's, whatever it is called, once it has been in the container",
+  async () => {
+    await using rig = await AgentRig.open("memory", LearningState.ACTIVE);
+    await rig.rules({ process: { effect: Effect.ALERT, detectors: { drift: {} } } });
+    const web = rig.sandbox.start("web", {
+      args: IDLE,
+      programs: PROGRAMS,
+      ownsPidNamespace: false,
+      capabilities: ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"],
+      files: { ...probeFile, "/opt/memfd": { content: testProgram("memfd"), mode: 0o755 } },
+    });
+    await rig.watched("web");
+    // As runc calls itself where it runs from memory, with the host's mounts as it has them.
+    const { output, status } = await web.exec(
+      ...["/opt/memfd", "as", "runc_cloned:/proc/self/exe", "in", `/proc/${process.pid}/ns/mnt`, PROBE],
+      ...["open", "/dev/null"],
+    );
+    expect([output.trim(), status]).toEqual(["ok", 0]);
+    const audit = await rig.audited("the program", (a) => a.message.includes("memfd:runc_cloned"));
+    expect(audit.container?.containerId).toBe("web");
+  },
+);
+
+withDisks("a disk that is opened for writing is told, and who does it dies where it is denied", async () => {
+  await using rig = await AgentRig.open("disk", LearningState.LEARNING);
+  const image = join(rig.sandbox.directory, "disk.img");
+  writeFileSync(image, Buffer.alloc(1 << 20));
+  const device = execFileSync("losetup", ["--find", "--show", image], { encoding: "utf8" }).trim();
+  try {
+    const number = readFileSync(`/sys/class/block/${basename(device)}/dev`, "utf8").trim();
+    const web = rig.sandbox.start("web", {
+      args: IDLE,
+      programs: [...PROGRAMS, "/bin/mknod", "/bin/cat"],
+      capabilities: ["CAP_MKNOD"],
+      disks: { "/dev/disk": number },
+      files: probeFile,
+    });
+    await rig.watched("web");
+    await rig.rules({ filesystem: { effect: Effect.PREVENT, denied: ["/dev/disk", "/tmp/*"] } });
+    // Reading is nobody's business, and a node of one's own is the disk all the same.
+    expect((await web.exec(PROBE, "read", "/dev/disk")).output.trim()).toBe("ok");
+    await web.exec("/bin/mknod", "/tmp/own", "b", ...number.split(":"));
+    for (const path of ["/dev/disk", "/tmp/own"]) {
+      const from = rig.audits.length;
+      expect((await web.exec(PROBE, "open", path)).output.trim()).toBe("ok");
+      const audit = await rig.audited(path, (a) => rig.audits.indexOf(a) >= from && a.message.includes(`\`${path}\``));
+      expect(audit).toMatchObject({ delivery: Delivery.NOT_POSSIBLE, section: Section.FILESYSTEM });
+      expect(audit.message).toContain("opened for writing");
+    }
+    await rig.rules({ filesystem: { effect: Effect.BLOCK, denied: ["/dev/disk"] } });
+    const { output } = await web.exec("/bin/sh", "-c", "echo gone > /dev/disk; echo went on");
+    expect(output).not.toContain("went on");
+    expect((await web.ended).status).toBe(137);
+    expect(readFileSync(image).every((byte) => byte === 0)).toBe(true);
+  } finally {
+    execFileSync("losetup", ["--detach", device]);
+  }
 });
 
 onKernel("a flood of look-ups of random names is counted exactly and told as what it is", async () => {

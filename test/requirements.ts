@@ -21,6 +21,7 @@ const NEEDS = {
   nmap: () => (hasCommand("nmap") ? "" : "nmap is not installed"),
   iptables: () => (hasCommand("iptables") ? "" : "iptables is not installed"),
   bpftool: () => (hasCommand("bpftool") ? "" : "bpftool is not installed"),
+  disks: () => (hasCommand("losetup") && existsSync("/dev/loop-control") ? "" : "no loop devices"),
   sensor: () => (existsSync(resolve(ROOT, ".cache/sensor/gabion-sensor")) ? "" : "the sensor is not built"),
   busybox: () => (existsSync(resolve(ROOT, ".cache/busybox/bin/busybox")) ? "" : "no static busybox was unpacked"),
   cgroup2: () => (readFileSync("/proc/self/mounts", "utf8").includes(" cgroup2 ") ? "" : "cgroup v2 is not mounted"),

@@ -34,6 +34,8 @@ export interface BundleOptions {
   readonly volumes?: Readonly<Record<string, string>>;
   /** True: the root file system is an overlay over what is written here, as of an image. Whoever asks for it unmounts it. */
   readonly isOverlay?: boolean;
+  /** Disks that the container may use: path inside to device number as the kernel shows it, for example `7:0`. */
+  readonly disks?: Readonly<Record<string, string>>;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
 }
@@ -45,7 +47,20 @@ const MOUNTS = [
   { destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=1777", "size=16m"] },
 ];
 
+/** Disks as the specification has them: the node, and that it may be used. */
+function disksOf({ disks = {} }: BundleOptions): { readonly devices: object[]; readonly rules: object[] } {
+  const numbers = Object.entries(disks).map(([path, number]) => {
+    const [major, minor] = number.split(":").map(Number);
+    return { path, major, minor };
+  });
+  return {
+    devices: numbers.map((each) => ({ ...each, type: "b", fileMode: 0o660, uid: 0, gid: 0 })),
+    rules: numbers.map(({ major, minor }) => ({ allow: true, type: "b", major, minor, access: "rwm" })),
+  };
+}
+
 function configuration(options: BundleOptions): object {
+  const { devices, rules } = disksOf(options);
   const namespaces = ["ipc", "uts", "mount", "network", ...(options.ownsPidNamespace === false ? [] : ["pid"])];
   const sets = Object.fromEntries(
     ["bounding", "effective", "permitted"].map((set) => [set, [...CAPABILITIES, ...(options.capabilities ?? [])]]),
@@ -76,7 +91,8 @@ function configuration(options: BundleOptions): object {
     linux: {
       namespaces: namespaces.map((type) => ({ type })),
       cgroupsPath: options.cgroupsPath,
-      ...(options.resources ? { resources: options.resources } : {}),
+      devices,
+      resources: { ...options.resources, ...(rules.length > 0 ? { devices: rules } : {}) },
       ...(options.seccomp ? { seccomp: options.seccomp } : {}),
     },
   };
