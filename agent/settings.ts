@@ -67,6 +67,11 @@ export const AGENT_SETTINGS = {
     "distinct names below one domain within it that are a tunnel",
   ),
   "agent.dns.tunnelBytes": count(DNS.tunnelBytes, 1_000_000, "bytes that those names must have besides"),
+  "agent.dns.slowWindow": duration(
+    DNS.slowWindowMs,
+    "look-ups within this time are looked at together for slow tunnels",
+  ),
+  "agent.dns.slowBytes": count(DNS.slowBytes, 1_000_000, "bytes that as many names must have for a slow tunnel"),
   "agent.dns.floodWindow": duration(DNS.floodWindowMs, "look-ups within this time are looked at together for floods"),
   "agent.dns.floodDomains": count(
     DNS.floodDomains,
@@ -103,6 +108,8 @@ export function detectorSettings(config: AgentConfig): DetectorSettings {
       windowMs: config["agent.dns.window"],
       tunnelNames: config["agent.dns.tunnelNames"],
       tunnelBytes: config["agent.dns.tunnelBytes"],
+      slowWindowMs: config["agent.dns.slowWindow"],
+      slowBytes: config["agent.dns.slowBytes"],
       floodWindowMs: config["agent.dns.floodWindow"],
       floodDomains: config["agent.dns.floodDomains"],
     },

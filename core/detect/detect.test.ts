@@ -104,6 +104,26 @@ test("a tunnel brings many long distinct names below one domain", () => {
   expect(found[0]).toMatchObject({ detector: "dns_tunnel", domain: "example.com" });
 });
 
+test("a tunnel that takes its time is found within an hour", () => {
+  const detector = new DnsDetector();
+  const found = Array.from({ length: 240 }, (_, i) =>
+    detector.takeQuery(query(`${i}-${"x".repeat(25)}.t.example.com`), i * 15_000),
+  ).filter(Boolean);
+  expect(found).toMatchObject([{ detector: "dns_tunnel", domain: "example.com" }]);
+  expect(found[0]?.message).toMatch(
+    /distinct names with 50\d\d bytes were looked up below `example.com` within an hour/,
+  );
+});
+
+test("names that come again, few long ones, and many over days are no slow tunnel", () => {
+  const detector = new DnsDetector();
+  for (let i = 0; i < 5_000; i += 1) {
+    expect(detector.takeQuery(query(`tenant-${i % 200}.example.com`), i * 700)).toBeUndefined();
+    expect(detector.takeQuery(query(`${"y".repeat(150)}${i % 40}.example.net`), i * 700)).toBeUndefined();
+    expect(detector.takeQuery(query(`${i}.${"z".repeat(30)}.example.org`), i * 60_000)).toBeUndefined();
+  }
+});
+
 test("a record type that only tunnels use is found at once", () => {
   expect(new DnsDetector().takeQuery(query("a.example.com", 10), 0)).toMatchObject({ domain: "example.com" });
   expect(new DnsDetector().takeQuery(query("a.example.com", 65_399), 0)).toBeDefined();

@@ -14,6 +14,9 @@ export interface DnsDetectorSettings {
   /** Distinct names below one registrable domain, and bytes of them, within the window. */
   readonly tunnelNames: number;
   readonly tunnelBytes: number;
+  /** Bytes of as many distinct names, within `slowWindowMs`: of who takes its time. */
+  readonly slowBytes: number;
+  readonly slowWindowMs: number;
   /** Queries, and the share of them with record types that carry data, within the window. */
   readonly dataTypeQueries: number;
   readonly dataTypeShare: number;
@@ -24,13 +27,16 @@ export interface DnsDetectorSettings {
 
 /**
  * Measured on captures of iodine, dnscat2, dns2tcp and ozymandns against 900,000 benign queries: tunnels bring 87 to 242
- * distinct names and 1,200 to 44,000 bytes of them in a minute, benign domains 14 and 168 at most. Ten domains that do
+ * distinct names and 1,200 to 44,000 bytes of them in a minute, benign domains 14 and 168 at most; five thousand bytes in an
+ * hour are a tenth of what the slowest of them brings. Ten domains that do
  * not exist in five minutes are far above what services ask for and far below what generated names need.
  */
 export const DEFAULT_DNS_SETTINGS: DnsDetectorSettings = {
   windowMs: 60_000,
   tunnelNames: 50,
   tunnelBytes: 1_000,
+  slowBytes: 5_000,
+  slowWindowMs: 3_600_000,
   dataTypeQueries: 20,
   dataTypeShare: 0.5,
   floodDomains: 10,
@@ -57,6 +63,41 @@ interface Window {
   dataQueries: number;
 }
 
+/** Names of one domain over a longer time. Which there were is known by one of so many bits each: two may be taken for one. */
+const SLOW_BITS = 2_048;
+
+interface SlowWindow {
+  readonly beginMs: number;
+  readonly seen: Uint32Array;
+  names: number;
+  bytes: number;
+}
+
+/** A number of 32 bits for a text (FNV-1a). */
+function hashOf(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i += 1) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return hash >>> 0;
+}
+
+/** The window of a domain, a new one where the last is over; undefined where there is no room for one more. */
+function windowIn<Each extends { readonly beginMs: number }>(
+  windows: Map<string, Each>,
+  domain: string,
+  { nowMs, lengthMs }: { readonly nowMs: number; readonly lengthMs: number },
+  make: () => Each,
+): Each | undefined {
+  const known = windows.get(domain);
+  if (known && nowMs - known.beginMs < lengthMs) return known;
+  if (!known && windows.size >= DOMAINS_MAX) {
+    for (const [other, { beginMs }] of windows) if (nowMs - beginMs >= lengthMs) windows.delete(other);
+    if (windows.size >= DOMAINS_MAX) return undefined;
+  }
+  const fresh = make();
+  windows.set(domain, fresh);
+  return fresh;
+}
+
 /** What a detector found, in one sentence, and the registrable domain that it is about. */
 export interface DnsFinding {
   readonly detector: "dns_tunnel" | "dns_flood";
@@ -73,6 +114,7 @@ export function registrableDomain(name: string): string {
 export class DnsDetector {
   readonly #settings: DnsDetectorSettings;
   readonly #windows = new Map<string, Window>();
+  readonly #slow = new Map<string, SlowWindow>();
   readonly #missing = new Map<string, number>();
 
   constructor(settings: DnsDetectorSettings = DEFAULT_DNS_SETTINGS) {
@@ -87,16 +129,8 @@ export class DnsDetector {
       const message = `a look-up below \`${domain}\` has record type ${recordType}, which only tunnels use`;
       return { detector: "dns_tunnel", domain, message };
     }
-    const window = this.#windowOf(domain, nowMs);
-    if (!window) return undefined;
     const below = name.slice(0, Math.max(0, name.length - domain.length - 1));
-    window.queries += 1;
-    if (DATA_TYPES.has(recordType)) window.dataQueries += 1;
-    if (below !== "" && !window.names.has(below)) {
-      window.bytes += below.length;
-      if (window.names.size < NAMES_MAX) window.names.add(below);
-    }
-    return this.#judge(domain, window);
+    return this.#takeFast(domain, below, recordType, nowMs) ?? this.#takeSlow(domain, below, nowMs);
   }
 
   /** An answer that says that a name does not exist. */
@@ -115,20 +149,34 @@ export class DnsDetector {
     return { detector: "dns_flood", domain: domains[0] ?? "", message };
   }
 
-  #windowOf(domain: string, nowMs: number): Window | undefined {
-    const known = this.#windows.get(domain);
-    if (known && nowMs - known.beginMs < this.#settings.windowMs) return known;
-    if (!known && this.#windows.size >= DOMAINS_MAX) this.#expire(nowMs);
-    if (!known && this.#windows.size >= DOMAINS_MAX) return undefined;
-    const fresh: Window = { beginMs: nowMs, names: new Set(), bytes: 0, queries: 0, dataQueries: 0 };
-    this.#windows.set(domain, fresh);
-    return fresh;
+  #takeFast(domain: string, below: string, recordType: number, nowMs: number): DnsFinding | undefined {
+    const make = (): Window => ({ beginMs: nowMs, names: new Set(), bytes: 0, queries: 0, dataQueries: 0 });
+    const window = windowIn(this.#windows, domain, { nowMs, lengthMs: this.#settings.windowMs }, make);
+    if (!window) return undefined;
+    window.queries += 1;
+    if (DATA_TYPES.has(recordType)) window.dataQueries += 1;
+    if (below !== "" && !window.names.has(below)) {
+      window.bytes += below.length;
+      if (window.names.size < NAMES_MAX) window.names.add(below);
+    }
+    return this.#judge(domain, window);
   }
 
-  #expire(nowMs: number): void {
-    for (const [domain, { beginMs }] of this.#windows) {
-      if (nowMs - beginMs >= this.#settings.windowMs) this.#windows.delete(domain);
-    }
+  #takeSlow(domain: string, below: string, nowMs: number): DnsFinding | undefined {
+    const { slowWindowMs: lengthMs, slowBytes, tunnelNames } = this.#settings;
+    const make = () => ({ beginMs: nowMs, seen: new Uint32Array(SLOW_BITS / 32), names: 0, bytes: 0 });
+    const window = below === "" ? undefined : windowIn(this.#slow, domain, { nowMs, lengthMs }, make);
+    if (!window) return undefined;
+    const bit = hashOf(below) % SLOW_BITS;
+    const word = window.seen[bit >>> 5] ?? 0;
+    if (word & (1 << (bit & 31))) return undefined;
+    window.seen[bit >>> 5] = word | (1 << (bit & 31));
+    window.names += 1;
+    window.bytes += below.length;
+    if (window.names < tunnelNames || window.bytes < slowBytes) return undefined;
+    this.#slow.delete(domain);
+    const message = `${window.names} distinct names with ${window.bytes} bytes were looked up below \`${domain}\` within an hour, as slow tunnels do`;
+    return { detector: "dns_tunnel", domain, message };
   }
 
   #judge(domain: string, window: Window): DnsFinding | undefined {
@@ -138,6 +186,7 @@ export class DnsDetector {
     const isData = queries >= dataTypeQueries && dataQueries / queries > dataTypeShare && names.size >= queries / 2;
     if (!isBusy && !isData) return undefined;
     this.#windows.delete(domain);
+    this.#slow.delete(domain);
     const message = `${names.size} distinct names with ${bytes} bytes were looked up below \`${domain}\` within a minute, as tunnels do`;
     return { detector: "dns_tunnel", domain, message };
   }
