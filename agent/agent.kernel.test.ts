@@ -391,3 +391,53 @@ onKernel("what ran before the agent came up is learned, marked as partly seen, a
   expect(audit.deliveryNote).toBe("it ran before it was watched, so nothing was done about it");
   expect(await web.isRunning()).toBe(true);
 });
+
+onKernel("a program that is found running is the same item of the model as one that was seen to begin", async () => {
+  await using sandbox = await Sandbox.open(`gabion-found-${process.pid}`, mkdtempSync(join(tmpdir(), "gabion-found-")));
+  const options = {
+    args: ["/bin/sh", "-c", "while true; do /bin/sleep 300; done"],
+    programs: ["/bin/sh", "/bin/sleep", "/bin/cp", "/bin/rm"],
+    files: {
+      "/opt/netprobe": executable("netprobe"),
+      "/opt/memfd": executable("memfd"),
+      "/opt/setuid": { ...executable("netprobe"), mode: 0o4755 },
+      // Long enough for its name to be cut in the task's, and with an argument of the interpreter's own.
+      "/opt/a-job-with-a-long-name.sh": { content: "#!/bin/sh -e\n/bin/sleep 60\ntrue\n", mode: 0o755 },
+    },
+  };
+  const waits = ["syscall", "34"]; // pause
+  const start = async (id: string) => {
+    const container = sandbox.start(id, options);
+    void container.exec("/opt/a-job-with-a-long-name.sh", "now");
+    void container.exec("/bin/sh", "-c", "cd /opt && ./a-job-with-a-long-name.sh");
+    void container.exec("/opt/memfd", "/opt/netprobe", ...waits);
+    void container.execAs("1000:1000", "/opt/setuid", ...waits);
+    await container.exec(
+      "/bin/sh",
+      "-c",
+      "/bin/cp /opt/netprobe /tmp/gone; /tmp/gone syscall 34 >/dev/null 2>&1 & /bin/sleep 0.2; /bin/rm /tmp/gone",
+    );
+    return container;
+  };
+  await start("before");
+  await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, { process: { effect: Effect.ALERT } });
+  await rig.watched("before");
+  const itemsOf = (id: string) => {
+    const container = rig.agent.containers.byId(id)?.id;
+    const of = (o: (typeof rig.observations)[number]) =>
+      o.kind === "fact" && o.value.containerId === container && o.value.fact?.kind.case === "process"
+        ? [`${o.value.fact.kind.value.path} as ${o.value.fact.kind.value.name}`]
+        : [];
+    return new Set(rig.observations.flatMap(of));
+  };
+  const lasting = [
+    "/bin/sh as /opt/a-job-with-a-long-name.sh",
+    "memfd:evil as netprobe",
+    "/opt/setuid as setuid",
+    "/tmp/gone as gone",
+  ];
+  await until("what ran before", 10_000, () => lasting.every((item) => itemsOf("before").has(item)) || undefined);
+  await start("live");
+  await until("what begins", 10_000, () => lasting.every((item) => itemsOf("live").has(item)) || undefined);
+  expect([...itemsOf("before")].filter((item) => !itemsOf("live").has(item))).toEqual([]);
+});

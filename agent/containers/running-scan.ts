@@ -1,4 +1,4 @@
-import { readFileSync, readlinkSync, statSync } from "node:fs";
+import { type BigIntStats, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { AddressClasses } from "#core/matching/address-class.ts";
@@ -14,6 +14,8 @@ import type { ControlGroup } from "./watched-container.ts";
 /** What is looked at of one container. */
 const BOUNDS = { processes: 4_096, groups: 1_024 };
 const PAUSE_EVERY = 64;
+/** Of a task's name: TASK_COMM_LEN without its end. */
+const COMM_BYTES = 15;
 
 function readText(path: string): string {
   try {
@@ -32,15 +34,48 @@ function statusField(status: string, name: string): string[] {
   return new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)?.[1]?.split(/\s+/) ?? [];
 }
 
+const S_ISUID = 0o4000n;
+/** What the link to a process's program says behind the path of a file that has no name any more. */
+const DELETED = Buffer.from(" (deleted)");
+const MEMFD = Buffer.from("/memfd:");
+
+/** The program's path and what it is, as the sensor has them: one in memory is `memfd:NAME`, one that is deleted has its path. */
+function programOf(exe: Buffer, { nlink }: BigIntStats): { readonly path: Buffer; readonly flags: number } {
+  if (nlink > 0n || !exe.subarray(-DELETED.length).equals(DELETED)) return { path: exe, flags: 0 };
+  const path = exe.subarray(0, -DELETED.length);
+  const isMemfd = path.subarray(0, MEMFD.length).equals(MEMFD);
+  return isMemfd
+    ? { path: path.subarray(1), flags: ExecFlag.MEMFD | ExecFlag.UNLINKED }
+    : { path, flags: ExecFlag.UNLINKED };
+}
+
+function baseOf(path: Buffer): Buffer {
+  return path.subarray(path.lastIndexOf(0x2f) + 1);
+}
+
+/**
+ * The script that a process runs: the kernel names the task by it, and has put it behind the interpreter and at most one
+ * argument of that. Undefined for a program of its own.
+ */
+function scriptOf(comm: Buffer, args: readonly Buffer[], exe: Buffer): Buffer | undefined {
+  const isNamed = (path: Buffer) => baseOf(path).subarray(0, COMM_BYTES).equals(comm);
+  if (comm.length === 0 || isNamed(exe) || (args[0] && isNamed(args[0]))) return undefined;
+  return args.slice(1, 3).find(isNamed);
+}
+
 /** What a process runs, as its exec would have told it. Undefined where it has gone, or is none of the container's. */
 function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Connections): ExecFrame | undefined {
   try {
-    const exe = readlinkSync(`/proc/${pid}/exe`, { encoding: "buffer" });
-    const identity = identityOf(statSync(`/proc/${pid}/exe`, { bigint: true }));
+    const file = statSync(`/proc/${pid}/exe`, { bigint: true });
+    const identity = identityOf(file);
     const status = readText(`/proc/${pid}/status`);
-    const args = readFileSync(`/proc/${pid}/cmdline`);
-    const isUnlinked = exe.includes(" (deleted)");
-    const pids = statusField(status, "NSpid");
+    const [uid = "0"] = statusField(status, "Uid");
+    const isSetuid = (file.mode & S_ISUID) !== 0n && file.uid !== BigInt(uid);
+    const exe = readlinkSync(`/proc/${pid}/exe`, { encoding: "buffer" });
+    const { path, flags } = programOf(exe, file);
+    const args = argumentsOf(splitNul(readFileSync(`/proc/${pid}/cmdline`)), path);
+    const comm = Buffer.from(readText(`/proc/${pid}/comm`).trimEnd(), "latin1");
+    const script = scriptOf(comm, args, path);
     return {
       kind: "exec",
       ...head(cgroup, slot),
@@ -52,19 +87,21 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Co
       ctimeNs: identity.ctimeNs,
       content: 0n,
       pid,
-      uid: Number(statusField(status, "Uid")[0] ?? 0),
+      uid: Number(uid),
       gid: Number(statusField(status, "Gid")[0] ?? 0),
       pidNs: 0,
       inputPeer: 0,
       flags:
-        (isUnlinked ? ExecFlag.UNLINKED : 0) |
-        (pids.at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) |
+        flags |
+        (isSetuid ? ExecFlag.SETUID : 0) |
+        (script ? ExecFlag.SCRIPT : 0) |
+        (statusField(status, "NSpid").at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) |
         streamFlags(pid, connections),
-      comm: Buffer.from(readText(`/proc/${pid}/comm`).trim(), "latin1"),
-      path: exe,
-      filename: exe,
+      comm,
+      path,
+      filename: script ?? path,
       cwd: readlinkSync(`/proc/${pid}/cwd`, { encoding: "buffer" }),
-      args: argumentsOf(splitNul(args), exe),
+      args,
     };
   } catch {
     return undefined;
@@ -111,7 +148,7 @@ function splitNul(bytes: Buffer): Buffer[] {
 function argumentsOf(args: Buffer[], exe: Buffer): Buffer[] {
   const [first = Buffer.alloc(0), ...rest] = args;
   const isName = /^[\w./+-]+$/.test(first.toString("latin1"));
-  return isName ? args : [exe.subarray(exe.lastIndexOf(0x2f) + 1), ...rest];
+  return isName ? args : [baseOf(exe), ...rest];
 }
 
 function actorOf({ pid, startNs, parentPid, uid, gid, flags, comm, path }: ExecFrame): Actor {
