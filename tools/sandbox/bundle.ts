@@ -38,6 +38,8 @@ export interface BundleOptions {
   readonly disks?: Readonly<Record<string, string>>;
   /** False: the host's pid namespace is shared. */
   readonly ownsPidNamespace?: boolean;
+  /** The pid namespace of another container, as `/proc/PID/ns/pid`. */
+  readonly joinedPidNamespace?: string;
 }
 
 const CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_NET_BIND_SERVICE"];
@@ -61,7 +63,11 @@ function disksOf({ disks = {} }: BundleOptions): { readonly devices: object[]; r
 
 function configuration(options: BundleOptions): object {
   const { devices, rules } = disksOf(options);
-  const namespaces = ["ipc", "uts", "mount", "network", ...(options.ownsPidNamespace === false ? [] : ["pid"])];
+  const pids = options.joinedPidNamespace ? { type: "pid", path: options.joinedPidNamespace } : { type: "pid" };
+  const namespaces = [
+    ...["ipc", "uts", "mount", "network"].map((type) => ({ type })),
+    ...(options.ownsPidNamespace === false ? [] : [pids]),
+  ];
   const sets = Object.fromEntries(
     ["bounding", "effective", "permitted"].map((set) => [set, [...CAPABILITIES, ...(options.capabilities ?? [])]]),
   );
@@ -89,7 +95,7 @@ function configuration(options: BundleOptions): object {
     ],
     annotations: options.annotations ?? {},
     linux: {
-      namespaces: namespaces.map((type) => ({ type })),
+      namespaces,
       cgroupsPath: options.cgroupsPath,
       devices,
       resources: { ...options.resources, ...(rules.length > 0 ? { devices: rules } : {}) },
