@@ -1,10 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import { sectionOfFact } from "#core/model/fact.ts";
+import type { Audit } from "#gen/gabion/audit/v1/audit_pb.ts";
+import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Fact, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import { CONTAINERS, missing } from "../test/requirements.ts";
 import { until } from "../tools/demo/until.ts";
 import { AgentRig } from "../tools/sandbox/agent-rig.ts";
 import {
+  type Act,
   bringIntoForce,
   type Cell,
   type EffectName,
@@ -37,6 +41,22 @@ describe("what each act comes to under each effect", () => {
     return web;
   }
 
+  /** What was learned of an act since: nothing, where its section is off. */
+  function learnedOf({ section, object }: Act, from: number) {
+    const isItsOwn = (fact: Fact) =>
+      sectionOfFact(fact) === Section[section] && (section !== "PROCESS" || JSON.stringify(fact.kind).includes(object));
+    return rig.facts().slice(from).filter(isItsOwn);
+  }
+
+  async function isTold(act: Act, effect: EffectName, cell: Cell, own: () => readonly Audit[]): Promise<void> {
+    const audit = await until("the audit", 10_000, () => own()[0]);
+    expect(audit.delivery).toBe(Delivery[cell.delivery ?? "UNSPECIFIED"]);
+    expect(audit.deliveryNote).toMatch(new RegExp(cell.note ?? "^$"));
+    expect(audit.decision?.effectAsked).toBe(Effect[effect]);
+    expect(audit.decision?.effectApplied).toBe(Effect[effect]);
+    expect(audit.ruleName).toBe(act.name);
+  }
+
   /** Acts until the container has told of a marker twice: the second one was made after the first was read. */
   async function settle(acted: SandboxContainer, from: number): Promise<void> {
     await rig.rules(MARKED);
@@ -54,33 +74,32 @@ describe("what each act comes to under each effect", () => {
   });
   afterAll(async () => rig?.[Symbol.asyncDispose]());
 
+  async function attempt(act: Act, effect: EffectName, cell: Cell): Promise<void> {
+    const acted = await acting();
+    const from = rig.audits.length;
+    const factsBefore = rig.facts().length;
+    const own = () => rig.audits.slice(from).filter((audit) => isOf(act, audit));
+    await bringIntoForce(rig, act, effect);
+    const { output } = await perform(acted, act, effect);
+    if (cell.says !== null) expect(output.trim()).toMatch(new RegExp(cell.says));
+    if (cell.delivery === undefined) {
+      await settle(acted, from);
+      expect(own()).toEqual([]);
+      if (act.detector === undefined) expect(learnedOf(act, factsBefore)).toEqual([]);
+    } else {
+      await isTold(act, effect, cell, own);
+    }
+    if (cell.ends) {
+      expect((await acted.ended).status).toBe(137);
+      web = undefined;
+    } else {
+      expect(await acted.isRunning()).toBe(true);
+    }
+  }
+
   for (const act of effectActs()) {
     for (const [effect, cell] of Object.entries(act.cells) as [EffectName, Cell][]) {
-      onKernel(`${act.name}: ${effect.toLowerCase()}`, async () => {
-        const acted = await acting();
-        const from = rig.audits.length;
-        const own = () => rig.audits.slice(from).filter((audit) => isOf(act, audit));
-        await bringIntoForce(rig, act, effect);
-        const { output } = await perform(acted, act, effect);
-        if (cell.says !== null) expect(output.trim()).toMatch(new RegExp(cell.says));
-        if (cell.delivery === undefined) {
-          await settle(acted, from);
-          expect(own()).toEqual([]);
-        } else {
-          const audit = await until("the audit", 10_000, () => own()[0]);
-          expect(audit.delivery).toBe(Delivery[cell.delivery]);
-          expect(audit.deliveryNote).toMatch(new RegExp(cell.note ?? "^$"));
-          expect(audit.decision?.effectAsked).toBe(Effect[effect]);
-          expect(audit.decision?.effectApplied).toBe(Effect[effect]);
-          expect(audit.ruleName).toBe(act.name);
-        }
-        if (cell.ends) {
-          expect((await acted.ended).status).toBe(137);
-          web = undefined;
-        } else {
-          expect(await acted.isRunning()).toBe(true);
-        }
-      });
+      onKernel(`${act.name}: ${effect.toLowerCase()}`, () => attempt(act, effect, cell));
     }
   }
 });

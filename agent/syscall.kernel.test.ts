@@ -78,6 +78,32 @@ describe("what system calls a container uses", () => {
     await rig.audited("io_uring", (a) => a.message.includes("`io_uring_setup`"));
   });
 
+  for (const [name, ...how] of [
+    ["`getcpu`", "syscall", "309"],
+    ["`getpid` (32-bit)", "syscall32", "20"],
+  ] as const) {
+    onKernel(`block ends a container at the first use of ${name}, which the model does not know`, async () => {
+      const id = `unknown-${how[0]}`;
+      const from = rig.audits.length;
+      await rig.rules(
+        { scope: { containers: [id] }, syscall: { effect: Effect.BLOCK } },
+        { process: { effect: Effect.ALERT }, syscall: { effect: Effect.ALERT } },
+      );
+      const unknown = rig.sandbox.start(id, {
+        args: ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"],
+        programs: ["/bin/sh", "/bin/sleep"],
+        files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+      });
+      await rig.watched(id);
+      expect((await unknown.exec(PROBE, "syscall", "39")).output.trim()).toBe("ok");
+      expect((await unknown.exec(PROBE, ...how)).output).not.toContain("ok");
+      expect((await unknown.ended).status).toBe(137);
+      const audit = await rig.audited(name, (a) => rig.audits.indexOf(a) >= from && a.message.includes(name));
+      expect(audit).toMatchObject({ delivery: Delivery.AFTER_THE_FACT, decision: { outcome: Outcome.DEVIATION } });
+      expect(audit.container?.containerId).toBe(id);
+    });
+  }
+
   onKernel("block ends the container at a denied call, though it was known and made a moment ago", async () => {
     // On each processor: what is seen again is not looked at again until rules change.
     for (let i = 0; i < 12; i += 1) await call(39);

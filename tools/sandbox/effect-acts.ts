@@ -97,7 +97,8 @@ export function perform(container: SandboxContainer, act: Act, effect: EffectNam
 export async function startActing(rig: AgentRig, id: string): Promise<SandboxContainer> {
   const file = (name: Parameters<typeof testProgram>[0], mode = 0o755) => ({ content: testProgram(name), mode });
   const text = { content: "x\n", mode: 0o644 };
-  const names = ["DISABLE", "ALERT", "PREVENT", "BLOCK"].map((name) => [`/var/data/${name}`, text] as const);
+  const effects = ["DISABLE", "ALERT", "PREVENT", "BLOCK"];
+  const names = effects.flatMap((name) => ["", "-2"].map((end) => [`/var/data/${name}${end}`, text] as const));
   const container = rig.sandbox.start(id, {
     args: ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"],
     programs: ["/bin/sh", "/bin/sleep", "/bin/rm", "/bin/mv", "/bin/cp", "/bin/chmod"],
@@ -109,6 +110,7 @@ export async function startActing(rig: AgentRig, id: string): Promise<SandboxCon
       "/opt/xmrig": file("netprobe"),
       "/opt/nmap": file("netprobe"),
       "/opt/changed": file("netprobe"),
+      "/opt/job.sh": { content: "#!/bin/sh\necho job\n", mode: 0o755 },
       "/opt/memfd": file("memfd"),
       "/opt/setuid": file("netprobe", 0o4755),
       [MARKER]: file("nothing"),
