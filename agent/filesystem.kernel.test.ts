@@ -175,6 +175,41 @@ describe("what a container does to files", () => {
     ).toBe(false);
   });
 
+  onKernel("other names of a file are told with the file, whatever way it was named by", async () => {
+    await sh("echo x > /var/other/linked; ln -s /var/other/linked /tmp/alias");
+    for (const [how, from, told] of [
+      ["follow", "/tmp/alias", "/var/other/linked"],
+      ["proc", "/var/other/linked", "/var/other/linked"],
+      ["empty", "/var/other/linked", "/var/other/linked"],
+      ["plain", "/tmp/alias", "/tmp/alias"],
+    ] as const) {
+      const to = `${how === "plain" ? "/tmp" : "/var/other"}/by-${how}`;
+      expect((await web.exec(CALLS, "link", how, from, to)).output.trim(), how).toBe("ok");
+      const audit = await until(how, 5_000, () => changes().find(({ change: c }) => c.newPath === to));
+      expect(audit.change).toMatchObject({ operation: FileOperation.LINK, path: told });
+    }
+  });
+
+  onKernel("another owner is told as another mode is", async () => {
+    for (const how of ["chown", "fchown", "lchown", "fchownat", "empty", "32"]) {
+      const path = `/var/other/owned-by-${how}`;
+      await sh(`echo x > ${path}`);
+      const args = how === "32" ? ["32", "chown", path] : ["own", how, path];
+      expect((await web.exec(CALLS, ...args)).output.trim(), how).toBe("ok");
+      await changed(path, FileOperation.CHANGE_MODE);
+    }
+    await sh("ln -s /var/other/handled /tmp/owned; ln -s /var/other/b /tmp/unowned");
+    await web.exec(CALLS, "own", "chown", "/tmp/owned");
+    await web.exec(CALLS, "own", "lchown", "/tmp/unowned");
+    await changed("/tmp/unowned", FileOperation.CHANGE_MODE);
+    await until("the file behind the link", 5_000, () =>
+      changes().find(({ change: c, event }) => c.path === "/var/other/handled" && event?.actor?.path === CALLS),
+    );
+    expect(changes().some(({ change: c }) => c.path === "/tmp/owned" && c.operation !== FileOperation.CREATE)).toBe(
+      false,
+    );
+  });
+
   onKernel("an executable that is cut short by its path is told as one", async () => {
     await sh("cp /bin/sh /var/data/cut; chmod 700 /var/data/cut; ln -s /var/data/cut /tmp/cut");
     expect((await web.exec(CALLS, "truncate", "/tmp/cut")).output.trim()).toBe("ok");
@@ -304,6 +339,15 @@ describe("what a container does to files", () => {
     expect((await web.exec(PROBE, "open", "/tmp/p")).output.trim()).toBe("EPERM");
     await sh("cp /etc/passwd /tmp/copy; mv /tmp/copy /etc/passwd");
     expect((await web.exec(PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+  });
+
+  onKernel("a program of a folder that may not be written to runs, by either table of calls", async () => {
+    await sh("/bin/mkdir /var/tools; /bin/cp /bin/sleep /var/tools/sleep");
+    await rig.rules({ filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd", "/etc/shadow", "/var/tools/*"] } });
+    expect((await web.exec(PROBE, "open", "/var/tools/sleep")).output.trim()).toBe("EPERM");
+    expect((await sh("/var/tools/sleep 0; echo $?")).output.trim()).toBe("0");
+    // Without arguments it says how it is used.
+    expect((await web.exec(CALLS, "32", "exec", "/var/tools/sleep")).output).not.toContain("EPERM");
   });
 
   onKernel("what cannot be refused here is said to have happened", async () => {

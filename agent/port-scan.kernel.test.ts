@@ -152,6 +152,17 @@ describe("port scans", () => {
     expect(audit.event?.kind).toMatchObject({ value: { samples: { length: 15 } } });
   });
 
+  onKernel("datagrams that arrive, and say when they left, are none", async () => {
+    const from = rig.audits.length;
+    for (const address of [HOST, HOST6]) {
+      expect((await web.exec(PROBE, "stamped", address, "6000", "40")).output.trim()).toBe("ok");
+    }
+    await seen(9_050);
+    expect(rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan")).toEqual([]);
+    await web.exec(PROBE, "scan-udp", "2001:db8:1::", "200", "200", "1", "40");
+    await until("the scan", 10_000, () => scans().find((a) => a.message.includes("UDP ports of 2001:db8:1::c8")));
+  });
+
   onKernel("hosts of IPv6 are told apart, reached ones from those that nobody answers at", async () => {
     const from = rig.audits.length;
     const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");

@@ -12,8 +12,12 @@ function withoutPid(path: string, pid: number): string {
   );
 }
 
-/** A path as typed, from the top of the mounts: an absolute one has a base where the process has a root of its own. */
+/**
+ * A path as typed, from the top of the mounts: an absolute one has a base where the process has a root of its own. With
+ * nothing typed it is what the descriptor stands for.
+ */
 function absolute(base: Uint8Array, typed: Uint8Array): Buffer {
+  if (typed.length === 0) return Buffer.from(base);
   return base.length === 0 ? Buffer.from(typed) : Buffer.concat([base, Buffer.from("/"), typed]);
 }
 
@@ -84,11 +88,12 @@ export async function pathsOfChange(frame: FileFrame, root: string): Promise<{ p
   if (!isTyped(frame)) return { path: mark(withoutPid(escapeBytes(frame.path), frame.actor.pid)), newPath: "" };
   const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   const walker = await walkerOf(frame);
-  const resolve = async (base: Uint8Array, typed: Uint8Array) =>
-    mark(withoutPid(await realPath(root, absolute(base, typed), isFollowed, walker), frame.actor.pid));
+  const resolve = async (base: Uint8Array, typed: Uint8Array, isEndFollowed: boolean) =>
+    mark(withoutPid(await realPath(root, absolute(base, typed), isEndFollowed, walker), frame.actor.pid));
   return {
-    path: await resolve(frame.base, frame.path),
-    newPath: frame.target.length === 0 ? "" : await resolve(frame.targetBase, frame.target),
+    path: await resolve(frame.base, frame.path, isFollowed),
+    // What is put there takes the place of a link.
+    newPath: frame.target.length === 0 ? "" : await resolve(frame.targetBase, frame.target, false),
   };
 }
 

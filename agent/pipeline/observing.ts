@@ -16,6 +16,11 @@ export interface Flood {
   readonly throttled: bigint;
 }
 
+/** What a counter has grown by; one that is lower than before has begun anew. */
+function growth(now: bigint, before: bigint): bigint {
+  return now < before ? now : now - before;
+}
+
 /** Takes the kernel's counters into the spans of their containers; answers which of them flood. */
 export function noteLosses(
   frame: StatsFrame,
@@ -27,9 +32,11 @@ export function noteLosses(
     if (!container) continue;
     const span = container.span(row.section as Section);
     const isContacts = row.section === CONTACTS_ROW;
-    container.span(isContacts ? Section.NETWORK : (row.section as Section)).lost += row.lost - span.kernelLost;
+    const lost = growth(row.lost, span.kernelLost);
+    container.span(isContacts ? Section.NETWORK : (row.section as Section)).lost += lost;
     span.kernelLost = row.lost;
-    if (row.throttled > span.throttled) floods.push({ container, throttled: row.throttled - span.throttled });
+    const throttled = growth(row.throttled, span.throttled);
+    if (throttled > 0n) floods.push({ container, throttled });
     span.throttled = row.throttled;
   }
   return floods;

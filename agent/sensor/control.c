@@ -45,15 +45,6 @@ static int take_path(const struct control_frame *frame, char *path)
 	return 0;
 }
 
-static void drop_counts(struct programs *programs, uint64_t cgroup_id)
-{
-	for (uint64_t section = SECTION_PROCESS; section <= SECTION_CONTACTS; section++) {
-		uint64_t key[2] = { cgroup_id, section };
-
-		bpf_map_delete_elem(programs->counts, key);
-	}
-}
-
 static int change_group(struct programs *programs, const struct options *options, const struct control_frame *frame)
 {
 	char path[GABION_CGROUP_PATH_MAX];
@@ -74,12 +65,11 @@ static int change_group(struct programs *programs, const struct options *options
 		refuse_forget(frame->cgroup_id);
 		written_pump();
 		written_forget(frame->cgroup_id);
-		events_send_stats(programs);
-		drop_counts(programs, frame->cgroup_id);
-		output_forget(frame->cgroup_id);
 		attach_forget(frame->cgroup_id);
 		counters_give_back(programs, frame->cgroup_id, 0);
 		error = groups_bind(options, programs, path, frame->cgroup_id, 0, GABION_CGROUP_SCOPE, 0);
+		/* When nothing counts there any more: the last that it did is told, and its rows go. */
+		events_send_stats(programs);
 		return error == -ENOENT || error == -ESTALE ? 0 : error;
 	}
 }

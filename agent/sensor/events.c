@@ -122,20 +122,20 @@ static struct totals {
 static void make_row(void *context, uint64_t cgroup_id, uint32_t section)
 {
 	static const uint64_t none[CPUS_MAX][COUNTERS];
-	static uint64_t each[CPUS_MAX][COUNTERS];
 	struct programs *programs = context;
 	uint64_t key[2] = { cgroup_id, section };
+
+	if (libbpf_num_possible_cpus() <= CPUS_MAX)
+		bpf_map_update_elem(programs->counts, key, none, BPF_NOEXIST);
+}
+
+/* True for a group that is gone or no container's any more: nothing counts there. */
+static bool is_over(const struct programs *programs, uint64_t cgroup_id)
+{
 	struct cgroup_policy policy;
 
-	if (libbpf_num_possible_cpus() > CPUS_MAX)
-		return;
-	if (bpf_map_lookup_elem(programs->counts, key, each) == 0)
-		return;
-	/* Without a row, and without a policy: what came too late, of one that has been unbound. */
-	if (bpf_map_lookup_elem(programs->cgroups, &cgroup_id, &policy) < 0 || !(policy.flags & GABION_CGROUP_BOUND))
-		output_forget(cgroup_id);
-	else
-		bpf_map_update_elem(programs->counts, key, none, BPF_NOEXIST);
+	return bpf_map_lookup_elem(programs->cgroups, &cgroup_id, &policy) < 0 ||
+	       !(policy.flags & (GABION_CGROUP_BOUND | GABION_CGROUP_PENDING));
 }
 
 /* What this process counted of a container's section, beside the programs. */
@@ -151,7 +151,12 @@ static void add_own(struct stats_row *row)
 	row->emitted = told - (own.lost < told ? own.lost : told);
 }
 
-/* Counters are totals since the container was bound; a frame is sent only when one of them moved. */
+static uint64_t over[STATS_ROWS_MAX][2];
+
+/*
+ * Counters are totals since the container was bound; a frame is sent only when one of them moved. The rows of those that are
+ * over are told once more, and go.
+ */
 void events_send_stats(struct programs *programs)
 {
 	static struct {
@@ -162,7 +167,7 @@ void events_send_stats(struct programs *programs)
 	struct totals all = read_totals(programs);
 	uint64_t sum = output_lost() + all.lost + all.decide_count;
 	uint64_t id[2], next[2];
-	uint32_t count = 0;
+	uint32_t count = 0, over_count = 0;
 	bool has_next;
 
 	output_each_row(make_row, programs);
@@ -181,7 +186,13 @@ void events_send_stats(struct programs *programs)
 		memcpy(&row->seen, values, sizeof(values));
 		add_own(row);
 		sum += row->seen + row->lost;
+		if (is_over(programs, id[0]))
+			memcpy(over[over_count++], id, sizeof(id));
 		count++;
+	}
+	for (uint32_t i = 0; i < over_count; i++) {
+		bpf_map_delete_elem(programs->counts, over[i]);
+		output_forget(over[i][0], over[i][1]);
 	}
 	if (sum == last_sum)
 		return;

@@ -5,6 +5,8 @@
 
 #define EXECUTE_BITS 0111
 #define AT_FDCWD (-100)
+#define AT_SYMLINK_NOFOLLOW 0x100
+#define AT_SYMLINK_FOLLOW 0x400
 #define O_ACCMODE 3
 #define O_CREAT 0100
 #define O_TRUNC 01000

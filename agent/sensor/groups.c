@@ -40,11 +40,11 @@ bool groups_share_holds(void)
 
 static bool is_in_scope(const struct options *options, const char *path)
 {
-	size_t length = strlen(options->scope);
+	size_t length = strlen(options->scope), end = strlen(path);
 
 	if (path[0] != '/' || strstr(path, "/../") || strstr(path, "//"))
 		return false;
-	if (length >= 3 && strcmp(path + strlen(path) - 3, "/..") == 0)
+	if (end >= 3 && strcmp(path + end - 3, "/..") == 0)
 		return false;
 	if (strcmp(options->scope, "/") == 0)
 		return path[1] != 0;

@@ -69,7 +69,7 @@ struct atomic { int counter; };
 struct signal_struct { struct atomic live; };
 struct cgroup;
 struct css_set { struct cgroup *dfl_cgrp; };
-struct pt_regs { unsigned long bx, r10, cx, dx, si, di, orig_ax; };
+struct pt_regs { unsigned long bx, r10, r8, cx, dx, si, di, orig_ax; };
 struct task_struct {
 	struct thread_info thread_info;
 	int pid;
@@ -128,7 +128,7 @@ struct io_kiocb { __u8 opcode; };
 struct io_open { int dfd; struct filename *filename; struct open_how how; };
 struct io_rename { int old_dfd; int new_dfd; struct filename *oldpath; struct filename *newpath; };
 struct io_unlink { int dfd; struct filename *filename; };
-struct io_link { int old_dfd; int new_dfd; struct filename *oldpath; struct filename *newpath; };
+struct io_link { int old_dfd; int new_dfd; struct filename *oldpath; struct filename *newpath; int flags; };
 struct io_socket { int domain; int type; int protocol; };
 
 #pragma clang attribute pop

@@ -127,14 +127,12 @@ void output_each_row(void (*visit)(void *context, uint64_t cgroup_id, uint32_t s
 }
 
 /* A control group's number is used again some day: what was lost of the old one is not the new one's. */
-void output_forget(uint64_t cgroup_id)
+void output_forget(uint64_t cgroup_id, uint32_t section)
 {
-	for (uint32_t section = 0; section < 8; section++) {
-		struct row *row = find_row(row_key(cgroup_id, section), false);
+	struct row *row = find_row(row_key(cgroup_id, section), false);
 
-		if (row)
-			row->key = REMOVED;
-	}
+	if (row)
+		row->key = REMOVED;
 }
 
 void output_acknowledge(uint32_t request, int error, const char *message)

@@ -64,7 +64,8 @@ static __always_inline struct walked_path walk_path(struct path_buffer *buffer, 
 			continue;
 		}
 		length = dentry->d_name.len;
-		if (length > NAME_CHUNK || length + 1 > offset)
+		/* What has no name, as a pipe, has no place either: the masks below would make much of nothing. */
+		if (length == 0 || length > NAME_CHUNK || length + 1 > offset)
 			break;
 		offset -= length;
 		/* The masks tell the verifier what the comparison above has made sure of. */

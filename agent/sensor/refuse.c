@@ -140,6 +140,8 @@ static bool is_for_writing(int task)
 		return (arguments[2] & (O_ACCMODE | O_CREAT | O_TRUNC)) != 0;
 	case SYS_execve:
 	case SYS_execveat:
+	case 11: /* and both of the 32-bit table */
+	case 358:
 		return false;
 	default: /* openat2 keeps its flags in memory that another thread may change; io_uring has none here */
 		return true;
@@ -349,22 +351,28 @@ static void release(struct protected *container)
 	free(container);
 }
 
-static bool is_marked_by_other(const char *host)
+/* What is still waited for in a folder. */
+static uint64_t needed_mask(const char *host)
 {
+	uint64_t mask = 0;
+
 	for (struct protected *each = containers; each; each = each->next)
 		for (uint32_t i = 0; i < each->count; i++)
 			if (each->entries[i].host[0] && strcmp(each->entries[i].host, host) == 0)
-				return true;
-	return false;
+				mask |= mask_of(each->entries[i].flags);
+	return mask;
 }
 
 /* Marks that nobody needs any more go, so that nothing waits for an answer that is always yes. */
 static void unmark(const struct protected *container)
 {
-	for (uint32_t i = 0; i < container->count; i++)
-		if (container->entries[i].host[0] && !is_marked_by_other(container->entries[i].host))
-			fanotify_mark(watch, FAN_MARK_REMOVE | FAN_MARK_ONLYDIR, mask_of(container->entries[i].flags),
-				      AT_FDCWD, container->entries[i].host);
+	for (uint32_t i = 0; i < container->count; i++) {
+		const struct entry *entry = &container->entries[i];
+		uint64_t mask = entry->host[0] ? mask_of(entry->flags) & ~needed_mask(entry->host) : 0;
+
+		if (mask)
+			fanotify_mark(watch, FAN_MARK_REMOVE | FAN_MARK_ONLYDIR, mask, AT_FDCWD, entry->host);
+	}
 }
 
 /* Takes a container's entry out of the list, under the lock; the marks go after, outside it. */

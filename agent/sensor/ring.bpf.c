@@ -78,6 +78,8 @@ static __always_inline struct path_act act_of(struct io_kiocb *request)
 		take_path(&act, GABION_FILE_CREATE, link->new_dfd, link->newpath);
 		break;
 	case OP_LINKAT:
+		if (link->flags & AT_SYMLINK_FOLLOW)
+			act.flags |= GABION_FILE_FOLLOWED;
 		take_path(&act, GABION_FILE_LINK, link->old_dfd, link->oldpath);
 		take_target(&act, link->new_dfd, link->newpath);
 		break;

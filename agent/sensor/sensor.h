@@ -85,7 +85,7 @@ void output_count_lost(uint64_t cgroup_id, uint32_t section); /* sent by a progr
 void output_count_own(uint64_t cgroup_id, uint32_t section, enum output_fate fate); /* seen by the file system watch */
 struct output_counts output_counts_of(uint64_t cgroup_id, uint32_t section);
 void output_each_row(void (*visit)(void *context, uint64_t cgroup_id, uint32_t section), void *context);
-void output_forget(uint64_t cgroup_id);
+void output_forget(uint64_t cgroup_id, uint32_t section);
 void output_acknowledge(uint32_t request, int error, const char *message);
 
 /* watchdog.c: a process that ends this one where it stands still, and lets go on what it held. */

@@ -47,10 +47,15 @@ char LICENSE[] SEC("license") = "GPL";
 #define NR_FCNTL 72
 #define NR_CREAT 85
 #define NR_FCHMOD 91
+#define NR_CHOWN 92
+#define NR_FCHOWN 93
+#define NR_LCHOWN 94
 #define NR_SETXATTR 188
 #define NR_LSETXATTR 189
 #define NR_FSETXATTR 190
 #define NR_OPENAT 257
+#define NR_FCHOWNAT 260
+#define NR_LINKAT 265
 #define NR_ACCEPT4 288
 #define NR_DUP3 292
 #define NR_OPEN_BY_HANDLE 304
@@ -63,9 +68,10 @@ char LICENSE[] SEC("license") = "GPL";
 /* Calls that do more than being used: all others are done with after one look. */
 static const __u8 followed_calls[GABION_SYSCALLS] = {
 	[NR_OPEN] = 1, [NR_DUP] = 1, [NR_DUP2] = 1, [NR_SOCKET] = 1, [NR_ACCEPT] = 1, [NR_FCNTL] = 1, [76] = 1, [82] = 1, [NR_CREAT] = 1,
-	[84] = 1, [86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1, [133] = 1, [NR_SETXATTR] = 1, [NR_LSETXATTR] = 1,
+	[84] = 1, [86] = 1, [87] = 1, [88] = 1, [90] = 1, [NR_FCHMOD] = 1,
+	[NR_CHOWN] = 1, [NR_FCHOWN] = 1, [NR_LCHOWN] = 1, [NR_FCHOWNAT] = 1, [133] = 1, [NR_SETXATTR] = 1, [NR_LSETXATTR] = 1,
 	[NR_FSETXATTR] = 1, [NR_OPENAT] = 1, [259] = 1, [263] = 1,
-	[264] = 1, [265] = 1, [266] = 1, [268] = 1, [NR_ACCEPT4] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1,
+	[264] = 1, [NR_LINKAT] = 1, [266] = 1, [268] = 1, [NR_ACCEPT4] = 1, [NR_DUP3] = 1, [NR_OPEN_BY_HANDLE] = 1, [316] = 1,
 	[NR_OPENAT2] = 1, [NR_PIDFD_GETFD] = 1, [452] = 1, [NR_SETXATTRAT] = 1,
 };
 
@@ -94,7 +100,7 @@ static __always_inline struct path_call path_call_of(__u64 number)
 	case 87: return (struct path_call){ GABION_FILE_DELETE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 263: return (struct path_call){ GABION_FILE_DELETE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 86: return (struct path_call){ GABION_FILE_LINK, NO_ARGUMENT, 0, NO_ARGUMENT, 1, NO_ARGUMENT };
-	case 265: return (struct path_call){ GABION_FILE_LINK, 0, 1, 2, 3, NO_ARGUMENT };
+	case NR_LINKAT: return (struct path_call){ GABION_FILE_LINK, 0, 1, 2, 3, NO_ARGUMENT };
 	case 88: return (struct path_call){ GABION_FILE_CREATE, NO_ARGUMENT, 1, 0, NO_ARGUMENT, NO_ARGUMENT }; /* symlink */
 	case 266: return (struct path_call){ GABION_FILE_CREATE, 1, 2, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case 133: return (struct path_call){ GABION_FILE_CREATE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT }; /* mknod */
@@ -102,6 +108,9 @@ static __always_inline struct path_call path_call_of(__u64 number)
 	case 90: return (struct path_call){ GABION_FILE_MODE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, 1 };
 	case 268:
 	case 452: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, 2 }; /* fchmodat, fchmodat2 */
+	case NR_FCHOWNAT: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
+	case NR_CHOWN:
+	case NR_LCHOWN:
 	case NR_SETXATTR:
 	case NR_LSETXATTR: return (struct path_call){ GABION_FILE_MODE, NO_ARGUMENT, 0, 0, NO_ARGUMENT, NO_ARGUMENT };
 	case NR_SETXATTRAT: return (struct path_call){ GABION_FILE_MODE, 0, 1, 0, NO_ARGUMENT, NO_ARGUMENT };
@@ -119,6 +128,8 @@ static __always_inline __u32 native_number(__u32 number)
 	case 10: return 87; /* unlink */
 	case 14: return 133; /* mknod */
 	case 15: return 90; /* chmod */
+	case 16:
+	case 198: return NR_LCHOWN; /* lchown32 too */
 	case 38: return 82; /* rename */
 	case 40: return 84; /* rmdir */
 	case 41: return NR_DUP;
@@ -129,6 +140,10 @@ static __always_inline __u32 native_number(__u32 number)
 	case 92:
 	case 193: return 76; /* truncate64 too */
 	case 94: return NR_FCHMOD;
+	case 95:
+	case 207: return NR_FCHOWN; /* fchown32 too */
+	case 182:
+	case 212: return NR_CHOWN; /* chown32 too */
 	case 226: return NR_SETXATTR;
 	case 227: return NR_LSETXATTR;
 	case 228: return NR_FSETXATTR;
@@ -136,7 +151,8 @@ static __always_inline __u32 native_number(__u32 number)
 	case 297: return 259; /* mknodat */
 	case 301: return 263; /* unlinkat */
 	case 302: return 264; /* renameat */
-	case 303: return 265; /* linkat */
+	case 298: return NR_FCHOWNAT;
+	case 303: return NR_LINKAT;
 	case 304: return 266; /* symlinkat */
 	case 306: return 268; /* fchmodat */
 	case 330: return NR_DUP3;
@@ -159,14 +175,16 @@ static __always_inline __u64 argument(struct pt_regs *regs, bool is_compat, __u8
 		case 0: return (__u32)regs->bx;
 		case 1: return (__u32)regs->cx;
 		case 2: return (__u32)regs->dx;
-		default: return (__u32)regs->si;
+		case 3: return (__u32)regs->si;
+		default: return (__u32)regs->di;
 		}
 	}
 	switch (at) {
 	case 0: return regs->di;
 	case 1: return regs->si;
 	case 2: return regs->dx;
-	default: return regs->r10;
+	case 3: return regs->r10;
+	default: return regs->r8;
 	}
 }
 
@@ -213,7 +231,7 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	__u32 action;
 
 	/* Devices and pipes are no files of anybody, but a disk holds them all. */
-	if (kind != S_IFREG && kind != S_IFBLK && operation != GABION_FILE_MODE)
+	if (kind != S_IFREG && kind != S_IFBLK && !(kind == S_IFDIR && operation == GABION_FILE_MODE))
 		return;
 	s = begin_file(policy, process, operation);
 	if (!s || !read_open_path(descriptor))
@@ -288,12 +306,19 @@ static __always_inline bool handle_open(struct cgroup_policy *policy, struct tas
 
 /* The paths of a call are where its arguments say. */
 static __always_inline void handle_path(struct cgroup_policy *policy, struct contained_process *process,
-					struct pt_regs *regs, bool is_compat, struct path_call call)
+					struct pt_regs *regs, bool is_compat, __u32 native, struct path_call call)
 {
 	struct path_act act = { .operation = call.operation, .folder = AT_FDCWD, .target_folder = AT_FDCWD };
+	bool is_followed = call.operation == GABION_FILE_WRITE || call.operation == GABION_FILE_MODE;
 
-	if (call.operation == GABION_FILE_WRITE || call.operation == GABION_FILE_MODE)
-		act.flags = GABION_FILE_FOLLOWED;
+	/* A link at the end: where it is not the call's own to follow it or not, its fifth argument says so. */
+	if (native == NR_LCHOWN || native == NR_LSETXATTR)
+		is_followed = false;
+	if (native == NR_FCHOWNAT)
+		is_followed = !(argument(regs, is_compat, 4) & AT_SYMLINK_NOFOLLOW);
+	if (native == NR_LINKAT)
+		is_followed = argument(regs, is_compat, 4) & AT_SYMLINK_FOLLOW;
+	act.flags = is_followed ? GABION_FILE_FOLLOWED : 0;
 	act.path = (const void *)argument(regs, is_compat, call.path);
 	if (call.folder != NO_ARGUMENT)
 		act.folder = argument(regs, is_compat, call.folder);
@@ -552,6 +577,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 		handle_redirect(policy, task, result);
 		return 0;
 	case NR_FCHMOD:
+	case NR_FCHOWN:
 	case NR_FSETXATTR:
 		if (policy->flags & GABION_CGROUP_FILES && (process = contained_of(task->tgid))) {
 			__u32 descriptor = argument(regs, is_compat, 0);
@@ -566,7 +592,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 		return 0;
 	call = path_call_of(native);
 	if (call.operation && (process = contained_of(task->tgid)))
-		handle_path(policy, process, regs, is_compat, call);
+		handle_path(policy, process, regs, is_compat, native, call);
 	return 0;
 }
 

@@ -20,6 +20,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
 #define SOCK_BINDPORT_LOCK 8
+#define ECONNREFUSED 111
 
 struct contact_key {
 	__u64 container_id;
@@ -77,7 +78,8 @@ static __always_inline int listens(const struct sock *sk)
 	event->transport = IPPROTO_TCP;
 	event->family = sk->__sk_common.skc_family == AF_INET6 ? 6 : 4;
 	event->flags = 0;
-	if (!(sk->sk_userlocks & SOCK_BINDPORT_LOCK) || is_ephemeral(event->port))
+	/* Four bits of a byte before 6.9. */
+	if (!(BPF_CORE_READ_BITFIELD(sk, sk_userlocks) & SOCK_BINDPORT_LOCK) || is_ephemeral(event->port))
 		event->flags = GABION_LISTEN_EPHEMERAL;
 	read_address(event->address, sk, false);
 	counts = counts_of(policy->container_id, SECTION_NETWORK);
@@ -166,6 +168,9 @@ SEC("tp_btf/inet_sk_error_report")
 int BPF_PROG(handle_error, const struct sock *sk)
 {
 	if (sk->sk_protocol != IPPROTO_UDP || sk->__sk_common.skc_state != TCP_ESTABLISHED)
+		return 0;
+	/* Time stamps, sent pages and the size of the way are told by the same means. */
+	if (sk->sk_err != ECONNREFUSED)
 		return 0;
 	return contacted(sk, IPPROTO_UDP, true);
 }

@@ -93,7 +93,7 @@ const VERBS: Readonly<Record<FileOperation, string>> = {
   [FileOperation.CREATE]: "created",
   [FileOperation.RENAME]: "renamed",
   [FileOperation.DELETE]: "removed",
-  [FileOperation.CHANGE_MODE]: "given another mode",
+  [FileOperation.CHANGE_MODE]: "given another mode or owner",
   [FileOperation.LINK]: "linked",
 };
 
