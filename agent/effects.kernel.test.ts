@@ -53,7 +53,7 @@ describe("what each act comes to under each effect", () => {
     expect(audit.delivery).toBe(Delivery[cell.delivery ?? "UNSPECIFIED"]);
     expect(audit.deliveryNote).toMatch(new RegExp(cell.note ?? "^$"));
     expect(audit.decision?.effectAsked).toBe(Effect[effect]);
-    expect(audit.decision?.effectApplied).toBe(Effect[effect]);
+    expect(audit.decision?.effectApplied).toBe(Effect[cell.applied ?? effect]);
     expect(audit.ruleName).toBe(act.name);
   }
 

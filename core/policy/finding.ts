@@ -18,6 +18,8 @@ export interface Finding {
   readonly outcome: Outcome;
   readonly eventClass: EventClass;
   readonly effect: Effect;
+  /** What the rule asks for, where that is more than may be done. */
+  readonly effectAsked?: Effect;
   readonly reason: Reason;
   /** The entry, detector or item that decided; empty where none did. */
   readonly matched: string;
@@ -137,7 +139,7 @@ export function rulingOf(
   nearest: () => NearestItem[] = () => [],
 ): Ruling {
   const treatment = treat(finding.eventClass, state, finding.effect, settings);
-  return { finding, treatment, effectAsked: finding.effect, passedOver, nearest };
+  return { finding, treatment, effectAsked: finding.effectAsked ?? finding.effect, passedOver, nearest };
 }
 
 /**

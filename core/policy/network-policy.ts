@@ -203,7 +203,8 @@ function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent
   if (event.isDirect && !policy.directAddresses.has(addressText(event.address))) {
     // An address may be known to a program from before it was watched: nobody is stopped for that.
     const effect = policy.effect === Effect.DISABLE ? Effect.DISABLE : Effect.ALERT;
-    return deviation(effect, () => `${shown()} was contacted without a look-up, and the address is not in the model`);
+    const message = () => `${shown()} was contacted without a look-up, and the address is not in the model`;
+    return { ...deviation(effect, message), effectAsked: policy.effect };
   }
   return inModel(policy.effect, port, shown);
 }

@@ -17,7 +17,7 @@ const DATA = resolve(import.meta.dirname, "../../agent/testdata");
 const API_SERVER = "10.96.0.1";
 const ADDRESSES = [
   ...["203.0.113.5", "10.1.2.3", "2001:db8::5", "10.0.0.53", "10.0.0.54"],
-  ...[API_SERVER, "169.254.169.254", "fd00:ec2::254"],
+  ...["2001:db8::53", API_SERVER, "169.254.169.254", "fd00:ec2::254"],
 ];
 /** A program that every test may have told. */
 export const MARKER = "/opt/marker";
@@ -29,6 +29,7 @@ export interface Cell {
   readonly says: string | null;
   readonly ends?: boolean;
   readonly delivery?: keyof typeof Delivery;
+  readonly applied?: EffectName;
   readonly note?: string;
 }
 
@@ -125,11 +126,14 @@ export async function startActing(rig: AgentRig, id: string): Promise<SandboxCon
   await rig.watched(id);
   await container.addAddresses(...ADDRESSES);
   await container.allowEchoSockets();
-  void container.exec("/opt/netprobe", "dns-serve", "10.0.0.53", "203.0.113.5");
+  for (const resolver of ["10.0.0.53", "2001:db8::53"]) {
+    void container.exec("/opt/netprobe", "dns-serve", resolver, "203.0.113.5");
+  }
   void container.exec("/opt/netprobe", "serve", "10.0.0.54", "53", "300");
   await until("the resolvers", 10_000, async () => {
     const answers = await Promise.all([
       container.exec("/opt/netprobe", "dns", "udp", "10.0.0.53", "ready.example", "1"),
+      container.exec("/opt/netprobe", "dns", "udp", "2001:db8::53", "ready.example", "1"),
       container.exec("/opt/netprobe", "tcp", "10.0.0.54", "53"),
     ]);
     return answers.every(({ output }) => output.trim() === "ok") || undefined;
