@@ -43,6 +43,8 @@ export interface BundleOptions {
 }
 
 const CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_NET_BIND_SERVICE"];
+/** What no container of a test needs more than, so that one that goes wrong leaves the machine usable. */
+const LIMITS = { pids: { limit: 4_096 }, memory: { limit: 1024 ** 3 } };
 const MOUNTS = [
   { destination: "/proc", type: "proc", source: "proc" },
   { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=64k"] },
@@ -98,7 +100,7 @@ function configuration(options: BundleOptions): object {
       namespaces,
       cgroupsPath: options.cgroupsPath,
       devices,
-      resources: { ...options.resources, ...(rules.length > 0 ? { devices: rules } : {}) },
+      resources: { ...LIMITS, ...options.resources, ...(rules.length > 0 ? { devices: rules } : {}) },
       ...(options.seccomp ? { seccomp: options.seccomp } : {}),
     },
   };
