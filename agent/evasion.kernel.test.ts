@@ -142,8 +142,13 @@ onKernel("the very first act of a container is refused like every later one", as
   await using rig = await AgentRig.open("first", LearningState.LEARNING);
   await rig.rules({
     process: { effect: Effect.PREVENT, denied: [{ process: "/var/bad/*" }] },
-    network: { effect: Effect.PREVENT, denied: { outboundAddresses: ["127.0.0.7"] } },
+    network: {
+      effect: Effect.PREVENT,
+      denied: { outboundAddresses: ["127.0.0.7"], listeningPorts: [{ first: 4444, last: 4444 }] },
+    },
+    dns: { effect: Effect.PREVENT, denied: ["*.evil.example"] },
     filesystem: { effect: Effect.PREVENT, denied: ["/etc/passwd"] },
+    syscall: { effect: Effect.BLOCK, denied: ["getcpu"] },
   });
   const files = {
     ...probeFile,
@@ -155,14 +160,21 @@ onKernel("the very first act of a container is refused like every later one", as
   expect((await first("program", "/var/bad/one")).status).not.toBe(0);
   expect((await first("connection", PROBE, "tcp", "127.0.0.7", "9")).output.trim()).toBe("EPERM");
   expect((await first("file", PROBE, "open", "/etc/passwd")).output.trim()).toBe("EPERM");
+  expect((await first("bind", PROBE, "listen", "0.0.0.0", "4444", "0")).output.trim()).toBe("EPERM");
+  expect((await first("look-up", PROBE, "dns", "udp", "127.0.0.1", "a.evil.example", "1")).output.trim()).toBe("EPERM");
+  const call = await first("call", PROBE, "syscall", "309");
+  expect([call.output.trim(), call.status]).toEqual(["", 137]);
   await rig.rules({ network: { effect: Effect.PREVENT, detectors: { raw_socket: {} } } });
   rig.changeModel(LearningState.ACTIVE, []);
+  expect((await first("raw", PROBE, "raw", "2", "255")).output.trim()).toBe("EPERM");
+  expect((await first("unbound", PROBE, "listen-unbound", "0.0.0.0", "0", "0")).status).toBe(137);
   expect((await first("packets", PROBE, "packet", "3")).status).toBe(137);
   const packets = await rig.audited("the packet socket", (a) => a.container?.containerId === "packets");
   expect(packets.deliveryNote).toMatch(/killed before .*it was the container's first process, so the container ended/);
-  for (const id of ["program", "connection", "file"]) {
+  for (const id of ["program", "connection", "file", "bind", "look-up", "call", "raw", "unbound"]) {
     const audit = await rig.audited(id, (a) => a.container?.containerId === id && a.section !== 0);
-    expect([Delivery.DENIED, Delivery.KILLED]).toContain(audit.delivery);
+    const expected = id === "call" ? [Delivery.AFTER_THE_FACT] : [Delivery.DENIED, Delivery.KILLED];
+    expect(expected, id).toContain(audit.delivery);
   }
   expect(rig.audits.some((a) => a.system?.name === "hold_expired")).toBe(false);
 });

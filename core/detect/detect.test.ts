@@ -13,6 +13,19 @@ const failed = (address: string, port: number, transport: Transport = Transport.
 });
 const answered = (address: string, port: number): Contact => ({ ...failed(address, port), isFailed: false });
 
+test("many ports of many hosts, few of each, are a port scan", () => {
+  const detector = new PortScanDetector();
+  const found = Array.from({ length: 120 }, (_, i) =>
+    // Ten ports of each of twelve hosts, and no port twice.
+    detector.take(failed(`10.0.0.${Math.floor(i / 10)}`, 1_000 + i), i),
+  );
+  expect(found.findIndex(Boolean)).toBe(99);
+  const scan = found[99];
+  expect(scan && scanText(scan)).toBe(
+    "a port scan: 100 ports of 10 hosts were tried; 100 of 100 first contacts failed",
+  );
+});
+
 test("fifteen failed ports of one host are a vertical scan, fourteen are none", () => {
   const detector = new PortScanDetector();
   for (let port = 1; port < 15; port += 1) expect(detector.take(failed("h", port), port)).toBeUndefined();
