@@ -6,6 +6,7 @@ import { AddressClasses } from "#core/matching/address-class.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
+import { namedPatterns } from "#core/policy/file-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -20,6 +21,7 @@ import { groupExists, type WatchedContainer } from "./containers/watched-contain
 import { HashCache } from "./content/hash-cache.ts";
 import { imageFiles } from "./content/manifest.ts";
 import { Enforcer } from "./enforce/enforcer.ts";
+import { NameWatch } from "./enforce/name-watch.ts";
 import { type StopResult, stopContainer } from "./enforce/stop.ts";
 import { carryOutVerdict, verdictAudit } from "./enforce/verdict.ts";
 import { AuditWriter } from "./pipeline/audit-writer.ts";
@@ -88,6 +90,7 @@ export class Agent implements AsyncDisposable {
   readonly #processes: ProcessTable;
   readonly #execs: ExecPipeline;
   readonly #events: EventPipeline;
+  readonly #names: NameWatch;
   readonly #supervisor: SensorSupervisor;
   readonly #timers: Disposable[] = [];
   /** Sections of models that were told to be full, while their containers run. */
@@ -138,7 +141,16 @@ export class Agent implements AsyncDisposable {
       putFile: (container, file) => void this.#withSensor((sensor) => sensor.putFiles([file]), container.id),
     });
     const { detectors = DEFAULT_DETECTORS } = options;
-    this.#events = new EventPipeline({ ...common, detectors, addressClasses: this.#addressClasses });
+    this.#events = new EventPipeline({ ...common, clock, detectors, addressClasses: this.#addressClasses });
+    this.#names = new NameWatch({
+      clock,
+      cgroupMount,
+      onName: (container, path, atMs) =>
+        container.events.add(
+          () => this.#events.handleName(container, path, atMs),
+          (err) => logger.error({ err, path }, "name not looked into"),
+        ),
+    });
     this.containers = new ContainerWatch({
       nodeId,
       cluster: options.cluster ?? "",
@@ -255,6 +267,7 @@ export class Agent implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const timer of this.#timers) timer[Symbol.dispose]();
+    this.#names[Symbol.dispose]();
     // As it ends the sensor tells what is left, and its last counters.
     await this.#supervisor[Symbol.asyncDispose]();
     await Promise.all(this.#ends.values());
@@ -386,6 +399,7 @@ export class Agent implements AsyncDisposable {
   async #bringIntoForce(container: WatchedContainer): Promise<void> {
     const isInForce = await this.#enforcer.enforce(container);
     if (isInForce) {
+      this.#watchNames(container);
       for (const section of SECTIONS) container.span(section).beginMs ||= this.#options.clock.now();
       return;
     }
@@ -396,6 +410,7 @@ export class Agent implements AsyncDisposable {
 
   /** After all its events. Not in their queue, which may be full. */
   #gone(container: WatchedContainer): void {
+    this.#names.drop(container);
     const end = async () => {
       const { modelKey } = container.message;
       // It is told of until it is unbound: its last events and counters come before the answer.
@@ -426,6 +441,11 @@ export class Agent implements AsyncDisposable {
     await this.#withSensor((sensor) => sensor.dropFiles([...ofImage, ...container.files.values()]), container.id);
   }
 
+  #watchNames(container: WatchedContainer): void {
+    if (!container.isGone)
+      this.#names.update(container, container.use ? namedPatterns(container.use.policy.filesystem) : []);
+  }
+
   #hasEnded(container: WatchedContainer): boolean {
     return container.isGone || !groupExists(this.#options.cgroupMount, container.cgroup);
   }
@@ -435,6 +455,7 @@ export class Agent implements AsyncDisposable {
     const results = await Promise.all(
       containers.map(async (container) => (await this.#enforcer.enforce(container)) || this.#hasEnded(container)),
     );
+    for (const container of containers) this.#watchNames(container);
     this.#isReportDue = !results.every(Boolean);
     if (!this.#isReportDue) this.#reportEnforced();
   }

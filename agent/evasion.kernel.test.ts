@@ -121,6 +121,44 @@ withDisks("a disk that is opened for writing is told, and who does it dies where
   }
 });
 
+onKernel("a link that leads elsewhere a moment later does not hide what was changed behind it", async () => {
+  await using rig = await AgentRig.open("links", LearningState.ACTIVE);
+  await rig.rules({ filesystem: { effect: Effect.ALERT, denied: ["/srv/kept/*"], detectors: { account_files: {} } } });
+  const kept = Array.from(
+    { length: 3_000 },
+    (_, i) => [`/srv/kept/below/${i}`, { content: "x", mode: 0o644 }] as const,
+  );
+  const web = rig.sandbox.start("web", {
+    args: IDLE,
+    programs: [...PROGRAMS, "/bin/ln", "/bin/rm"],
+    files: {
+      "/etc/passwd": { content: "root:x:0:0::/:/bin/sh\n", mode: 0o644 },
+      "/var/a/x": { content: "x", mode: 0o644 },
+      ...Object.fromEntries(kept),
+    },
+  });
+  await rig.watched("web");
+  const swapped = (to: string, act: string) => `/bin/ln -sfn ${to} /var/l; ${act}; /bin/ln -sfn /var/a /var/l`;
+  const about = (path: string) => rig.audits.filter((a) => a.message.includes(`\`${path}\``));
+  let next = 0;
+  const removed = async () => {
+    next += 1;
+    await web.exec("/bin/sh", "-c", swapped("/srv/kept/below", `/bin/rm /var/l/${next}`));
+    return (
+      rig.audits.some((a) => a.message.includes("`/srv/kept/below/") && a.message.includes("was not seen")) || undefined
+    );
+  };
+  await until("names to be watched", 20_000, removed);
+  // What is told by who did it is not told again.
+  await web.exec("/bin/sh", "-c", "echo x > /var/new; /bin/mv /var/new /etc/passwd");
+  await web.exec("/bin/sh", "-c", swapped("/etc", "echo x > /var/new; /bin/mv /var/new /var/l/shadow"));
+  const shadow = await rig.audited("the file behind the link", (a) => a.message.includes("`/etc/shadow`"));
+  expect(shadow.decision).toMatchObject({ detector: "account_files", effectApplied: Effect.ALERT });
+  expect(about("/etc/passwd").map(({ message }) => message)).toEqual([
+    expect.stringMatching(/^`\/var\/new` renamed to/),
+  ]);
+});
+
 onKernel("a flood of look-ups of random names is counted exactly and told as what it is", async () => {
   await using rig = await AgentRig.open("names", LearningState.ACTIVE);
   await rig.rules({ dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {} } } });

@@ -99,7 +99,8 @@ export async function pathsOfChange(frame: FileFrame, root: string): Promise<{ p
 
 const ANY_EXECUTE = 0o111;
 
-async function statusAt(root: string, path: string): Promise<Stats | undefined> {
+/** Of what lies at a path below a root; a link is not followed. Undefined for nothing. */
+export async function statusAt(root: string, path: string): Promise<Stats | undefined> {
   const full = Buffer.concat([Buffer.from(root), Buffer.from(unescapeText(path))]);
   return lstat(full).catch(() => undefined);
 }

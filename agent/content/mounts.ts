@@ -77,6 +77,11 @@ export async function mountsOf(cgroupMount: string, cgroup: ControlGroup, rootfs
   return [];
 }
 
+/** True where a program of a container's own runs in it. */
+export async function hasInsider(cgroupMount: string, cgroup: ControlGroup, rootfs: string): Promise<boolean> {
+  return (await firstOf(insiders(cgroupMount, cgroup, rootfs))) !== undefined;
+}
+
 async function firstOf<T>(all: AsyncIterable<T>): Promise<T | undefined> {
   for await (const one of all) return one;
   return undefined;

@@ -1,4 +1,5 @@
 import { lstat } from "node:fs/promises";
+import { isPattern } from "#core/matching/pattern.ts";
 import { directoryOf } from "#core/policy/file-policy.ts";
 import type { RefusedPath } from "#core/policy/kernel-slot.ts";
 import type { IdentifiedContainer } from "../containers/identify.ts";
@@ -38,12 +39,48 @@ async function foldersIn(directory: Buffer, max: number): Promise<{ folders: Buf
   return { folders, isComplete: true };
 }
 
+/** A folder of a container: as it lies on the host, and its real path inside. */
+interface Folder {
+  readonly host: Buffer;
+  readonly path: Buffer;
+}
+
 /** A folder of the container as it lies on the host; undefined where it does not exist there. */
+async function findFolder(rootfs: string, typed: string): Promise<Folder | undefined> {
+  const path = await resolveInRoot(rootfs, typed);
+  if (path === undefined) return undefined;
+  const host = path.length === 0 ? Buffer.from(rootfs) : join(rootfs, [path.subarray(1)]);
+  return (await lstat(host).catch(() => undefined))?.isDirectory() ? { host, path } : undefined;
+}
+
 async function onHost(rootfs: string, path: string): Promise<Buffer | undefined> {
-  const resolved = await resolveInRoot(rootfs, path);
-  if (resolved === undefined) return undefined;
-  const full = resolved.length === 0 ? Buffer.from(rootfs) : join(rootfs, [resolved.subarray(1)]);
-  return (await lstat(full).catch(() => undefined))?.isDirectory() ? full : undefined;
+  return (await findFolder(rootfs, path))?.host;
+}
+
+/** Folders that patterns name something in: of a file its own, of a whole folder it and those below. At most so many. */
+export async function foldersOf(rootfs: string, patterns: readonly string[], max: number): Promise<Folder[]> {
+  const found = new Map<string, Folder>();
+  const add = (folder: Folder) => {
+    if (found.size < max) found.set(folder.host.toString("latin1"), folder);
+  };
+  for (const pattern of patterns.filter((each) => !isPattern(each))) {
+    if (found.size >= max) break;
+    const folder = await findFolder(rootfs, directoryOf(pattern));
+    if (folder) add(folder);
+  }
+  for (const pattern of patterns.filter((each) => isWholeFolder(each))) {
+    if (found.size >= max) break;
+    const top = await findFolder(rootfs, pattern.slice(0, -2) || "/");
+    const { folders } = top ? await foldersBelow(top.host, max) : { folders: [] };
+    for (const host of folders) {
+      if (top) add({ host, path: Buffer.concat([top.path, host.subarray(top.host.length)]) });
+    }
+  }
+  return [...found.values()];
+}
+
+function isWholeFolder(pattern: string): boolean {
+  return pattern.endsWith("/*") && !isPattern(pattern.slice(0, -1));
 }
 
 /**

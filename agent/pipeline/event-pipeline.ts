@@ -4,7 +4,9 @@ import type { AddressClasses } from "#core/matching/address-class.ts";
 import { journalEvent } from "#core/model/journal.ts";
 import { sectionPolicy } from "#core/policy/container-policy.ts";
 import { withCustomRules } from "#core/policy/custom-rules.ts";
+import { escapeBytes } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import type { Clock } from "#lib/flow/clock.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
 import { SeenRoots } from "../content/mounts.ts";
@@ -14,12 +16,16 @@ import { Outcome } from "../wire/layout.ts";
 import { type Conclusion, isActedInKernel } from "./conclude.ts";
 import type { WallClock } from "./exec-event.ts";
 import { judgeDns } from "./judge-dns.ts";
-import { judgeFile, judgeRedirect, judgeRefused, judgeSyscall } from "./judge-host.ts";
+import { judgeFile, judgeName, judgeRedirect, judgeRefused, judgeSyscall } from "./judge-host.ts";
 import { judgeConnect, judgeContact, judgeListen, judgeSocket } from "./judge-network.ts";
 import { judgeWritten } from "./judge-written.ts";
 import { EventMaker, type Judged } from "./judged.ts";
 import type { ProcessTable } from "./process-table.ts";
 import { Repeats } from "./repeats.ts";
+import { ToldNames } from "./told-names.ts";
+
+/** A change is told of within this time before its name is seen, in ms. */
+const TOLD_BEFORE_MS = 2_000;
 
 export interface EventPipelineDependencies {
   readonly bootId: string;
@@ -32,6 +38,7 @@ export interface EventPipelineDependencies {
   readonly cgroupMount: string;
   readonly detectors: DetectorSettings;
   readonly addressClasses: AddressClasses;
+  readonly clock: Clock;
 }
 
 /** Everything that happens in a container but execs. */
@@ -42,6 +49,7 @@ export class EventPipeline {
   readonly #deps: EventPipelineDependencies;
   readonly #maker: EventMaker;
   readonly #repeats = new Repeats();
+  readonly #toldNames = new ToldNames();
 
   constructor(deps: EventPipelineDependencies) {
     this.#deps = deps;
@@ -55,11 +63,16 @@ export class EventPipeline {
     const mayRepeat = !use.policy.custom.sections.has(sectionOfFrame(frame.kind));
     const repeat = mayRepeat ? this.#repeats.find(container, frame) : undefined;
     if (repeat) {
+      // Paths of what may repeat itself are real ones.
+      if (frame.kind === "file") this.#toldNames.note(container, escapeBytes(frame.path), this.#deps.clock.now());
       this.#deps.conclusion.countAgain(container, repeat, use);
       return;
     }
     const all = await this.#judge(container, frame, use);
-    for (const judged of all) await this.#conclude(container, frame, judged, use);
+    for (const judged of all) {
+      this.#noteNames(container, judged);
+      await this.#conclude(container, frame, judged, use);
+    }
     const [only] = all;
     const isQuiet = mayRepeat && all.length === 1 && only && !only.decision.isAudited && !only.decision.isHeld;
     if (!isQuiet) return;
@@ -79,7 +92,27 @@ export class EventPipeline {
     return all !== undefined;
   }
 
-  async #conclude(container: WatchedContainer, frame: EventHead, judged: Judged, use: SlotUse): Promise<void> {
+  /** Looks into a name that appeared or went at a moment, where no change of it was told since a little before. */
+  async handleName(container: WatchedContainer, path: string, atMs: number): Promise<void> {
+    const { use } = container;
+    if (!use || this.#toldNames.has(container, path, atMs - TOLD_BEFORE_MS)) return;
+    const judged = await judgeName(this.#maker, container, path, use);
+    if (judged) await this.#conclude(container, { outcome: Outcome.ASKED }, judged, use);
+  }
+
+  #noteNames(container: WatchedContainer, { event }: Judged): void {
+    if (event.kind.case !== "fileChange") return;
+    const { path, newPath } = event.kind.value;
+    const now = this.#deps.clock.now();
+    for (const each of newPath === "" ? [path] : [path, newPath]) this.#toldNames.note(container, each, now);
+  }
+
+  async #conclude(
+    container: WatchedContainer,
+    frame: Pick<EventHead, "outcome">,
+    judged: Judged,
+    use: SlotUse,
+  ): Promise<void> {
     const { conclusion } = this.#deps;
     const { section, event, facts, object, act } = judged;
     const of = { event, container: container.message };

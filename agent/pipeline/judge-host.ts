@@ -1,3 +1,4 @@
+import { uptime } from "node:os";
 import { create } from "@bufbuild/protobuf";
 import { redirectedProcess } from "#core/policy/decide.ts";
 import { evaluateFile, fileFacts, heldFileFact, isLibrary } from "#core/policy/file-policy.ts";
@@ -7,9 +8,9 @@ import { evaluateSyscall, syscallFact } from "#core/policy/syscall-policy.ts";
 import { syscallName } from "#core/syscall/names.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion/event/v1/event_pb.ts";
-import type { Decision } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { type Decision, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
-import { isExecutableAt, isFolderAt, isTyped, pathsOfChange } from "../content/file-change.ts";
+import { isExecutableAt, isFolderAt, isTyped, pathsOfChange, statusAt } from "../content/file-change.ts";
 import { isRefusedByWatch } from "../enforce/protect.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
@@ -156,6 +157,48 @@ export function judgeRefused(
     object: ["refused", path],
     act,
   };
+}
+
+/**
+ * A name that appeared or went where the sensor told of nothing: judged by what lists and detectors say of the file, as it is
+ * now. Undefined where they say nothing. Who did it is not known, and may be nobody of the container's: it is only told.
+ */
+export async function judgeName(
+  maker: EventMaker,
+  container: WatchedContainer,
+  path: string,
+  use: SlotUse,
+): Promise<Judged | undefined> {
+  const { rootfs } = container.identified.bundle;
+  const status = await statusAt(rootfs, path);
+  // That folders are made is not told, whoever does it.
+  if (status?.isDirectory()) return undefined;
+  const change = {
+    operation: status ? FileOperation.CREATE : FileOperation.DELETE,
+    path,
+    newPath: "",
+    isExecutable: false,
+  };
+  const decision = evaluateFile(use.policy.filesystem, { ...change, processPath: "" });
+  if (decision.outcome !== Outcome.DENIAL && decision.outcome !== Outcome.DETECTION) return undefined;
+  if (decision.effectApplied > Effect.ALERT) decision.effectApplied = Effect.ALERT;
+  if (decision.explanation) decision.explanation.message += "; who did it was not seen";
+  const event = maker.event(container, bootNs(), { case: "fileChange", value: change });
+  const object = ["name", path, change.operation];
+  return {
+    section: Section.FILESYSTEM,
+    event,
+    decision: notLearned(decision),
+    facts: [],
+    object,
+    act: NOTHING,
+    isCompanion: true,
+  };
+}
+
+/** Now, as the kernel counts. */
+function bootNs(): bigint {
+  return BigInt(Math.round(uptime() * 1e9));
 }
 
 /** What did not happen teaches nothing. */

@@ -130,6 +130,15 @@ export function compileFilePolicy(input: FilePolicyInput): CompiledFilePolicy {
   };
 }
 
+/** Patterns of all paths that a rule names for a strong word: its denied list, and files that detectors watch over. */
+export function namedPatterns({ hasRule, effect, denied, detectors }: CompiledFilePolicy): string[] {
+  if (!hasRule || effect === Effect.DISABLE) return [];
+  const on = Object.entries(PROTECTED_FILES).filter(
+    ([name]) => detectors[name as ProtectingDetector].effect !== Effect.DISABLE,
+  );
+  return [...denied.map(({ source }) => source), ...on.flatMap(([, { paths }]) => paths)];
+}
+
 function pathsOf({ path, newPath }: FileEvent): string[] {
   return newPath === "" ? [path] : [path, newPath];
 }
