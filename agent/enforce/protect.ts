@@ -57,26 +57,24 @@ async function onHost(rootfs: string, path: string): Promise<Buffer | undefined>
   return (await findFolder(rootfs, path))?.host;
 }
 
-/** Folders that patterns name something in: of a file its own, of a whole folder it and those below. At most so many. */
+/** Of a file its own folder, of a whole folder it and those below; none for other patterns. */
+async function foldersFor(rootfs: string, pattern: string, max: number): Promise<Folder[]> {
+  const isWhole = isWholeFolder(pattern);
+  if (!isWhole && isPattern(pattern)) return [];
+  const top = await findFolder(rootfs, isWhole ? pattern.slice(0, -2) || "/" : directoryOf(pattern));
+  if (!top || !isWhole) return top ? [top] : [];
+  const { folders } = await foldersBelow(top.host, max);
+  return folders.map((host) => ({ host, path: Buffer.concat([top.path, host.subarray(top.host.length)]) }));
+}
+
+/** Folders that patterns name something in, those of single files first. At most so many. */
 export async function foldersOf(rootfs: string, patterns: readonly string[], max: number): Promise<Folder[]> {
   const found = new Map<string, Folder>();
-  const add = (folder: Folder) => {
-    if (found.size < max) found.set(folder.host.toString("latin1"), folder);
-  };
-  for (const pattern of patterns.filter((each) => !isPattern(each))) {
+  for (const pattern of [...patterns].sort((a, b) => Number(isWholeFolder(a)) - Number(isWholeFolder(b)))) {
     if (found.size >= max) break;
-    const folder = await findFolder(rootfs, directoryOf(pattern));
-    if (folder) add(folder);
+    for (const folder of await foldersFor(rootfs, pattern, max)) found.set(folder.host.toString("latin1"), folder);
   }
-  for (const pattern of patterns.filter((each) => isWholeFolder(each))) {
-    if (found.size >= max) break;
-    const top = await findFolder(rootfs, pattern.slice(0, -2) || "/");
-    const { folders } = top ? await foldersBelow(top.host, max) : { folders: [] };
-    for (const host of folders) {
-      if (top) add({ host, path: Buffer.concat([top.path, host.subarray(top.host.length)]) });
-    }
-  }
-  return [...found.values()];
+  return [...found.values()].slice(0, max);
 }
 
 function isWholeFolder(pattern: string): boolean {
