@@ -87,11 +87,15 @@ export class NameWatch implements Disposable {
   }
 
   #open(watched: Watched, host: Buffer, path: string): FSWatcher[] {
+    const own = host.subarray(host.lastIndexOf(0x2f) + 1);
     try {
       const watcher = watch(host, { persistent: false, encoding: "buffer" }, (kind, name) => {
         // What is written into files is told by their opens, which lead nowhere else.
-        if (kind !== "rename" || !name || watched.waiting.length >= WAITING_MAX) return;
-        watched.waiting.push({ path: `${path}/${escapeBytes(name)}`, atMs: this.#clock.now() });
+        if (kind !== "rename" || !name) return;
+        // By its own name: it has been removed, moved or unmounted, and its path is another folder's from now on.
+        if (own.equals(name)) watcher.close();
+        else if (watched.waiting.length < WAITING_MAX)
+          watched.waiting.push({ path: `${path}/${escapeBytes(name)}`, atMs: this.#clock.now() });
       });
       watcher.on("error", () => watcher.close());
       return [watcher];

@@ -157,7 +157,7 @@ async function blocks(): Promise<void> {
   const rows: string[][] = [["act", "p50", "max"]];
   await using rig = await AgentRig.open(`block-${process.pid}`, LEARNING);
   let count = 0;
-  for (const act of effectActs().filter(({ cells }) => cells.BLOCK)) {
+  for (const act of effectActs().filter(({ cells }) => cells.BLOCK?.ends)) {
     const times: number[] = [];
     while (times.length < SAMPLES) {
       count += 1;
