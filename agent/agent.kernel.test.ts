@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -420,6 +420,22 @@ onKernel("a program that is found running is the same item of the model as one t
     return container;
   };
   await start("before");
+  const procs = join(unifiedMount(), sandbox.scope, "before/cgroup.procs");
+  const runs = () =>
+    readFileSync(procs, "utf8")
+      .trim()
+      .split("\n")
+      .flatMap((pid) =>
+        existsSync(`/proc/${pid}/exe`)
+          ? [`${readlinkSync(`/proc/${pid}/exe`)} ${readFileSync(`/proc/${pid}/comm`, "utf8")}`]
+          : [],
+      );
+  const programs = ["/memfd:evil", "/opt/setuid", "/tmp/gone (deleted)", "a-job-with-a-l"];
+  await until(
+    "all to run before there is an agent",
+    10_000,
+    () => programs.every((program) => runs().some((each) => each.includes(program))) || undefined,
+  );
   await using rig = await AgentRig.over(sandbox, LearningState.LEARNING, { process: { effect: Effect.ALERT } });
   await rig.watched("before");
   const itemsOf = (id: string) => {

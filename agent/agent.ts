@@ -6,7 +6,7 @@ import { AddressClasses } from "#core/matching/address-class.ts";
 import { UNIT_SECONDS } from "#core/model/completeness.ts";
 import { SECTIONS } from "#core/policy/container-policy.ts";
 import { loadExpressionLanguage } from "#core/policy/custom-rules.ts";
-import { namedPatterns } from "#core/policy/file-policy.ts";
+import { isNamed, namedPatterns } from "#core/policy/file-policy.ts";
 import { DEFAULT_TREATMENT } from "#core/policy/treatment.ts";
 import type { Verdict } from "#gen/gabion/audit/v1/verdict_pb.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
@@ -442,8 +442,9 @@ export class Agent implements AsyncDisposable {
   }
 
   #watchNames(container: WatchedContainer): void {
-    if (!container.isGone)
-      this.#names.update(container, container.use ? namedPatterns(container.use.policy.filesystem) : []);
+    const policy = container.use?.policy.filesystem;
+    if (container.isGone || !policy) return;
+    this.#names.update(container, { patterns: namedPatterns(policy), isNamed: (path) => isNamed(policy, path) });
   }
 
   #hasEnded(container: WatchedContainer): boolean {

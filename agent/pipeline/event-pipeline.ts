@@ -4,6 +4,7 @@ import type { AddressClasses } from "#core/matching/address-class.ts";
 import { journalEvent } from "#core/model/journal.ts";
 import { sectionPolicy } from "#core/policy/container-policy.ts";
 import { withCustomRules } from "#core/policy/custom-rules.ts";
+import { isNamed } from "#core/policy/file-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
@@ -64,13 +65,14 @@ export class EventPipeline {
     const repeat = mayRepeat ? this.#repeats.find(container, frame) : undefined;
     if (repeat) {
       // Paths of what may repeat itself are real ones.
-      if (frame.kind === "file") this.#toldNames.note(container, escapeBytes(frame.path), this.#deps.clock.now());
+      if (frame.kind === "file") this.#noteNames(container, use, [escapeBytes(frame.path)]);
       this.#deps.conclusion.countAgain(container, repeat, use);
       return;
     }
     const all = await this.#judge(container, frame, use);
     for (const judged of all) {
-      this.#noteNames(container, judged);
+      const { kind } = judged.event;
+      if (kind.case === "fileChange") this.#noteNames(container, use, [kind.value.path, kind.value.newPath]);
       await this.#conclude(container, frame, judged, use);
     }
     const [only] = all;
@@ -100,11 +102,9 @@ export class EventPipeline {
     if (judged) await this.#conclude(container, { outcome: Outcome.ASKED }, judged, use);
   }
 
-  #noteNames(container: WatchedContainer, { event }: Judged): void {
-    if (event.kind.case !== "fileChange") return;
-    const { path, newPath } = event.kind.value;
-    const now = this.#deps.clock.now();
-    for (const each of newPath === "" ? [path] : [path, newPath]) this.#toldNames.note(container, each, now);
+  #noteNames(container: WatchedContainer, { policy }: SlotUse, paths: readonly string[]): void {
+    const named = paths.filter((path) => path !== "" && isNamed(policy.filesystem, path));
+    for (const path of named) this.#toldNames.note(container, path, this.#deps.clock.now());
   }
 
   async #conclude(

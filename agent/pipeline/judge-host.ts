@@ -11,11 +11,29 @@ import { ContentState, FileOperation, ProcessSchema, Section } from "#gen/gabion
 import { type Decision, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import { isExecutableAt, isFolderAt, isTyped, pathsOfChange, statusAt } from "../content/file-change.ts";
+import type { Place } from "../content/mounts.ts";
 import { isRefusedByWatch } from "../enforce/protect.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { FileFrame, RedirectFrame, RefusedFrame, SyscallFrame } from "../wire/frames.ts";
 import { FileFlag, SyscallFlag } from "../wire/layout.ts";
 import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
+
+/** True where a file that can be run, or a library, was changed, put somewhere or made into one. */
+async function makesExecutable(
+  maker: EventMaker,
+  where: Place,
+  frame: FileFrame,
+  { path, newPath }: { readonly path: string; readonly newPath: string },
+): Promise<boolean> {
+  // Another owner makes nothing executable.
+  if ((frame.flags & FileFlag.OWNER) !== 0) return false;
+  const isMode = frame.operation === FileOperation.CHANGE_MODE && isTyped(frame);
+  // A mode that lets a file be run lets a folder be entered.
+  const isFolder = isMode && (await maker.roots.look(where, (root) => isFolderAt(root, path)));
+  if ((frame.flags & FileFlag.EXECUTABLE) !== 0 && !isFolder) return true;
+  const mayBe = newPath === "" && (frame.flags & FileFlag.FOLLOWED) !== 0 ? path : newPath;
+  return isLibrary(mayBe) || (mayBe !== "" && (await maker.roots.look(where, (root) => isExecutableAt(root, mayBe))));
+}
 
 export async function judgeFile(
   maker: EventMaker,
@@ -30,10 +48,6 @@ export async function judgeFile(
   const resolve = (root: string) => pathsOfChange(frame, root);
   const { path, newPath } = await (isTyped(frame) ? maker.roots.look(where, resolve) : resolve(rootfs));
   const operation = frame.operation as FileOperation;
-  const isMode = operation === FileOperation.CHANGE_MODE && isTyped(frame);
-  // A mode that lets a file be run lets a folder be entered.
-  const isFolder = isMode && (await maker.roots.look(where, (root) => isFolderAt(root, path)));
-  const isMarked = (frame.flags & FileFlag.EXECUTABLE) !== 0 && !isFolder;
   const isIoUring = (frame.flags & FileFlag.RING) !== 0;
   const isFollowed = (frame.flags & FileFlag.FOLLOWED) !== 0;
   // It was only asked for: what the watch refused has not happened, and is told as refused.
@@ -41,11 +55,7 @@ export async function judgeFile(
     const isRefused = (root: string) => isRefusedByWatch(identified, use.refused, root, path);
     if (await maker.roots.look(where, isRefused)) return [];
   }
-  const mayBe = newPath === "" && isFollowed ? path : newPath;
-  const isExecutable =
-    isMarked ||
-    isLibrary(mayBe) ||
-    (mayBe !== "" && (await maker.roots.look(where, (root) => isExecutableAt(root, mayBe))));
+  const isExecutable = await makesExecutable(maker, where, frame, { path, newPath });
   const value = { operation, path, newPath, mode: frame.mode, isExecutable, isIoUring };
   const event = maker.eventOf(container, frame, { case: "fileChange", value });
   const processPath = event.actor?.path ?? "";
@@ -173,14 +183,14 @@ export async function judgeName(
   const status = await statusAt(rootfs, path);
   // That folders are made is not told, whoever does it.
   if (status?.isDirectory()) return undefined;
-  const change = {
-    operation: status ? FileOperation.CREATE : FileOperation.DELETE,
-    path,
-    newPath: "",
-    isExecutable: false,
-  };
-  const decision = evaluateFile(use.policy.filesystem, { ...change, processPath: "" });
-  if (decision.outcome !== Outcome.DENIAL && decision.outcome !== Outcome.DETECTION) return undefined;
+  const operation = status ? FileOperation.CREATE : FileOperation.DELETE;
+  const change = { operation, path, newPath: "", isExecutable: false };
+  const judge = (as: FileOperation) =>
+    evaluateFile(use.policy.filesystem, { ...change, operation: as, processPath: "" });
+  const own = judge(operation);
+  // A folder takes along what lies below it; whether what has gone was one nobody knows any more.
+  const decision = isFound(own) || status ? own : judge(FileOperation.RENAME);
+  if (!isFound(decision)) return undefined;
   if (decision.effectApplied > Effect.ALERT) decision.effectApplied = Effect.ALERT;
   if (decision.explanation) decision.explanation.message += "; who did it was not seen";
   const event = maker.event(container, bootNs(), { case: "fileChange", value: change });
@@ -194,6 +204,11 @@ export async function judgeName(
     act: NOTHING,
     isCompanion: true,
   };
+}
+
+/** True where a list or a detector has something to say. */
+function isFound({ outcome }: Decision): boolean {
+  return outcome === Outcome.DENIAL || outcome === Outcome.DETECTION;
 }
 
 /** Now, as the kernel counts. */

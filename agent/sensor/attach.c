@@ -172,6 +172,7 @@ void attach_end(void)
 	for (int i = 0; i < always_count; i++)
 		bpf_link__destroy(always[i]);
 	always_count = 0;
-	/* Those that were on their way when they were detached. */
-	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+	/* Those that were on their way when they were detached; some kernels cannot wait for them. */
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) < 0)
+		usleep(20000);
 }

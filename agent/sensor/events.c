@@ -195,7 +195,7 @@ void events_send_stats(struct programs *programs)
 		bpf_map_delete_elem(programs->counts, over[i]);
 		output_forget(over[i][0], over[i][1]);
 	}
-	if (sum == last_sum)
+	if (sum == last_sum && over_count == 0)
 		return;
 	last_sum = sum;
 	frame.head = (struct stats_frame){

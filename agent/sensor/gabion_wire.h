@@ -355,6 +355,7 @@ enum gabion_file_flag {
 	GABION_FILE_RING = 1 << 4,     /* asked for through io_uring: told when it was asked for, whatever came of it */
 	GABION_FILE_FOLLOWED = 1 << 5, /* typed, and a link that it ends with was followed */
 	GABION_FILE_ROOTED = 1 << 6,   /* typed by a process with another root than its mounts have */
+	GABION_FILE_OWNER = 1 << 7,    /* of a change of the mode: that of the owner only, which makes nothing executable */
 };
 
 struct file_event {

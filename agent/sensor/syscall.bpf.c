@@ -223,7 +223,7 @@ __attribute__((noinline)) int read_open_path(__u32 descriptor)
 }
 
 static __always_inline void handle_open_file(struct cgroup_policy *policy, struct contained_process *process,
-					     struct file *file, __u32 descriptor, __u32 operation)
+					     struct file *file, __u32 descriptor, __u32 operation, __u32 flags)
 {
 	struct file_scratch *s;
 	struct cgroup_counts *counts;
@@ -236,6 +236,7 @@ static __always_inline void handle_open_file(struct cgroup_policy *policy, struc
 	s = begin_file(policy, process, operation);
 	if (!s || !read_open_path(descriptor))
 		return;
+	s->event.flags |= flags;
 	counts = counts_of(policy->container_id, SECTION_FILES);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
@@ -300,7 +301,7 @@ static __always_inline bool handle_open(struct cgroup_policy *policy, struct tas
 	if (!file || !is_changed(file, flags))
 		return false;
 	handle_open_file(policy, process, file, descriptor,
-			 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE);
+			 file->f_mode & FMODE_CREATED ? GABION_FILE_CREATE : GABION_FILE_WRITE, 0);
 	return true;
 }
 
@@ -319,6 +320,8 @@ static __always_inline void handle_path(struct cgroup_policy *policy, struct con
 	if (native == NR_LINKAT)
 		is_followed = argument(regs, is_compat, 4) & AT_SYMLINK_FOLLOW;
 	act.flags = is_followed ? GABION_FILE_FOLLOWED : 0;
+	if (native == NR_CHOWN || native == NR_LCHOWN || native == NR_FCHOWNAT)
+		act.flags |= GABION_FILE_OWNER;
 	act.path = (const void *)argument(regs, is_compat, call.path);
 	if (call.folder != NO_ARGUMENT)
 		act.folder = argument(regs, is_compat, call.folder);
@@ -584,7 +587,8 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 			struct file *file = file_of(task, descriptor);
 
 			if (file)
-				handle_open_file(policy, process, file, descriptor, GABION_FILE_MODE);
+				handle_open_file(policy, process, file, descriptor, GABION_FILE_MODE,
+						 native == NR_FCHOWN ? GABION_FILE_OWNER : 0);
 		}
 		return 0;
 	}

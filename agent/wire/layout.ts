@@ -152,6 +152,7 @@ export const FileFlag = {
   RING: 1 << 4,
   FOLLOWED: 1 << 5,
   ROOTED: 1 << 6,
+  OWNER: 1 << 7,
 } as const;
 export const SyscallFlag = { COMPAT: 1 << 0 } as const;
 export const ProtectFlag = { WRITE: 1 << 0, EXEC: 1 << 1, DIRECTORY: 1 << 2, MARK: 1 << 3, LISTED: 1 << 4 } as const;

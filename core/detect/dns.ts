@@ -48,7 +48,7 @@ const TUNNEL_TYPES = (type: number) => type === 10 || (type >= 65280 && type <= 
 /** Types whose answers carry data: CNAME, TXT, KEY. */
 const DATA_TYPES = new Set([5, 16, 25]);
 /** Where search paths and reverse look-ups end: many distinct names are normal there. */
-const ORDINARY = /(^|\.)(cluster\.local|in-addr\.arpa|ip6\.arpa|local)$/;
+const ORDINARY = /(^|\.)(in-addr\.arpa|ip6\.arpa|local|internal)$/;
 const DOMAINS_MAX = 1_024;
 const NAMES_MAX = 256;
 /** The highest thresholds that may be set: no more is kept. */
@@ -65,6 +65,8 @@ interface Window {
 
 /** Names of one domain over a longer time. Which there were is known by one of so many bits each: two may be taken for one. */
 const SLOW_BITS = 2_048;
+/** Bytes of a name that carries something, on average: search paths and lists of senders by address bring 10 to 16. */
+const SLOW_MEAN = 24;
 
 interface SlowWindow {
   readonly beginMs: number;
@@ -173,9 +175,11 @@ export class DnsDetector {
     window.seen[bit >>> 5] = word | (1 << (bit & 31));
     window.names += 1;
     window.bytes += below.length;
-    if (window.names < tunnelNames || window.bytes < slowBytes) return undefined;
+    const { names, bytes } = window;
+    if (names < tunnelNames || bytes < slowBytes || bytes < names * SLOW_MEAN) return undefined;
     this.#slow.delete(domain);
-    const message = `${window.names} distinct names with ${window.bytes} bytes were looked up below \`${domain}\` within an hour, as slow tunnels do`;
+    const minutes = Math.round(lengthMs / 60_000);
+    const message = `${names} distinct names with ${bytes} bytes were looked up below \`${domain}\` within ${minutes} minutes, as slow tunnels do`;
     return { detector: "dns_tunnel", domain, message };
   }
 

@@ -168,6 +168,14 @@ function placeOf(index: TextIndex, path: string, { operation }: FileEvent): numb
   return place < 0 && operation === FileOperation.RENAME ? index.findBelow(path) : place;
 }
 
+/** True for a path that a rule names for a strong word, or that lies around such a one: see `namedPatterns`. */
+export function isNamed({ hasRule, effect, lists, detectors }: CompiledFilePolicy, path: string): boolean {
+  const names = (index: TextIndex) => index.find(path) >= 0 || index.findBelow(path) >= 0;
+  if (!hasRule || effect === Effect.DISABLE) return false;
+  const on = compiledProtected.filter(({ name }) => detectors[name].effect !== Effect.DISABLE);
+  return names(lists.denied) || on.some(({ index }) => names(index));
+}
+
 function findDetection(policy: CompiledFilePolicy, event: FileEvent): Finding | undefined {
   const paths = pathsOf(event);
   for (const { name, what, index } of compiledProtected) {
