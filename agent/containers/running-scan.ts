@@ -72,7 +72,10 @@ function scriptOf(comm: Buffer, args: readonly Buffer[], exe: Buffer): Buffer | 
   return args.slice(1, 3).find(isNamed);
 }
 
-/** What a process runs, as its exec would have told it, but whose rights it took: it may have changed them since. Undefined where it has gone, or is none of the container's. */
+/**
+ * What a process runs, as its exec would have told it, but whose rights it took: it may have changed them since. Undefined
+ * where it has gone, or is none of the container's.
+ */
 function execOf(pid: number, cgroup: ControlGroup, slot: number, connections: Connections): ExecFrame | undefined {
   try {
     const file = statSync(`/proc/${pid}/exe`, { bigint: true });

@@ -134,7 +134,12 @@ export class NameWatch implements Disposable {
   }
 }
 
+/** False too where a container has made the way there one that cannot be gone, as by links in a circle. */
 function isSame(host: Buffer, { ino, dev }: BigIntStats): boolean {
-  const now = statSync(host, { bigint: true, throwIfNoEntry: false });
-  return now?.ino === ino && now.dev === dev;
+  try {
+    const now = statSync(host, { bigint: true });
+    return now.ino === ino && now.dev === dev;
+  } catch {
+    return false;
+  }
 }
