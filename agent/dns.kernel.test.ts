@@ -14,6 +14,8 @@ const IDLE = ["/bin/sh", "-c", "while true; do /bin/sleep 1; done"];
 const PROBE = "/opt/netprobe";
 const RESOLVER = "10.0.0.53";
 const RESOLVER6 = "fd00::53";
+/** One that the container was not given. */
+const FOREIGN = "10.0.0.99";
 const ANSWER = "203.0.113.5";
 const TYPE = { A: "1", NULL: "10", TXT: "16", AAAA: "28" } as const;
 
@@ -33,11 +35,14 @@ describe("what a container looks up", () => {
     web = rig.sandbox.start("web", {
       args: IDLE,
       programs: ["/bin/sh", "/bin/sleep"],
-      files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+      files: {
+        [PROBE]: { content: testProgram("netprobe"), mode: 0o755 },
+        "/etc/resolv.conf": { content: `nameserver ${RESOLVER}\nnameserver ${RESOLVER6}\n`, mode: 0o644 },
+      },
     });
     await rig.watched("web");
-    await web.addAddresses(RESOLVER, RESOLVER6, ANSWER, "198.51.100.7");
-    for (const address of [RESOLVER, RESOLVER6]) void web.exec(PROBE, "dns-serve", address, ANSWER);
+    await web.addAddresses(RESOLVER, RESOLVER6, FOREIGN, ANSWER, "198.51.100.7");
+    for (const address of [RESOLVER, RESOLVER6, FOREIGN]) void web.exec(PROBE, "dns-serve", address, ANSWER);
     await until("the resolver", 5_000, async () => ((await ask("ready.example")) === "ok" ? true : undefined));
     await until("the other resolver", 5_000, async () =>
       (await ask("ready.example", "A", "udp", RESOLVER6)) === "ok" ? true : undefined,
@@ -231,6 +236,32 @@ describe("what a container looks up", () => {
     await probe("tcp", "1.1.1.1", "443");
     expect(await audited("1.1.1.1")).toMatchObject({ decision: { detector: "encrypted_dns" } });
   });
+
+  onKernel(
+    "only who was given as a resolver before the container began, or is excepted, may be asked for names",
+    async () => {
+      const rule = (effect: Effect, exceptions: string[] = []) =>
+        rig.rules({ dns: { effect: Effect.ALERT, detectors: { foreign_resolver: { effect, exceptions } } } });
+      await rule(Effect.PREVENT);
+      await web.exec("/bin/sh", "-c", `echo nameserver ${FOREIGN} > /etc/resolv.conf`);
+      for (const how of ["udp", "udp-aside", "tcp"])
+        expect(await ask("known.example", "A", how, FOREIGN)).toBe("EPERM");
+      expect(await ask("known.example")).toBe("ok");
+      expect(await ask("known.example", "A", "udp", RESOLVER6)).toBe("ok");
+      expect(await audited(FOREIGN)).toMatchObject({
+        decision: { detector: "foreign_resolver", effectApplied: Effect.PREVENT },
+        delivery: Delivery.DENIED,
+        message: `\`${FOREIGN}\` was asked for names, and the container was given \`${RESOLVER}\`, \`${RESOLVER6}\` for that`,
+      });
+      await rule(Effect.PREVENT, ["10.0.0.96/29"]);
+      expect(await ask("known.example", "A", "udp", FOREIGN)).toBe("ok");
+      // Somebody who learns is not stopped by what is no threat.
+      await rig.activate(LearningState.LEARNING);
+      await rule(Effect.BLOCK);
+      expect(await ask("known.example", "A", "udp", FOREIGN)).toBe("ok");
+      await rig.activate(LearningState.ACTIVE);
+    },
+  );
 
   onKernel("disabled, look-ups are neither learned nor analysed", async () => {
     await rig.rules({ network: { effect: Effect.ALERT }, dns: { effect: Effect.DISABLE, denied: ["*.evil.example"] } });

@@ -2,8 +2,15 @@ import { readFileSync, statSync } from "node:fs";
 import { isIP } from "node:net";
 import { isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
+import { givenResolvers } from "./given-resolvers.ts";
 
 const NAMESPACE = z.object({ type: z.string(), path: z.string().optional() });
+const MOUNT = z.object({
+  destination: z.string(),
+  source: z.string().default(""),
+  type: z.string().default(""),
+  options: z.array(z.string()).default([]),
+});
 const CONFIG = z.object({
   hostname: z.string().optional(),
   process: z.object({
@@ -13,6 +20,7 @@ const CONFIG = z.object({
     user: z.object({ uid: z.number().default(0), gid: z.number().default(0) }).default({ uid: 0, gid: 0 }),
   }),
   root: z.object({ path: z.string() }),
+  mounts: z.array(MOUNT).default([]),
   annotations: z.record(z.string(), z.string()).default({}),
   linux: z
     .object({ namespaces: z.array(NAMESPACE).default([]), cgroupsPath: z.string().optional() })
@@ -43,6 +51,8 @@ export interface OciBundle {
   readonly cgroupsPath: string | undefined;
   /** Address of the Kubernetes API server that the kubelet told it; empty for none. */
   readonly kubernetesApi: string;
+  /** Addresses of the resolvers that it is given; none where its files do not say. */
+  readonly resolvers: readonly string[];
 }
 
 /** Which variable tells pods where the API server is: Kubernetes' "Accessing the API from a Pod". */
@@ -65,11 +75,12 @@ export function readBundle(directory: string): OciBundle {
   if (statSync(file).size > CONFIG_MAX_BYTES) throw new Error(`${file} is larger than ${CONFIG_MAX_BYTES} bytes`);
   const config = CONFIG.parse(JSON.parse(readFileSync(file, "utf8")));
   const root = config.root.path;
+  const rootfs = isAbsolute(root) ? root : resolve(directory, root);
   const pid = config.linux.namespaces.find(({ type }) => type === "pid");
   const { args, cwd, env, user } = config.process;
   return {
     directory,
-    rootfs: isAbsolute(root) ? root : resolve(directory, root),
+    rootfs,
     process: { args, cwd, uid: user.uid, gid: user.gid, env },
     exposedPorts: (config.annotations[EXPOSED_PORTS] ?? "").split(",").filter((port) => port !== ""),
     annotations: config.annotations,
@@ -78,6 +89,7 @@ export function readBundle(directory: string): OciBundle {
     hasMountNamespace: config.linux.namespaces.some(({ type }) => type === "mount"),
     cgroupsPath: config.linux.cgroupsPath,
     kubernetesApi: apiServer(env),
+    resolvers: givenResolvers(rootfs, config.mounts),
   };
 }
 

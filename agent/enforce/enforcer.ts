@@ -283,13 +283,13 @@ export class Enforcer {
     const { model } = container;
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
-    const { kubernetesApi } = container.identified.bundle;
+    const { kubernetesApi, resolvers } = container.identified.bundle;
     const intel = this.#intel;
     const executables = intel.byHash.size === 0 ? [] : container.identified.manifest.executables;
     const imageHashes = new Map([...executables].map(([path, { sha256 }]) => [path, sha256] as const));
     return {
-      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${intel.revision}/${intel.count}`,
-      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, intel, imageHashes }),
+      fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${resolvers.join()} ${intel.revision}/${intel.count}`,
+      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, resolvers, intel, imageHashes }),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,

@@ -121,7 +121,7 @@ export class EventPipeline {
       : withCustomRules(use.policy.custom, sectionPolicy(use.policy, section), of, () => judged.decision);
     conclusion.learn(container, facts, decision, use, section);
     conclusion.note(container, conclusion.told(event, decision), use, section);
-    const outcome = judged.isCompanion ? Outcome.ASKED : frame.outcome;
+    const outcome = judged.outcome ?? (judged.isCompanion ? Outcome.ASKED : frame.outcome);
     if (!decision.isAudited && !isActedInKernel(outcome)) return;
     const delivered = await conclusion.deliver(container, outcome, decision, act);
     conclusion.audit(container, event, decision, use, section, delivered, object);

@@ -15,11 +15,12 @@ import {
 import { evaluatePortScan, evaluateRawSocket } from "#core/policy/socket-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section, type Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { type Decision, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { Actor, ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
-import { ConnectFlag, ListenFlag } from "../wire/layout.ts";
+import { ConnectFlag, ListenFlag, Outcome } from "../wire/layout.ts";
+import { isActedInKernel } from "./conclude.ts";
 import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
 
 /** The death of its first process is the end of a container. */
@@ -55,7 +56,24 @@ export function judgeConnect(
     happened: "the connection had been begun",
   };
   const judged = { section: Section.NETWORK, event, decision, facts: connectFacts(connect), object, act };
-  return [judged, ...judgeEncryptedDns(event, connect, use, object)];
+  const encrypted = judgeEncryptedDns(event, connect, use, object);
+  if ((flags & ConnectFlag.FOREIGN_RESOLVER) === 0) return [judged, ...encrypted];
+  return [...withForeignResolver(judged, use, frame), ...encrypted];
+}
+
+/** The kernel did the stronger of what both judgements ask for: what was done for one is not said of the other. */
+function withForeignResolver(judged: Judged, use: SlotUse, { address, outcome }: ConnectFrame): Judged[] {
+  const text = addressText(address);
+  const own = use.policy.dns.resolvers?.map((resolver) => `\`${resolver}\``).join(", ");
+  const message = `\`${text}\` was asked for names, and the container was given ${own} for that`;
+  const decision = evaluateDnsDetection(use.policy.dns, "foreign_resolver", message, text);
+  const outcomeOf = ({ effectApplied }: Decision) => (effectApplied >= Effect.PREVENT ? outcome : Outcome.ASKED);
+  const isRefused = isActedInKernel(outcome);
+  // Nothing was reached that could be learned.
+  if (isRefused) Object.assign(judged.decision, { isLearned: false });
+  const object = ["foreign_resolver", ...judged.object];
+  const companion = { ...judged, section: Section.DNS, decision, facts: [], object, isCompanion: true };
+  return [judged, companion].map((each) => (isRefused ? { ...each, outcome: outcomeOf(each.decision) } : each));
 }
 
 function judgeEncryptedDns(event: Event, connect: ConnectEvent, use: SlotUse, object: readonly unknown[]): Judged[] {

@@ -23,6 +23,8 @@ export interface Judged {
   readonly facts: readonly Fact[];
   /** A second judgement of the same frame: what the kernel did was about the first. */
   readonly isCompanion?: boolean;
+  /** What the kernel did about it, where the frame says what was done for another judgement. */
+  readonly outcome?: number;
   /** What makes two audits equal. */
   readonly object: readonly unknown[];
   /** What became of the act, in words, for each way that it may have gone. */

@@ -118,6 +118,7 @@ enum gabion_entry_kind {
 	GABION_PORT_INTERNAL = 41, /* ports that a detector looks at where the destination is not the Internet */
 	GABION_ADDRESS_BAD = 42,   /* what intelligence lists, in a slot of its own that others refer to */
 	GABION_ADDRESS_EXCEPTED = 43, /* and what it excepts, however far around or within what is bad */
+	GABION_RESOLVER = 44,	   /* who may be asked for names; without any, whoever */
 };
 
 /* Words of the set of bits in which a slot says which hashes its lists may hold: one for ten bits of each hash. */
@@ -142,6 +143,7 @@ enum gabion_default {
 	GABION_DEFAULT_RAW_ICMP = 14,
 	GABION_DEFAULT_BAD_ADDRESS = 15, /* a destination that intelligence lists and nothing before it names */
 	GABION_DEFAULT_BAD_DOMAIN = 16,	 /* the same of a name */
+	GABION_DEFAULT_FOREIGN_RESOLVER = 17, /* who is asked for names and is none of the resolvers */
 	GABION_DEFAULTS = 18,
 };
 
@@ -266,6 +268,7 @@ enum gabion_connect_flag {
 	GABION_CONNECT_LOOPBACK = 1 << 2,
 	GABION_CONNECT_DATAGRAM = 1 << 3, /* sendto or sendmsg of a socket that is not connected */
 	GABION_CONNECT_ANSWER = 1 << 4,	 /* of a server, by datagrams, to whoever has asked it */
+	GABION_CONNECT_FOREIGN_RESOLVER = 1 << 5, /* to the port of look-ups, and to none of the resolvers */
 };
 
 struct connect_event {

@@ -250,6 +250,28 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	return match.asked && action == GABION_ALLOW ? GABION_ASK : action;
 }
 
+/*
+ * Whoever is asked for names and was not given as a resolver is acted upon besides, whatever else is said of the destination.
+ * Here and not where look-ups leave: an address may be rewritten on the way there, and this is the one that was asked for.
+ * What stays in the container, or is its engine's, is none.
+ */
+static __always_inline __u32 decide_resolver(struct connect_event *event, __u32 action)
+{
+	__u32 slot = event->event.slot, wanted;
+	struct slot_defaults *defaults;
+
+	if (event->port != DNS_PORT || event->flags & GABION_CONNECT_LOOPBACK)
+		return action;
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	if (!defaults || !has_kind(defaults, GABION_RESOLVER))
+		return action;
+	wanted = defaults->actions[GABION_DEFAULT_FOREIGN_RESOLVER];
+	if (wanted == GABION_ALLOW || find_prefix(defaults, slot, GABION_RESOLVER, event->address, 128))
+		return action;
+	event->flags |= GABION_CONNECT_FOREIGN_RESOLVER;
+	return wanted > action ? wanted : action;
+}
+
 static __always_inline struct resolved_name *resolved_of(struct network_scratch *s, const struct cgroup_policy *policy)
 {
 	if (!(policy->flags & GABION_CGROUP_DNS))
@@ -344,7 +366,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 		event->flags |= GABION_CONNECT_DIRECT;
 	s->hangs_on_port = 0;
 	action = decide_connect(s, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
-	action = counted(policy, event->event.entry, action);
+	action = decide_resolver(event, counted(policy, event->event.entry, action));
 	if (action != GABION_ALLOW)
 		read_domain(s, policy);
 	else if (!s->hangs_on_port)

@@ -139,6 +139,7 @@ const DEFAULTS: Record<keyof KernelDefaults, number> = {
   rawIcmp: Default.RAW_ICMP,
   badAddress: Default.BAD_ADDRESS,
   badDomain: Default.BAD_DOMAIN,
+  foreignResolver: Default.FOREIGN_RESOLVER,
 };
 
 function setBits(bytes: Buffer, at: number, numbers: readonly number[]): void {

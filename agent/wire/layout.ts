@@ -82,6 +82,7 @@ export const EntryKind = {
   PORT_INTERNAL: 41,
   ADDRESS_BAD: 42,
   ADDRESS_EXCEPTED: 43,
+  RESOLVER: 44,
 } as const;
 /** Places of `slot_head.actions`. */
 export const Default = {
@@ -102,6 +103,7 @@ export const Default = {
   RAW_ICMP: 14,
   BAD_ADDRESS: 15,
   BAD_DOMAIN: 16,
+  FOREIGN_RESOLVER: 17,
 } as const;
 /** Numbers known of each system call table. */
 export const SYSCALLS = 512;
@@ -141,6 +143,7 @@ export const ConnectFlag = {
   LOOPBACK: 1 << 2,
   DATAGRAM: 1 << 3,
   ANSWER: 1 << 4,
+  FOREIGN_RESOLVER: 1 << 5,
 } as const;
 export const ListenFlag = { EPHEMERAL: 1 << 0, BIND: 1 << 1 } as const;
 export const DnsFlag = { ANSWER: 1 << 0, MALFORMED: 1 << 1, TCP: 1 << 2, CUT: 1 << 3 } as const;

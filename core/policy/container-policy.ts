@@ -43,6 +43,8 @@ function values<Case extends keyof FactValues>(
 export interface Surroundings {
   /** Address of the Kubernetes API server that the container was told of. */
   readonly kubernetesApi?: string;
+  /** Addresses of the resolvers that the container was given; none where that is not known. */
+  readonly resolvers?: readonly string[];
   readonly intel?: Intel;
   /** SHA-256 of the image's executables by path. */
   readonly imageHashes?: ReadonlyMap<string, string>;
@@ -55,7 +57,7 @@ export function compileContainerPolicy(
   rule: Rule | undefined,
   model: ModelPolicy | undefined,
   settings: TreatmentSettings,
-  { kubernetesApi = "", intel = NO_INTEL, imageHashes = new Map() }: Surroundings = {},
+  { kubernetesApi = "", resolvers = [], intel = NO_INTEL, imageHashes = new Map() }: Surroundings = {},
 ): CompiledContainerPolicy {
   const base = (section: Section) => ({
     hasRule: rule !== undefined,
@@ -86,6 +88,7 @@ export function compileContainerPolicy(
       section: rule?.dns,
       items: values(model, Section.DNS, "domain"),
       intel,
+      resolvers,
     }),
     filesystem: compileFilePolicy({
       ...base(Section.FILESYSTEM),

@@ -4,6 +4,7 @@ import { type Decision, Effect, Reason } from "#gen/gabion/policy/v1/policy_pb.t
 import type { DnsSection } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { isEncryptedDnsName } from "../detect/encrypted-dns.ts";
 import { badText, findBadDomain, type Intel, type Listed } from "../intel/intel-set.ts";
+import { type AddressPrefix, parsePrefix } from "../matching/address.ts";
 import { compileDomainIndex, type DomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { compileFamilies, type Families } from "../model/item-pattern.ts";
 import {
@@ -34,9 +35,11 @@ export interface DnsPolicyInput {
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
   readonly intel?: Intel;
+  /** Addresses of the resolvers that the container was given; none where that is not known. */
+  readonly resolvers?: readonly string[];
 }
 
-export const DNS_DETECTORS = ["dns_tunnel", "dns_flood", "encrypted_dns", "intel"] as const;
+export const DNS_DETECTORS = ["dns_tunnel", "dns_flood", "encrypted_dns", "foreign_resolver", "intel"] as const;
 export type DnsDetector = (typeof DNS_DETECTORS)[number];
 
 /** The resultant policy for look-ups. */
@@ -45,6 +48,8 @@ export interface CompiledDnsPolicy extends DnsPolicyInput, SectionPolicy {
   readonly allowed: readonly DomainPattern[];
   readonly lists: { readonly denied: DomainIndex; readonly allowed: DomainIndex };
   readonly detectors: Readonly<Record<DnsDetector, CompiledDetector>>;
+  /** Who may be asked for names: what the container was given, and what its detector excepts. Empty for whoever. */
+  readonly ownResolvers: readonly AddressPrefix[];
   readonly known: ReadonlySet<string>;
   /** Families of names, as the model folded them. */
   readonly families: Families;
@@ -89,6 +94,11 @@ function patterns(texts: readonly string[]): DomainPattern[] {
   });
 }
 
+function ownResolvers({ resolvers = [], section }: DnsPolicyInput): AddressPrefix[] {
+  const excepted = section?.detectors["foreign_resolver" satisfies DnsDetector]?.exceptions ?? [];
+  return resolvers.length === 0 ? [] : [...resolvers, ...excepted].flatMap((text) => parsePrefix(text) ?? []);
+}
+
 function key(name: string, type: number): string {
   return `${type} ${name}`;
 }
@@ -108,6 +118,7 @@ export function compileDnsPolicy(input: DnsPolicyInput): CompiledDnsPolicy {
     allowed: allowedPatterns,
     lists: { denied: compileDomainIndex(denied), allowed: compileDomainIndex(allowedPatterns) },
     detectors: Object.fromEntries(detectors) as Record<DnsDetector, CompiledDetector>,
+    ownResolvers: ownResolvers(input),
     known: new Set(input.items.filter(({ isPattern }) => !isPattern).map((item) => key(item.name, item.recordType))),
     hasFamilies: input.items.some(({ isPattern }) => isPattern),
     families: compileFamilies(input.items.map((value) => create(FactSchema, { kind: { case: "domain", value } }))),
@@ -193,6 +204,9 @@ export function evaluateDnsQuery(policy: CompiledDnsPolicy, event: DnsQueryEvent
   return toDecision(ruleDnsQuery(policy, event));
 }
 
+/** Detectors of ways past what is watched. They may have good reasons; the others find what only an attacker does. */
+const WAYS_PAST: readonly DnsDetector[] = ["encrypted_dns", "foreign_resolver"];
+
 /** What policy says of something that a DNS detector found. */
 export function evaluateDnsDetection(
   policy: CompiledDnsPolicy,
@@ -204,7 +218,7 @@ export function evaluateDnsDetection(
   const finding =
     effect === Effect.DISABLE || excepts(object)
       ? unjudged(Reason.SECTION_DISABLED, `the detector ${name} is off`)
-      : detection(effect, name, name !== "encrypted_dns", message);
+      : detection(effect, name, !WAYS_PAST.includes(name), message);
   return toDecision(rule(policy, "DNS", [[name, () => finding]], object));
 }
 

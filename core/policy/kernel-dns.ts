@@ -53,6 +53,20 @@ function encryptedDnsNames(policy: CompiledDnsPolicy, byCustomRules: readonly Do
   return ENCRYPTED_DNS_NAMES.filter((name) => !isOthers(name)).map((text) => ({ kind: "domain", text, action }));
 }
 
+/** Who may be asked for names, and what is done about others. The kernel acts only once the model is active. */
+function resolverSlot({ detectors, ownResolvers, state }: CompiledDnsPolicy): {
+  readonly entries: readonly KernelEntry[];
+  readonly action: KernelAction;
+} {
+  const { effect } = detectors.foreign_resolver;
+  if (effect === Effect.DISABLE || ownResolvers.length === 0) return { entries: [], action: "allow" };
+  const acts = state === LearningState.ACTIVE && effect !== Effect.ALERT;
+  const entries = ownResolvers.map(
+    ({ bytes, length }) => ({ kind: "resolver", bytes, prefix: length, action: "allow" }) as const,
+  );
+  return { entries, action: acts ? actionOf(effect) : "ask" };
+}
+
 /** Of a family's name the labels behind the last one with a star. */
 function fixedEnd(name: string): string {
   const labels = name.split(".");
@@ -79,11 +93,15 @@ export function toDnsSlot(
   isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
-  readonly defaults: Pick<KernelDefaults, "domain" | "badDomain">;
+  readonly defaults: Pick<KernelDefaults, "domain" | "badDomain" | "foreignResolver">;
   readonly intel: Intel | undefined;
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE)
-    return { entries: [], defaults: { domain: "allow", badDomain: "allow" }, intel: undefined };
+    return {
+      entries: [],
+      defaults: { domain: "allow", badDomain: "allow", foreignResolver: "allow" },
+      intel: undefined,
+    };
   const custom = objects.flatMap(({ text, effect }) => {
     const pattern = parseDomainPattern(text);
     return pattern ? [{ pattern, effect }] : [];
@@ -94,15 +112,16 @@ export function toDnsSlot(
   const badDomain = detectorAction(policy, "intel");
   const intel = badDomain !== "allow" && policy.intel?.domains.size ? policy.intel : undefined;
   const known = knownNames(policy);
-  const resolvers = encryptedDnsNames(
+  const { entries: own, action: foreignResolver } = resolverSlot(policy);
+  const encrypted = encryptedDnsNames(
     policy,
     custom.map(({ pattern }) => pattern),
   );
   if (policy.state !== LearningState.ACTIVE) {
     const passed = isTold ? [] : known.slice(0, KERNEL_LEARNED_MAX);
     return {
-      entries: [...strongestOf([...denied, ...resolvers]), ...passed],
-      defaults: { domain: "ask", badDomain },
+      entries: [...strongestOf([...denied, ...encrypted]), ...own, ...passed],
+      defaults: { domain: "ask", badDomain, foreignResolver },
       intel,
     };
   }
@@ -119,8 +138,8 @@ export function toDnsSlot(
     .map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
   return {
-    entries: [...strongestOf([...denied, ...allowed, ...resolvers, ...open]), ...known],
-    defaults: { domain: fallback, badDomain },
+    entries: [...strongestOf([...denied, ...allowed, ...encrypted, ...open]), ...own, ...known],
+    defaults: { domain: fallback, badDomain, foreignResolver },
     intel,
   };
 }

@@ -24,7 +24,8 @@ type PrefixKind =
   | "internal"
   | "direct"
   | "address_bad"
-  | "address_excepted";
+  | "address_excepted"
+  | "resolver";
 
 /** What an entry that lets something through stands for: an item of the model, or an entry of a rule's allowed list. */
 export type EntryOrigin =
@@ -93,6 +94,8 @@ export interface KernelDefaults {
   readonly domain: KernelAction;
   /** Names that intelligence lists and that nothing before it names. */
   readonly badDomain: KernelAction;
+  /** Who is asked for names and is none of the resolvers. */
+  readonly foreignResolver: KernelAction;
   readonly file: KernelAction;
   /** Files that are or become executable. */
   readonly executable: KernelAction;
@@ -118,6 +121,7 @@ export function defaultsOf(action: KernelAction): KernelDefaults {
     rawIcmp: action,
     domain: action,
     badDomain: action,
+    foreignResolver: action,
     file: action,
     executable: action,
     syscall: action,

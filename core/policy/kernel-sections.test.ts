@@ -294,6 +294,24 @@ test("connections: the kernel says what the policy says", () => {
   );
 });
 
+test("resolvers: the kernel refuses who was not given only where the model is active, and nobody where none is known", () => {
+  const slot = (effect: Effect, state: LearningState, resolvers: readonly string[]) => {
+    const detectors = { foreign_resolver: { effect, exceptions: ["192.0.2.0/28"] } };
+    const section = create(DnsSectionSchema, { effect: Effect.ALERT, detectors });
+    const { entries, defaults } = toDnsSlot(compileDnsPolicy({ section, hasRule: true, items: [], state, resolvers }));
+    const own = entries.filter(({ kind }) => kind === "resolver");
+    return { action: defaults.foreignResolver, own: own.length };
+  };
+  const given = ["10.96.0.10", "fd00::10"];
+  const { ACTIVE, DRY_RUN, LEARNING } = LearningState;
+  expect(slot(Effect.PREVENT, ACTIVE, given)).toEqual({ action: "prevent", own: 3 });
+  expect(slot(Effect.BLOCK, ACTIVE, given)).toEqual({ action: "block", own: 3 });
+  expect(slot(Effect.ALERT, ACTIVE, given)).toEqual({ action: "ask", own: 3 });
+  for (const state of [DRY_RUN, LEARNING]) expect(slot(Effect.BLOCK, state, given)).toEqual({ action: "ask", own: 3 });
+  expect(slot(Effect.DISABLE, ACTIVE, given)).toEqual({ action: "allow", own: 0 });
+  expect(slot(Effect.BLOCK, ACTIVE, [])).toEqual({ action: "allow", own: 0 });
+});
+
 test("listening ports: the kernel says what the policy says", () => {
   fc.assert(
     fc.property(networkPolicy, transport, port, fc.boolean(), (policy, protocol, at, chosen) => {

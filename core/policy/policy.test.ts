@@ -199,6 +199,15 @@ test("a malformed rule is refused with every fault and its place", () => {
   ]);
 });
 
+test("a resolver is excepted by its address: a name would except nobody", () => {
+  const exceptions = ["192.0.2.53", "fd00::/64", "dns.example", "192.0.2.53/33"];
+  const rule = create(RuleSchema, { dns: { detectors: { foreign_resolver: { exceptions } } } });
+  expect(checkRule(rule).map(({ field }) => field)).toEqual([
+    'dns.detectors["foreign_resolver"].exceptions[2]',
+    'dns.detectors["foreign_resolver"].exceptions[3]',
+  ]);
+});
+
 test("a domain in other letters is refused with the form in which it is looked up", () => {
   const rule = create(RuleSchema, { dns: { denied: ["xn--bcher-kva.example", "*.bücher.example", "a..ü"] } });
   expect(checkRule(rule)).toEqual([

@@ -17,7 +17,7 @@ export interface RuleFault {
 const DETECTORS: Readonly<Record<string, readonly string[]>> = {
   process: ["drift", "crypto_miner", "reverse_shell", "lateral_movement", "setuid", "parent_check", "intel"],
   network: ["port_scan", "raw_socket", "metadata_service", "kubernetes_api", "intel"],
-  dns: ["dns_tunnel", "dns_flood", "encrypted_dns", "intel"],
+  dns: ["dns_tunnel", "dns_flood", "encrypted_dns", "foreign_resolver", "intel"],
   filesystem: ["changed_binary", "account_files", "ssh_files", "loader_files", "malware"],
 };
 
@@ -48,6 +48,15 @@ function detectorFaults(rule: Rule): RuleFault[] {
         field: `${section}.detectors["${name}"]`,
         message: `is not one of ${known.map((k) => `\`${k}\``).join(", ")}`,
       }));
+  });
+}
+
+/** Who is asked for names is asked by address: anything else would except nobody. */
+function resolverFaults(rule: Rule): RuleFault[] {
+  return (rule.dns?.detectors["foreign_resolver"]?.exceptions ?? []).flatMap((text, index) => {
+    if (parsePrefix(text)) return [];
+    const field = `dns.detectors["foreign_resolver"].exceptions[${index}]`;
+    return [{ field, message: `\`${text}\` must be the address of a resolver, or a prefix such as \`192.0.2.0/24\`` }];
   });
 }
 
@@ -161,6 +170,7 @@ export function checkRule(rule: Rule): RuleFault[] {
     ...syscallFaults("syscall.allowed", rule.syscall?.allowed ?? []),
     ...syscallFaults("syscall.denied", rule.syscall?.denied ?? []),
     ...detectorFaults(rule),
+    ...resolverFaults(rule),
     ...customFaults(rule.customRules),
     ...rollOutFaults(rule.rollOut),
   ];

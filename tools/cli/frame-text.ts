@@ -48,7 +48,7 @@ export function frameText(frame: ContainerFrame): string {
       const name = frame.domain.length === 0 ? "" : ` (${escapeBytes(frame.domain)})`;
       const where = `${addressText(frame.address)}${name} ${PROTOCOLS[frame.transport] ?? frame.transport}/${frame.port}`;
       const isResolver = encryptedDnsReason(addressText(frame.address), frame.port, escapeBytes(frame.domain));
-      return `${where}${flagWords(frame.flags, ConnectFlag, ["INTERNET", "DIRECT", "LOOPBACK", "DATAGRAM"])}${isResolver ? " [encrypted-dns]" : ""}`;
+      return `${where}${flagWords(frame.flags, ConnectFlag, ["INTERNET", "DIRECT", "LOOPBACK", "DATAGRAM", "FOREIGN_RESOLVER"])}${isResolver ? " [encrypted-dns]" : ""}`;
     }
     case "listen":
       return `${addressText(frame.address)} ${PROTOCOLS[frame.transport] ?? frame.transport}/${frame.port}${flagWords(frame.flags, ListenFlag, ["EPHEMERAL", "BIND"])}`;

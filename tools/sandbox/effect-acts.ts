@@ -17,8 +17,11 @@ const DATA = resolve(import.meta.dirname, "../../agent/testdata");
 const API_SERVER = "10.96.0.1";
 const ADDRESSES = [
   ...["203.0.113.5", "10.1.2.3", "2001:db8::5", "10.0.0.53", "10.0.0.54"],
-  ...["2001:db8::53", API_SERVER, "169.254.169.254", "fd00:ec2::254"],
+  ...["2001:db8::53", API_SERVER, "169.254.169.254", "fd00:ec2::254", "198.51.100.53", "2001:db8::54"],
 ];
+/** Who answers look-ups: those that the container is given, and others. */
+const GIVEN = ["10.0.0.53", "10.0.0.54", "2001:db8::53"];
+const RESOLVERS = ["10.0.0.53", "2001:db8::53", "198.51.100.53", "2001:db8::54"];
 /** A program that every test may have told. */
 export const MARKER = "/opt/marker";
 
@@ -118,6 +121,7 @@ export async function startActing(rig: AgentRig, id: string): Promise<SandboxCon
       "/etc/passwd": text,
       "/etc/shadow": text,
       "/etc/hosts": text,
+      "/etc/resolv.conf": { content: GIVEN.map((address) => `nameserver ${address}\n`).join(""), mode: 0o644 },
       "/etc/ld.so.preload": { content: "", mode: 0o644 },
       "/root/.ssh/authorized_keys": text,
       ...Object.fromEntries(names),
@@ -126,14 +130,13 @@ export async function startActing(rig: AgentRig, id: string): Promise<SandboxCon
   await rig.watched(id);
   await container.addAddresses(...ADDRESSES);
   await container.allowEchoSockets();
-  for (const resolver of ["10.0.0.53", "2001:db8::53"]) {
+  for (const resolver of RESOLVERS) {
     void container.exec("/opt/netprobe", "dns-serve", resolver, "203.0.113.5");
   }
   void container.exec("/opt/netprobe", "serve", "10.0.0.54", "53", "300");
   await until("the resolvers", 10_000, async () => {
     const answers = await Promise.all([
-      container.exec("/opt/netprobe", "dns", "udp", "10.0.0.53", "ready.example", "1"),
-      container.exec("/opt/netprobe", "dns", "udp", "2001:db8::53", "ready.example", "1"),
+      ...RESOLVERS.map((resolver) => container.exec("/opt/netprobe", "dns", "udp", resolver, "ready.example", "1")),
       container.exec("/opt/netprobe", "tcp", "10.0.0.54", "53"),
     ]);
     return answers.every(({ output }) => output.trim() === "ok") || undefined;

@@ -314,7 +314,8 @@ export type DnsSection = Message<"gabion.rule.v1.DnsSection"> & {
   denied: string[];
 
   /**
-   * Detectors by name: `dns_tunnel`, `dns_flood`, `encrypted_dns`, `intel`.
+   * Detectors by name: `dns_tunnel`, `dns_flood`, `encrypted_dns`, `foreign_resolver` (excepts addresses and prefixes),
+   * `intel`.
    *
    * @generated from field: map<string, gabion.rule.v1.Detector> detectors = 4;
    */
