@@ -142,6 +142,32 @@ describe("port scans", () => {
     },
   );
 
+  onKernel(
+    "once active three addresses of the cluster that nobody has are enough, on a port that the model does not hold",
+    async () => {
+      const from = rig.audits.length;
+      const found = () => rig.audits.slice(from).filter((a) => a.message.includes("nobody has"));
+      const within = (address: string, port: number) => {
+        const value = { transport: Transport.TCP, port, address };
+        return create(FactSchema, { kind: { case: "outbound", value } });
+      };
+      await web.addNetwork("10.77.0.1/24");
+      await rig.activate(LearningState.ACTIVE, [within("10.77.0.200", 7_000)]);
+      const tried = async (port: string, ...hosts: string[]) => {
+        const all = await Promise.all(hosts.map((host) => web.exec(PROBE, "tcp", `10.77.0.${host}`, port)));
+        expect(all.map(({ output }) => output.trim())).toEqual(hosts.map(() => "EHOSTUNREACH"));
+      };
+      // Peers that are gone, as a member of a cluster remembers them.
+      await tried("7000", "10", "11", "12", "13", "14", "15", "16");
+      await seen(9_060);
+      expect(found()).toEqual([]);
+      await tried("22", "20", "21", "22");
+      const audit = await until("the scan", 10_000, () => found()[0]);
+      expect(audit.message).toBe("a port scan: 3 internal addresses that nobody has were tried, the first on port 22");
+      await rig.activate(LearningState.LEARNING);
+    },
+  );
+
   onKernel("UDP ports of one host that nobody listens at are one, many hosts without an answer are none", async () => {
     const from = rig.audits.length;
     const found = () => rig.audits.slice(from).filter((a) => a.decision?.detector === "port_scan");

@@ -60,6 +60,11 @@ export const AGENT_SETTINGS = {
     "hosts that fail on one port within it and are a port scan",
   ),
   "agent.scan.total": count(SCAN.total, SCAN_MAX, "destinations that fail within it and are a port scan"),
+  "agent.scan.dark": count(
+    SCAN.dark,
+    SCAN_MAX,
+    "addresses of the cluster that nobody has, tried within it on ports that the model does not hold, and are a port scan",
+  ),
   "agent.dns.window": duration(DNS.windowMs, "look-ups within this time are looked at together for tunnels"),
   "agent.dns.tunnelNames": count(
     DNS.tunnelNames,
@@ -102,6 +107,7 @@ export function detectorSettings(config: AgentConfig): DetectorSettings {
       vertical: config["agent.scan.vertical"],
       horizontal: config["agent.scan.horizontal"],
       total: config["agent.scan.total"],
+      dark: config["agent.scan.dark"],
     },
     dns: {
       ...DNS,

@@ -8,6 +8,7 @@ import {
   connectFacts,
   evaluateConnect,
   evaluateListen,
+  isNewWithin,
   listenFact,
   ruleConnect,
   transportOf,
@@ -131,13 +132,17 @@ export function judgeSocket(maker: EventMaker, container: WatchedContainer, fram
   };
 }
 
-/** True where neither model nor list holds a destination, and it is not learned either. */
+/** The network says that nobody has an address (errno EHOSTUNREACH). */
+const NOBODY_THERE = 113;
+
+/** True where neither model nor list holds a destination, and it is not learned either; within the cluster, not its port. */
 function isNewTo(
   use: SlotUse,
   classes: AddressClasses,
   { address, port, transport }: { address: Uint8Array; port: number; transport: Transport },
 ): boolean {
   const kind = classes.of(address);
+  if (kind === "internal") return isNewWithin(use.policy.network, { port, transport });
   const { finding, treatment } = ruleConnect(use.policy.network, {
     ...{ transport, address, port, domain: "", isDirect: false },
     isInternet: kind === "internet",
@@ -156,7 +161,8 @@ export function judgeContact(
   const { port, isFailed } = frame;
   const transport = transportOf(frame.transport);
   const isNew = isNewTo(use, maker.addressClasses, { address: frame.address, port, transport });
-  const contact = { address, port, transport, isFailed, isNew };
+  const isDark = isFailed && frame.error === NOBODY_THERE && maker.addressClasses.of(frame.address) === "internal";
+  const contact = { address, port, transport, isFailed, isNew, isDark };
   const scan = maker.detectorsOf(container).scan.take(contact, Number(frame.ktimeNs / 1_000_000n));
   if (!scan) return [];
   const { isHorizontal, portCount, addressCount, failedCount, contactCount } = scan;

@@ -118,6 +118,7 @@ enum gabion_entry_kind {
 	GABION_PORT_INTERNAL = 41, /* ports that a detector looks at where the destination is not the Internet */
 	GABION_ADDRESS_BAD = 42,   /* what intelligence lists, in a slot of its own that others refer to */
 	GABION_ADDRESS_EXCEPTED = 43, /* and what it excepts, however far around or within what is bad */
+	GABION_PORT_LATERAL = 45,  /* the same, where it is not the container itself either */
 	GABION_RESOLVER = 44,	   /* who may be asked for names; without any, whoever */
 };
 

@@ -203,12 +203,24 @@ static __always_inline bool is_answer(const struct connect_event *event, const s
 	       find_prefix(defaults, event->event.slot, GABION_LISTEN_ALLOWED, port, 24);
 }
 
+/* What detectors say of a port off the Internet: of another's, or of the container's own too. */
+static __always_inline struct policy_value *find_internal(const struct connect_event *event, const struct slot_defaults *defaults,
+							  const __u8 *port)
+{
+	__u32 slot = event->event.slot;
+	struct policy_value *value = find_prefix(defaults, slot, GABION_PORT_INTERNAL, port, 24);
+
+	if (value || event->flags & GABION_CONNECT_LOOPBACK)
+		return value;
+	return find_prefix(defaults, slot, GABION_PORT_LATERAL, port, 24);
+}
+
 static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own_port)
 {
 	struct connect_event *event = &s->connect;
 	__u32 slot = event->event.slot, action;
 	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
-	struct policy_value *allowed;
+	struct policy_value *value, *allowed;
 	struct match match = {};
 	bool is_asked_first;
 	__u8 port[3];
@@ -218,11 +230,15 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 	port_bytes(port, event->transport, event->port);
 	if (event->flags & GABION_CONNECT_INTERNET && find_prefix(defaults, slot, GABION_INTERNAL, event->address, 128))
 		event->flags &= ~GABION_CONNECT_INTERNET;
-	take_entry(&match, find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128));
+	value = find_prefix(defaults, slot, GABION_ADDRESS_DENIED, event->address, 128);
+	take_entry(&match, value);
 	is_asked_first = match.asked;
-	take_entry(&match, find_prefix(defaults, slot,
-				       event->flags & GABION_CONNECT_INTERNET ? GABION_PORT_DENIED : GABION_PORT_INTERNAL,
-				       port, 24));
+	/* Off the Internet only detectors look at ports: what is said of the address comes before them. */
+	if (event->flags & GABION_CONNECT_INTERNET)
+		value = find_prefix(defaults, slot, GABION_PORT_DENIED, port, 24);
+	else
+		value = value ? 0 : find_internal(event, defaults, port);
+	take_entry(&match, value);
 	if (match.denied) {
 		event->event.entry = match.denied_entry;
 		return match.denied;

@@ -83,6 +83,7 @@ export const EntryKind = {
   ADDRESS_BAD: 42,
   ADDRESS_EXCEPTED: 43,
   RESOLVER: 44,
+  PORT_LATERAL: 45,
 } as const;
 /** Places of `slot_head.actions`. */
 export const Default = {

@@ -10,6 +10,7 @@ const failed = (address: string, port: number, transport: Transport = Transport.
   transport,
   isFailed: true,
   isNew: false,
+  isDark: false,
 });
 const answered = (address: string, port: number): Contact => ({ ...failed(address, port), isFailed: false });
 
@@ -81,7 +82,7 @@ test("six first contacts in a row that the model does not know, and that fail, a
   const detector = new PortScanDetector();
   for (let i = 0; i < 5; i += 1) expect(detector.take(unknown(`10.0.${i}.1`, 1_000 + i), i)).toBeUndefined();
   const scan = detector.take(unknown("10.0.9.1", 1_009), 6);
-  expect(scan).toMatchObject({ isSequential: true, failedCount: 6, contactCount: 6 });
+  expect(scan).toMatchObject({ by: "sequence", failedCount: 6, contactCount: 6 });
   expect(scan && scanText(scan)).toBe(
     "a port scan: 6 ports of 6 hosts were tried; 6 of 6 first contacts that the model does not know failed",
   );
@@ -93,7 +94,28 @@ test("contacts that succeed take the weight of those that fail; four in a row be
   for (let i = 0; i < 4; i += 1) expect(take(i, false)).toBeUndefined();
   for (let i = 4; i < 9; i += 1) expect(take(i, true)).toBeUndefined();
   expect(take(9, false)).toBeUndefined();
-  expect(take(10, true)).toMatchObject({ isSequential: true, isHorizontal: true, failedCount: 6, contactCount: 7 });
+  expect(take(10, true)).toMatchObject({ by: "sequence", isHorizontal: true, failedCount: 6, contactCount: 7 });
+});
+
+test("three addresses of the cluster that nobody has are a scan where the model does not know the port; two are none", () => {
+  const detector = new PortScanDetector();
+  const dark = (address: string, port: number, isNew = true): Contact => ({
+    ...failed(address, port),
+    isNew,
+    isDark: true,
+  });
+  // Peers that are gone, at a port that belongs to the service.
+  for (let i = 0; i < 20; i += 1) expect(detector.take(dark(`10.3.0.${i}`, 7_000, false), i)).toBeUndefined();
+  // The same address over and over, as somebody who waits for it to come.
+  for (let i = 0; i < 5; i += 1) expect(detector.take(dark("10.4.0.1", 2_000 + i), 100 + i)).toBeUndefined();
+  expect(detector.take(dark("10.4.0.2", 22), 200)).toMatchObject({ by: "sequence" });
+  expect(detector.take(dark("10.4.0.3", 22), 300_000)).toBeUndefined();
+  expect(detector.take(dark("10.4.0.4", 22), 300_001)).toBeUndefined();
+  const scan = detector.take(dark("10.4.0.5", 22), 300_002);
+  expect(scan).toMatchObject({ by: "dark", isHorizontal: true, addressCount: 3, portCount: 1, contactCount: 3 });
+  expect(scan && scanText(scan)).toBe(
+    "a port scan: 3 internal addresses that nobody has were tried, the first on port 22",
+  );
 });
 
 test("new contacts that fail now and then, further apart than the window, are none", () => {

@@ -10,6 +10,8 @@ export interface Contact {
   readonly isFailed: boolean;
   /** True where the model is complete and does not hold it. */
   readonly isNew: boolean;
+  /** True where it failed because nobody has such an address, in a network of the cluster. */
+  readonly isDark: boolean;
 }
 
 /** A scan that was found. */
@@ -20,8 +22,8 @@ export interface Scan {
   readonly addressCount: number;
   readonly failedCount: number;
   readonly contactCount: number;
-  /** True where few were enough, because the model holds none of them. */
-  readonly isSequential: boolean;
+  /** What was enough: many that failed, few that the model holds none of, or addresses that nobody has. */
+  readonly by: "count" | "sequence" | "dark";
   /** A few of the destinations, as address and port. */
   readonly samples: readonly Contact[];
 }
@@ -35,6 +37,8 @@ export interface ScanSettings {
   readonly horizontal: number;
   /** Failed destinations altogether. */
   readonly total: number;
+  /** Addresses of the cluster that nobody has, with ports that the model does not hold. */
+  readonly dark: number;
   /** Part of the first contacts that must have failed: a crawler reaches most of its hosts, a scanner few. */
   readonly failedShare: number;
   /** Of the sequential test: how likely a first contact succeeds, of a service and of a scanner. */
@@ -49,13 +53,15 @@ export interface ScanSettings {
  * 15 ports on a host and 25 hosts on a port in five minutes are what Zeek's scan policy took for its threshold; 100
  * destinations of any kind besides. Half of the contacts having failed is our own, tried against a crawler. The sequential
  * test is TRW (Jung et al., S&P 2004) with parameters under which six failures in a row are a scan, and four successes
- * begin anew.
+ * begin anew. Three addresses that nobody has: from as many hits of a darknet on NCSA's bro-simple-scan lowers
+ * its thresholds.
  */
 export const DEFAULT_SCAN_SETTINGS: ScanSettings = {
   windowMs: 300_000,
   vertical: 15,
   horizontal: 25,
   total: 100,
+  dark: 3,
   failedShare: 0.5,
   serviceSuccess: 0.95,
   scannerSuccess: 0.3,
@@ -83,6 +89,7 @@ function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
  * however often it is tried; one that has answered before never comes here. After a finding the window begins anew.
  *
  * A second, sequential test weighs each first contact that the model does not hold: a service mostly knows whom it calls.
+ * Within the cluster it knows the port, if not the address: an address there that nobody has was not called but tried.
  *
  * UDP counts by ports of one host alone. Who has many partners by UDP, as a resolver has, meets many that are gone, and
  * how many were there is not known; but nobody has fifteen services of one host that are all gone.
@@ -108,7 +115,7 @@ export class PortScanDetector {
     this.#seen.set(key, { ...contact, atMs: nowMs });
     if (this.#seen.size > KEPT_MAX) this.#dropOldest();
     const sequential = this.#walk({ ...contact, atMs: nowMs });
-    const scan = (contact.isFailed ? this.#judge(contact) : undefined) ?? sequential;
+    const scan = (contact.isFailed ? (this.#judge(contact) ?? this.#findDark()) : undefined) ?? sequential;
     if (scan) this.#seen.clear();
     if (scan) this.#walked = [];
     return scan;
@@ -131,7 +138,13 @@ export class PortScanDetector {
     if (this.#weight < Math.log(detection / falseAlarm)) return undefined;
     const failed = this.#walked.filter(({ isFailed }) => isFailed);
     const isHorizontal = failed.every(({ port }) => port === failed[0]?.port);
-    return { ...toScan(this.#walked, failed, isHorizontal), isSequential: true };
+    return { ...toScan(this.#walked, failed, isHorizontal), by: "sequence" };
+  }
+
+  #findDark(): Scan | undefined {
+    const dark = [...this.#seen.values()].filter(({ isDark, isNew }) => isDark && isNew);
+    if (new Set(dark.map(({ address }) => address)).size < this.#settings.dark) return undefined;
+    return { ...toScan(dark, dark, true), by: "dark" };
   }
 
   #judge({ address, port, transport }: Contact): Scan | undefined {
@@ -171,14 +184,14 @@ function toScan(contacts: readonly Seen[], failed: readonly Seen[], isHorizontal
     addressCount: new Set(failed.map(({ address }) => address)).size,
     failedCount: failed.length,
     contactCount: contacts.length,
-    isSequential: false,
+    by: "count",
     samples: failed.slice(0, SAMPLES_MAX).map(({ atMs: _, ...contact }) => contact),
   };
 }
 
 /** A scan in one sentence. */
 export function scanText(scan: Scan): string {
-  const { isHorizontal, portCount, addressCount, failedCount, contactCount, isSequential, samples } = scan;
+  const { isHorizontal, portCount, addressCount, failedCount, contactCount, by, samples } = scan;
   const [first] = samples;
   const ports = first?.transport === Transport.UDP ? "UDP ports" : "ports";
   const what = isHorizontal
@@ -186,6 +199,8 @@ export function scanText(scan: Scan): string {
     : addressCount === 1
       ? `${portCount} ${ports} of ${first?.address} were tried`
       : `${portCount} ports of ${addressCount} hosts were tried`;
-  const which = isSequential ? "first contacts that the model does not know" : "first contacts";
+  if (by === "dark")
+    return `a port scan: ${addressCount} internal addresses that nobody has were tried, the first on port ${first?.port}`;
+  const which = by === "sequence" ? "first contacts that the model does not know" : "first contacts";
   return `a port scan: ${what}; ${failedCount} of ${contactCount} ${which} failed`;
 }

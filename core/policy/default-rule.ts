@@ -34,7 +34,10 @@ export function defaultRule(): Rule {
     }),
     network: create(NetworkSectionSchema, {
       effect: Effect.ALERT,
-      detectors: detectors(["port_scan", "raw_socket", "intel"], ["metadata_service", "kubernetes_api"]),
+      detectors: detectors(
+        ["port_scan", "raw_socket", "intel"],
+        ["metadata_service", "kubernetes_api", "lateral_movement"],
+      ),
     }),
     dns: create(DnsSectionSchema, { effect: Effect.DISABLE }),
     filesystem: create(FilesystemSectionSchema, {

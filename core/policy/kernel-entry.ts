@@ -19,6 +19,7 @@ type PrefixKind =
   | "port_allowed"
   | "port_learned"
   | "port_internal"
+  | "port_lateral"
   | "address_denied"
   | "address_allowed"
   | "internal"

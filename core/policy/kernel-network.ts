@@ -17,7 +17,14 @@ import {
   type KernelEntry,
   strongestOf,
 } from "./kernel-entry.ts";
-import { type CompiledNetworkPolicy, KUBELET_PORTS, METADATA_ADDRESSES, rangeText } from "./network-policy.ts";
+import {
+  type CompiledNetworkPolicy,
+  isLateral,
+  KUBELET_PORTS,
+  LATERAL_PORTS,
+  METADATA_ADDRESSES,
+  rangeText,
+} from "./network-policy.ts";
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;
@@ -35,7 +42,14 @@ export function portPrefixes(first: number, last: number): { readonly port: numb
   return prefixes;
 }
 
-type PortKind = "listen_denied" | "listen_allowed" | "port_denied" | "port_allowed" | "port_learned" | "port_internal";
+type PortKind =
+  | "listen_denied"
+  | "listen_allowed"
+  | "port_denied"
+  | "port_allowed"
+  | "port_learned"
+  | "port_internal"
+  | "port_lateral";
 
 function portEntry(
   kind: PortKind,
@@ -147,8 +161,13 @@ function deniedEntries(policy: CompiledNetworkPolicy, objects: readonly KernelOb
   const kubernetes = detectorAction(policy, "kubernetes_api");
   const server = policy.kubernetesApi ?? "";
   const api = isKubernetes && server !== "" && !isDenied(server) ? [server] : [];
+  const hasLateral = policy.detectors.lateral_movement.effect !== Effect.DISABLE;
+  const lateral = hasLateral ? LATERAL_PORTS.filter((port) => isLateral(policy, port)) : [];
   return strongestOf([
     ...objectEntries(objects),
+    ...lateral.map((port) =>
+      portEntry("port_lateral", detectorAction(policy, "lateral_movement"), 6, { port, length: PORT_BITS }),
+    ),
     ...addressEntries("address_denied", detectorAction(policy, "metadata_service"), metadata),
     ...addressEntries("address_denied", kubernetes, api),
     ...(isKubernetes ? KUBELET_PORTS : []).map((port) =>

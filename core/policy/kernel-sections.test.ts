@@ -103,7 +103,7 @@ function expectAgreement(
 const effect = fc.constantFrom(Effect.ALERT, Effect.PREVENT, Effect.BLOCK, Effect.DISABLE);
 const state = fc.constantFrom(LearningState.LEARNING, LearningState.DRY_RUN, LearningState.ACTIVE);
 const transport = fc.constantFrom(Transport.TCP, Transport.UDP);
-const port = fc.constantFrom(0, 1, 53, 10250, 80, 443, 853, 8080, 32768, 40000, 65535);
+const port = fc.constantFrom(0, 1, 53, 10250, 6443, 80, 443, 853, 8080, 32768, 40000, 65535);
 const range = fc.tuple(port, port).map(([a, b]) => ({ first: Math.min(a, b), last: Math.max(a, b) }));
 const prefix = fc.constantFrom(
   "203.0.113.0/24",
@@ -142,6 +142,11 @@ const networkPolicy = fc
       { metadata_service: {} },
       { kubernetes_api: {} },
       { kubernetes_api: { effect: Effect.ALERT } },
+      { kubernetes_api: { effect: Effect.PREVENT } },
+      { lateral_movement: {} },
+      { lateral_movement: { effect: Effect.BLOCK }, kubernetes_api: { effect: Effect.ALERT } },
+      { lateral_movement: { effect: Effect.PREVENT, exceptions: ["10.1.2.3"] }, metadata_service: {} },
+      { lateral_movement: { effect: Effect.ALERT }, intel: {} },
       { intel: {} },
       { intel: { effect: Effect.BLOCK } },
       { intel: { effect: Effect.PREVENT, exceptions: ["203.0.113.5"] } },
@@ -183,8 +188,9 @@ function decideConnect(
   to: Destination,
 ): { action: KernelAction; entry?: KernelEntry | undefined } {
   const byPort = (kind: string) => lookUpPrefix(entries, kind, to.portBytes);
-  const port = byPort(to.isInternet ? "port_denied" : "port_internal");
   const byAddress = lookUpPrefix(entries, "address_denied", to.bytes);
+  const internal = () => byPort("port_internal") ?? (to.isLoopback ? undefined : byPort("port_lateral"));
+  const port = to.isInternet ? byPort("port_denied") : byAddress === undefined ? internal() : undefined;
   const first = match([byAddress, port]);
   if (first && first !== "ask") return { action: first };
   const isAskedFirst = byAddress === "ask" || (!to.isInternet && port === "ask");

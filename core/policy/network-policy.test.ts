@@ -38,3 +38,42 @@ test("a known port of the Internet is named by no list of addresses but one of a
   expect(outcomeOfKnownPort(["0.0.0.0/0"], [])).toBe(Outcome.DENIAL);
   expect(outcomeOfKnownPort(["::/0"], [])).toBe(Outcome.DENIAL);
 });
+
+function lateralIn(state: LearningState, knownPorts: readonly number[], port = 5432, exceptions: string[] = []) {
+  const detectors = { lateral_movement: { effect: Effect.PREVENT, exceptions } };
+  const policy = compileNetworkPolicy({
+    section: create(NetworkSectionSchema, { effect: Effect.ALERT, detectors }),
+    hasRule: true,
+    listening: [],
+    outbound: knownPorts.map((known) =>
+      create(OutboundFactSchema, { transport: Transport.TCP, port: known, address: "10.9.9.9" }),
+    ),
+    processes: [],
+    state,
+  });
+  const address = Uint8Array.of(10, 1, 2, 3);
+  const where = { isInternet: false, isLoopback: false, isDirect: false, domain: "" };
+  return evaluateConnect(policy, { transport: Transport.TCP, address, port, ...where });
+}
+
+test("a port of lateral movement that a complete model does not hold is a detection, and learned before that", () => {
+  const { ACTIVE, DRY_RUN, LEARNING } = LearningState;
+  expect(lateralIn(ACTIVE, [8080])).toMatchObject({
+    outcome: Outcome.DETECTION,
+    detector: "lateral_movement",
+    effectApplied: Effect.PREVENT,
+    isLearned: false,
+  });
+  // Whether it belongs to the image is not known yet: nobody is stopped, and it is learned.
+  expect(lateralIn(DRY_RUN, [])).toMatchObject({
+    outcome: Outcome.DETECTION,
+    effectApplied: Effect.ALERT,
+    isLearned: true,
+  });
+  expect(lateralIn(LEARNING, [])).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false, isLearned: true });
+  // Workloads change their addresses.
+  expect(lateralIn(ACTIVE, [5432])).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false });
+  expect(lateralIn(ACTIVE, [], 8080)).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false });
+  for (const exception of ["10.1.2.3", "5432"])
+    expect(lateralIn(ACTIVE, [], 5432, [exception])).toMatchObject({ outcome: Outcome.ALLOW });
+});

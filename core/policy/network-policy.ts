@@ -4,7 +4,7 @@ import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
   FactSchema,
-  type LearningState,
+  LearningState,
   type ListenFact,
   type OutboundFact,
   type ProcessFact,
@@ -15,6 +15,7 @@ import { badText, findBadAddress, type Intel } from "../intel/intel-set.ts";
 import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
+import { isLearning } from "../model/lifecycle.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -61,7 +62,14 @@ interface CompiledNetworkEntries {
   readonly index: { readonly listening: PortIndex; readonly outbound: PortIndex; readonly addresses: AddressIndex };
 }
 
-export const NETWORK_DETECTORS = ["raw_socket", "port_scan", "metadata_service", "kubernetes_api", "intel"] as const;
+export const NETWORK_DETECTORS = [
+  "raw_socket",
+  "port_scan",
+  "metadata_service",
+  "kubernetes_api",
+  "lateral_movement",
+  "intel",
+] as const;
 export type NetworkDetector = (typeof NETWORK_DETECTORS)[number];
 
 /** The resultant policy for the network: model + allowed − denied. */
@@ -74,6 +82,8 @@ export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy
   readonly internetPorts: ReadonlySet<string>;
   /** Addresses of the Internet that were contacted without a look-up while learning. */
   readonly directAddresses: ReadonlySet<string>;
+  /** Ports that were contacted at an address while learning. */
+  readonly addressedPorts: ReadonlySet<string>;
   /** True where the model holds a program that goes by the name of `ping`. */
   readonly knowsPing: boolean;
 }
@@ -86,6 +96,12 @@ const IPV4_BITS = 96;
 
 /** The kubelet's ports: its API, and the one for reading only. Source: Kubernetes' "Ports and Protocols". */
 export const KUBELET_PORTS = [10250, 10255] as const;
+
+/**
+ * Ports by which one workload takes over another, or its data: SSH, SMB, Docker (plain and TLS), etcd, MySQL, Remote Desktop,
+ * PostgreSQL, Redis, the Kubernetes API on its nodes, MongoDB. The kubelet's are those of another detector.
+ */
+export const LATERAL_PORTS = [22, 445, 2375, 2376, 2379, 3306, 3389, 5432, 6379, 6443, 27017] as const;
 
 /** Names of the program that sends ICMP echoes. */
 export const PING = /^ping[46]?$/;
@@ -130,6 +146,7 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
     detectors: Object.fromEntries(detectors) as Record<NetworkDetector, CompiledDetector>,
     listeningPorts: new Set(input.listening.map(({ transport, port }) => portText(transport, port))),
     internetPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [port] : []))),
+    addressedPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [] : [port]))),
     // A family of addresses is of those within, which are not judged.
     directAddresses: new Set(
       outbound.flatMap(([address]) => (address === "" || address.includes("/") ? [] : [address])),
@@ -191,6 +208,37 @@ function findKubernetes(policy: CompiledNetworkPolicy, event: ConnectEvent): Fin
   return detection(effect, "kubernetes_api", false, `${what} was contacted: ${destination(event)}`);
 }
 
+/** A port that was contacted at some address while learning, or is of a family of such ports. */
+function isAddressedPort({ addressedPorts }: CompiledNetworkPolicy, transport: Transport, port: number): boolean {
+  const isEphemeral = port >= EPHEMERAL_FIRST && port <= EPHEMERAL_LAST;
+  return addressedPorts.has(portText(transport, port)) || (isEphemeral && addressedPorts.has(portText(transport, 0)));
+}
+
+/** True where a complete model holds no such port off the Internet. Workloads change addresses, so that any will do. */
+export function isNewWithin(
+  policy: CompiledNetworkPolicy,
+  { port, transport }: { readonly port: number; readonly transport: Transport },
+): boolean {
+  const isComplete = policy.hasRule && policy.state === LearningState.ACTIVE;
+  return isComplete && !isAddressedPort(policy, transport, port);
+}
+
+/** True where a port of lateral movement was never contacted while learning, at any address. */
+export function isLateral(policy: CompiledNetworkPolicy, port: number): boolean {
+  const isPort = LATERAL_PORTS.some((each) => each === port);
+  return isPort && !isLearning(policy.state) && !isAddressedPort(policy, Transport.TCP, port);
+}
+
+/** What a complete model does not hold, as a deviation is; that it is one at all off the Internet is the detector's word. */
+function findLateral(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
+  const { effect, excepts } = policy.detectors.lateral_movement;
+  const isWithin = !event.isInternet && !event.isLoopback && event.transport === Transport.TCP;
+  if (effect === Effect.DISABLE || !isWithin || !isLateral(policy, event.port)) return undefined;
+  if (excepts(addressText(event.address), String(event.port))) return undefined;
+  const message = `${destination(event)} was contacted, and this image contacts no such port of other workloads`;
+  return { ...detection(effect, "lateral_movement", false, message), eventClass: "deviation" };
+}
+
 function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding {
   const shown = () => destination(event);
   if (!event.isInternet) return unjudgedDestination(policy, event, shown);
@@ -230,6 +278,7 @@ const CONNECT: readonly Consideration<CompiledNetworkPolicy, ConnectEvent>[] = [
   ["denied list", (p, e) => whereNamed(findListed(p.denied, e), (m) => denial(p.effect, m, () => destination(e)))],
   ["metadata service detector", findMetadata],
   ["Kubernetes detector", findKubernetes],
+  ["lateral movement detector", findLateral],
   ["allowed list", (p, e) => whereNamed(findListed(p.allowed, e), (m) => allowed(p.effect, m, () => destination(e)))],
   ["intelligence", findBadDestination],
   ["model", findKnownDestination],

@@ -16,7 +16,7 @@ export interface RuleFault {
 /** Detectors by section; another name is a fault, because it would silently do nothing. */
 const DETECTORS: Readonly<Record<string, readonly string[]>> = {
   process: ["drift", "crypto_miner", "reverse_shell", "lateral_movement", "setuid", "parent_check", "intel"],
-  network: ["port_scan", "raw_socket", "metadata_service", "kubernetes_api", "intel"],
+  network: ["port_scan", "raw_socket", "metadata_service", "kubernetes_api", "lateral_movement", "intel"],
   dns: ["dns_tunnel", "dns_flood", "encrypted_dns", "foreign_resolver", "intel"],
   filesystem: ["changed_binary", "account_files", "ssh_files", "loader_files", "malware"],
 };

@@ -107,6 +107,15 @@ export class SandboxContainer implements AsyncDisposable {
     }
   }
 
+  /** Gives it a network of its own besides, on which nobody else has an address. */
+  async addNetwork(own: string): Promise<void> {
+    await this.#started();
+    const target = String(await this.initPid());
+    // Of the pair nobody gives the other end an address, and nobody answers there.
+    const commands = ["link add wire type veth", "link set wire up", "link set veth0 up", `addr add ${own} dev wire`];
+    for (const command of commands) await run("nsenter", ["-t", target, "-n", BUSYBOX, "ip", ...command.split(" ")]);
+  }
+
   /** Lets everybody in its network namespace open sockets for echo requests, as Docker does. */
   async allowEchoSockets(): Promise<void> {
     const target = String(await this.initPid());

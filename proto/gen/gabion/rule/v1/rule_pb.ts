@@ -272,7 +272,8 @@ export type NetworkSection = Message<"gabion.rule.v1.NetworkSection"> & {
   denied?: NetworkEntries | undefined;
 
   /**
-   * Detectors by name: `port_scan`, `raw_socket`, `metadata_service`, `kubernetes_api`, `intel`.
+   * Detectors by name: `port_scan`, `raw_socket`, `metadata_service`, `kubernetes_api`, `lateral_movement` (excepts addresses
+   * and ports), `intel`.
    *
    * @generated from field: map<string, gabion.rule.v1.Detector> detectors = 4;
    */
