@@ -39,7 +39,7 @@ onKernel("at thousands of execs a second every event is seen or counted as lost"
 });
 
 onKernel("a container is held no longer than the bound, and that is told", async () => {
-  await using rig = await AgentRig.open("hold", LearningState.LEARNING, 1);
+  await using rig = await AgentRig.open("hold", LearningState.LEARNING, { holdMs: 1 });
   const short = rig.sandbox.start("web", { args: ["/bin/true"], programs: PROGRAMS });
   expect((await short.ended).status).toBe(0);
   await rig.audited("the hold", (a) => a.system?.name === "hold_expired");

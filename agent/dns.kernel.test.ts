@@ -1,5 +1,6 @@
 import { create } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { DEFAULT_DETECTORS } from "#core/detect/settings.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
 import { FactSchema, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
 import { Delivery, Effect, Outcome } from "#gen/gabion/policy/v1/policy_pb.ts";
@@ -279,4 +280,32 @@ describe("what a container looks up", () => {
     expect(audit.deliveryNote).toMatch(/^the query was dropped; container stopped/);
     expect((await web.ended).status).toBe(137);
   });
+});
+
+onKernel("a tunnel that takes its time is found by what it carries in an hour", async () => {
+  // Never as many within the shorter time as would be found then: a fifth of a second instead of a minute.
+  const detectors = { ...DEFAULT_DETECTORS, dns: { ...DEFAULT_DETECTORS.dns, windowMs: 200 } };
+  await using rig = await AgentRig.open("slow", LearningState.LEARNING, { detectors });
+  await rig.rules({ dns: { effect: Effect.ALERT, detectors: { dns_tunnel: {} } } });
+  const web = rig.sandbox.start("web", {
+    args: IDLE,
+    programs: ["/bin/sh", "/bin/sleep"],
+    files: { [PROBE]: { content: testProgram("netprobe"), mode: 0o755 } },
+  });
+  await rig.watched("web");
+  await web.addAddresses(RESOLVER);
+  void web.exec(PROBE, "dns-serve", RESOLVER, ANSWER);
+  const many = (end: string) =>
+    web.exec(
+      "/bin/sh",
+      "-c",
+      `i=100; while [ $i -lt 200 ]; do ${PROBE} dns udp ${RESOLVER} $i${end} 1; /bin/sleep 0.02; i=$((i+1)); done`,
+    );
+  // As many names of a search path, which carry nothing.
+  await many(".www.example.com.corp.example");
+  await many(`-${"x".repeat(50)}.${"y".repeat(50)}.slow.test`);
+  const audit = await rig.audited("the tunnel", (a) => a.decision?.detector === "dns_tunnel");
+  expect(audit.message).toMatch(
+    /^\d+ distinct names with 5\d\d\d bytes were looked up below `slow.test` within 60 minutes/,
+  );
 });

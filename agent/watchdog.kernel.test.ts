@@ -77,7 +77,7 @@ for (const [signal, boundMs] of [
   ["SIGSTOP", 3_000],
 ] as const) {
   onKernel(`a container that a sensor held goes on after its ${signal}, whatever the agent does`, async () => {
-    await using rig = await AgentRig.open("held", LearningState.LEARNING, 60_000);
+    await using rig = await AgentRig.open("held", LearningState.LEARNING, { holdMs: 60_000 });
     await rig.rules({ process: { effect: Effect.ALERT } });
     const asked = Promise.withResolvers<void>();
     rig.beforeModel = () => {

@@ -27,7 +27,7 @@ const SERVER = {
   annotations: { "org.opencontainers.image.digest": `sha256:${"d".repeat(64)}` },
 };
 
-await using rig = await AgentRig.open(`replicas-${process.pid}`, LearningState.LEARNING, 20_000);
+await using rig = await AgentRig.open(`replicas-${process.pid}`, LearningState.LEARNING, { holdMs: 20_000 });
 await rig.rules({ process: ALERT, network: ALERT, dns: ALERT, filesystem: ALERT, syscall: ALERT });
 for (let i = 0; i < REPLICAS; i += 1) {
   // The model as model-service would give it to the next one: with what the others showed.
