@@ -90,6 +90,7 @@ __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 	__u32 zero = 0;
 	struct path_buffer *buffer = bpf_map_lookup_elem(&path_buffers, &zero);
 	struct walked_path walked;
+	const struct path *at;
 	__u8 *target;
 	__u16 *length;
 
@@ -97,18 +98,18 @@ __attribute__((noinline)) int read_base(__s32 folder, __u32 is_second)
 		return 0;
 	target = is_second ? s->event.target_base : s->event.base;
 	length = is_second ? &s->event.target_base_length : &s->event.base_length;
+	/* One walk, wherever it begins: the verifier looks at each. */
 	if (folder == AT_FDCWD || folder == FROM_ROOT) {
-		struct fs_struct *fs = task->fs;
-		struct vfsmount *mnt = folder == FROM_ROOT ? fs->root.mnt : fs->pwd.mnt;
-
-		walked = walk_path(buffer, folder == FROM_ROOT ? fs->root.dentry : fs->pwd.dentry, mnt);
+		at = folder == FROM_ROOT ? &task->fs->root : &task->fs->pwd;
 	} else {
 		struct file *file = file_of(task, folder);
 
 		if (!file)
 			return 0;
-		walked = walk_path(buffer, file->f_path.dentry, file->f_path.mnt);
+		at = &file->f_path;
 	}
+	at = bpf_rdonly_cast(at, bpf_core_type_id_kernel(struct path));
+	walked = walk_path(buffer, at->dentry, at->mnt);
 	read_walked(target, GABION_CWD_MAX, length, buffer, walked);
 	if (walked.is_truncated || walked.length >= GABION_CWD_MAX) {
 		*length = GABION_CWD_MAX;

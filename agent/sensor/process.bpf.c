@@ -59,16 +59,13 @@ static __always_inline void send(struct exec_scratch *s, struct cgroup_counts *o
 }
 
 /* The runtime on its way into the container: runc runs itself again from memory before it has the container's mounts. */
-static __always_inline bool is_runtime_clone(struct dentry *dentry)
+static __always_inline bool is_runtime_clone(const struct exec_event *event)
 {
-	const char expected[] = "memfd:runc_clone";
-	char name[sizeof(expected)] = {};
+	__u64 expected[2], path[2];
 
-	bpf_probe_read_kernel(name, sizeof(name) - 1, dentry->d_name.name);
-	for (int i = 0; i < (int)sizeof(expected) - 1; i++)
-		if (name[i] != expected[i])
-			return false;
-	return true;
+	__builtin_memcpy(expected, "memfd:runc_clone", sizeof(expected));
+	__builtin_memcpy(path, event->path, sizeof(path));
+	return path[0] == expected[0] && path[1] == expected[1];
 }
 
 /* What the slot says where no entry does, looked up once. Without a slot everything is asked. */
@@ -108,13 +105,16 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	if (!of_cgroup || !(of_cgroup->flags & (GABION_CGROUP_PENDING | GABION_CGROUP_BOUND)))
 		return 0;
 	begin = is_measuring ? bpf_ktime_get_ns() : 0;
+	s = scratch();
+	if (!s)
+		return 0;
+	s->event.flags = 0;
+	if (!read_texts(s, task, bprm))
+		return 0;
 	mount_ns = task->nsproxy->mnt_ns->ns.inum;
 	is_outside = mount_ns == host_mount_ns && !(of_cgroup->flags & GABION_CGROUP_HOST_MOUNTS);
 	/* Who has run a program of the container's before is no runtime on its way in, whatever it calls its own. */
-	if (is_outside && !contained_of(task->tgid) && is_runtime_clone(bprm->file->f_path.dentry))
-		return 0;
-	s = scratch();
-	if (!s)
+	if (is_outside && !contained_of(task->tgid) && is_runtime_clone(&s->event))
 		return 0;
 	of_container = counts_of(of_cgroup->container_id, SECTION_PROCESS);
 	if (of_container)
@@ -122,7 +122,6 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 
 	begin_event(&s->event.event, GABION_EXEC, 0, of_cgroup);
 	s->cgroup_flags = of_cgroup->flags;
-	s->event.flags = 0;
 	s->event.content = 0;
 	s->event.input_peer = 0;
 	s->event.mount_ns = mount_ns;
@@ -131,8 +130,6 @@ int BPF_PROG(handle_exec, struct task_struct *task, int old_pid, struct linux_bi
 	s->event.uid = uid_gid;
 	s->event.gid = uid_gid >> 32;
 	read_file(&s->event, bprm->file, of_cgroup->device);
-	if (!read_texts(s, task, bprm))
-		return 0;
 	action = GABION_ASK;
 	/* Also before its policy is in place, where a hold has ended early. */
 	if (!is_outside && !(of_cgroup->flags & GABION_CGROUP_BOUND))

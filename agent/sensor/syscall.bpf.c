@@ -353,19 +353,26 @@ static __always_inline void handle_redirect(struct cgroup_policy *policy, struct
 	emit(&events, &s->redirect.event, sizeof(s->redirect), counts);
 }
 
-/* The first use of a call since the group was bound. Its bit is set first: what happens at once happens once. */
-static __always_inline void handle_first_use(struct cgroup_policy *policy, struct group_calls *calls, __u32 bit,
-					     bool is_compat)
+/*
+ * The first use of a call since the group was bound. Its bit is set first: what happens at once happens once. Global, so
+ * that the verifier looks at it once and not for each way that leads here: it is rare, so what it looks up again is nothing.
+ */
+__attribute__((noinline)) int handle_first_use(__u32 bit)
 {
-	__u32 slot = policy->slot;
-	struct slot_defaults *defaults = bpf_map_lookup_elem(&slots, &slot);
+	__u64 cgroup_id = bpf_get_current_cgroup_id();
+	struct cgroup_policy *policy = bpf_map_lookup_elem(&cgroups, &cgroup_id);
+	struct group_calls *calls = bpf_cgrp_storage_get(&group_calls, bpf_get_current_task_btf()->cgroups->dfl_cgrp, 0, 0);
 	struct socket_scratch *s = socket_scratch();
-	struct cgroup_counts *counts = counts_of(policy->container_id, SECTION_SYSCALLS);
-	__u32 word = bit / 64, action = GABION_ASK;
+	__u32 slot, word = bit / 64, action = GABION_ASK;
 	__u64 mask = 1ULL << (bit & 63);
+	struct slot_defaults *defaults;
+	struct cgroup_counts *counts;
 
-	if (!s || word >= 2 * GABION_SYSCALLS / 64)
-		return;
+	if (!policy || !calls || !s || word >= 2 * GABION_SYSCALLS / 64)
+		return 0;
+	slot = policy->slot;
+	defaults = bpf_map_lookup_elem(&slots, &slot);
+	counts = counts_of(policy->container_id, SECTION_SYSCALLS);
 	__sync_fetch_and_or(&calls->seen[word], mask);
 	if (counts)
 		__sync_fetch_and_add(&counts->seen, 1);
@@ -379,11 +386,11 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 	if (action == GABION_ALLOW) {
 		if (counts)
 			__sync_fetch_and_add(&counts->allowed, 1);
-		return;
+		return 0;
 	}
 	begin_event(&s->syscall.event, GABION_SYSCALL, sizeof(s->syscall), policy);
 	s->syscall.number = bit & (GABION_SYSCALLS - 1);
-	s->syscall.flags = is_compat ? GABION_SYSCALL_COMPAT : 0;
+	s->syscall.flags = bit >= GABION_SYSCALLS ? GABION_SYSCALL_COMPAT : 0;
 	read_actor(&s->syscall.actor);
 	s->syscall.event.frame.outcome = outcome_of(action);
 	if (action == GABION_BLOCK) {
@@ -396,6 +403,7 @@ static __always_inline void handle_first_use(struct cgroup_policy *policy, struc
 	/* What could not be told is told at the next use. */
 	if (!emit(&events, &s->syscall.event, sizeof(s->syscall), counts))
 		__sync_fetch_and_and(&calls->seen[word], ~mask);
+	return 1;
 }
 
 /*
@@ -545,7 +553,7 @@ static __attribute__((noinline)) int follow(struct pt_regs *regs, long result, s
 	if (!policy || !(policy->flags & GABION_CGROUP_BOUND))
 		return 0;
 	if (is_first && contained_of(task->tgid))
-		handle_first_use(policy, calls, bit, is_compat);
+		handle_first_use(bit);
 	if (!is_followed)
 		return 0;
 	if (is_compat && number == COMPAT_SOCKETCALL) {
