@@ -264,6 +264,35 @@ describe("what a container looks up", () => {
     },
   );
 
+  onKernel("a resolver may answer who asked it from a resolver's port, and nobody can have it stopped so", async () => {
+    const detectors = { foreign_resolver: { effect: Effect.BLOCK } };
+    for (const network of [undefined, { effect: Effect.ALERT }]) {
+      await rig.rules({ dns: { effect: Effect.ALERT, detectors }, ...(network ? { network } : {}) });
+      expect(await ask("www.example.com", "A", `udp-from-${ANSWER}`)).toBe("ok");
+    }
+    expect(await web.isRunning()).toBe(true);
+  });
+
+  onKernel(
+    "what is refused for a custom rule's sake is said of that, and of the detector only where it asks for it",
+    async () => {
+      const both = async (effect: Effect) => {
+        const from = rig.audits.length;
+        await rig.rules({
+          network: { effect: Effect.ALERT },
+          dns: { effect: Effect.ALERT, detectors: { foreign_resolver: { effect } } },
+          customRules: [{ name: "no", expression: `event.connect.reaches("${FOREIGN}")`, effect: Effect.PREVENT }],
+        });
+        expect(await ask("www.example.com", "A", "udp", FOREIGN)).toBe("EPERM");
+        const of = (section: Section) =>
+          rig.audited(`section ${section}`, (a) => rig.audits.indexOf(a) >= from && a.section === section);
+        return [(await of(Section.NETWORK)).delivery, (await of(Section.DNS)).delivery];
+      };
+      expect(await both(Effect.ALERT)).toEqual([Delivery.DENIED, Delivery.AUDITED]);
+      expect(await both(Effect.PREVENT)).toEqual([Delivery.DENIED, Delivery.DENIED]);
+    },
+  );
+
   onKernel("disabled, look-ups are neither learned nor analysed", async () => {
     await rig.rules({ network: { effect: Effect.ALERT }, dns: { effect: Effect.DISABLE, denied: ["*.evil.example"] } });
     const before = rig.audits.length;

@@ -296,3 +296,28 @@ describe("what a container does with the network", () => {
     expect((await web.ended).status).toBe(137);
   });
 });
+
+onKernel("a port of lateral movement ends the dry run and is learned; a complete model tells it", async () => {
+  await using rig = await AgentRig.open("lateral", LearningState.DRY_RUN);
+  await rig.rules({ network: { effect: Effect.ALERT, detectors: { lateral_movement: { effect: Effect.PREVENT } } } });
+  const web = await start(rig, "web");
+  const connect = async (port: string) => (await web.exec(PROBE, "tcp", INTERNAL, port)).output.trim();
+  const detected = (port: string, effectApplied: Effect) =>
+    rig.audited(`port ${port}`, ({ decision, message }) => {
+      const isOurs = decision?.detector === "lateral_movement" && message.includes(`tcp/${port}`);
+      return isOurs && decision.effectApplied === effectApplied;
+    });
+  expect(await connect("5432")).toBe("ECONNREFUSED");
+  await detected("5432", Effect.ALERT);
+  const learned = await until("the fact", 5_000, () =>
+    rig.observations.find((o) => o.kind === "fact" && o.value.fact?.kind.case === "outbound"),
+  );
+  expect(learned.value).toMatchObject({
+    isDeviation: true,
+    fact: { kind: { value: { port: 5432, address: INTERNAL } } },
+  });
+  await rig.activate(LearningState.ACTIVE);
+  expect(await connect("5432")).toBe("ECONNREFUSED");
+  expect(await connect("6379")).toBe("EPERM");
+  expect((await detected("6379", Effect.PREVENT)).delivery).toBe(Delivery.DENIED);
+});

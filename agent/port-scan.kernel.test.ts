@@ -143,10 +143,10 @@ describe("port scans", () => {
   );
 
   onKernel(
-    "once active three addresses of the cluster that nobody has are enough, on a port that the model does not hold",
+    "once active three internal addresses that cannot be reached are enough, on a port that the model does not hold",
     async () => {
       const from = rig.audits.length;
-      const found = () => rig.audits.slice(from).filter((a) => a.message.includes("nobody has"));
+      const found = () => rig.audits.slice(from).filter((a) => a.message.includes("cannot be reached"));
       const within = (address: string, port: number) => {
         const value = { transport: Transport.TCP, port, address };
         return create(FactSchema, { kind: { case: "outbound", value } });
@@ -163,7 +163,9 @@ describe("port scans", () => {
       expect(found()).toEqual([]);
       await tried("22", "20", "21", "22");
       const audit = await until("the scan", 10_000, () => found()[0]);
-      expect(audit.message).toBe("a port scan: 3 internal addresses that nobody has were tried, the first on port 22");
+      expect(audit.message).toBe(
+        "a port scan: 3 internal addresses that cannot be reached were tried, the first on port 22",
+      );
       await rig.activate(LearningState.LEARNING);
     },
   );

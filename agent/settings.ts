@@ -63,7 +63,7 @@ export const AGENT_SETTINGS = {
   "agent.scan.dark": count(
     SCAN.dark,
     SCAN_MAX,
-    "addresses of the cluster that nobody has, tried within it on ports that the model does not hold, and are a port scan",
+    "internal addresses that cannot be reached, tried within it on ports that the model does not hold, and are a port scan",
   ),
   "agent.dns.window": duration(DNS.windowMs, "look-ups within this time are looked at together for tunnels"),
   "agent.dns.tunnelNames": count(

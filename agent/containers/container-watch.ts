@@ -7,6 +7,7 @@ import type { HashCache } from "../content/hash-cache.ts";
 import type { CgroupFrame, ContainerFrame } from "../wire/frames.ts";
 import { CgroupFlag } from "../wire/layout.ts";
 import type { Sensor } from "../wire/sensor.ts";
+import { GivenResolvers } from "./given-resolvers.ts";
 import { identifyContainer } from "./identify.ts";
 import { isOwnControlGroup, readBundle } from "./oci-bundle.ts";
 import { containerMadeBy, controlGroupOf, listRuncContainers, pidNamespaceAt, type RuncContainer } from "./runc.ts";
@@ -50,6 +51,7 @@ interface Pending {
 /** Knows which control group is which container: new ones as they are made, running ones at the start. */
 export class ContainerWatch {
   readonly #options: ContainerWatchOptions;
+  readonly #resolvers = new GivenResolvers();
   readonly #containers = new Map<bigint, WatchedContainer>();
   readonly #pending = new Map<bigint, Pending>();
   /** Runc roots seen in use, beside those of the settings. */
@@ -210,7 +212,7 @@ export class ContainerWatch {
     this.#pending.set(cgroup.id, pending);
     try {
       const timeMs = isHeld ? Math.max(holdMs, 1) * 10 : IDENTIFY_MS;
-      const context = { nodeId, cluster, cgroupPath: cgroup.path, isPartlySeen, cache };
+      const context = { nodeId, cluster, cgroupPath: cgroup.path, isPartlySeen, cache, resolvers: this.#resolvers };
       const identified = await identifyContainer(runc, { ...context, signal: AbortSignal.timeout(timeMs) });
       const signal = AbortSignal.timeout(timeMs);
       const flags = this.#flagsOf(identified.bundle) | (isHeld ? 0 : CgroupFlag.RUNNING);

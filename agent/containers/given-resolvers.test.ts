@@ -1,10 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { resolversOf } from "#core/detect/resolvers.ts";
-import { givenResolvers } from "./given-resolvers.ts";
+import { type BundleMount, GivenResolvers } from "./given-resolvers.ts";
 
 let directory: string;
 let rootfs: string;
@@ -19,6 +19,8 @@ beforeEach(() => {
 afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 const bind = (destination: string, source: string) => ({ destination, source, type: "bind", options: ["rbind", "ro"] });
+const given = (mounts: readonly BundleMount[] = [], root = rootfs, resolvers = new GivenResolvers()) =>
+  resolvers.of({ rootfs: root, mounts }, AbortSignal.timeout(5_000));
 
 test("a resolv.conf names its resolvers, each once, and nothing else does", () => {
   const lines = [
@@ -36,36 +38,50 @@ test("a resolv.conf names its resolvers, each once, and nothing else does", () =
   expect(resolversOf(lines.join("\n"))).toEqual(["10.96.0.10", "fe80::1", "fd00::10"]);
 });
 
-test("what the runtime mounts comes before what the image has", () => {
+test("where a resolver is named in a form that only the C libraries read, none is known", () => {
+  for (const form of ["10.1", "010.0.0.53", "0x0a000035"])
+    expect(resolversOf(`nameserver ${form}\nnameserver 192.0.2.1\n`)).toEqual([]);
+});
+
+test("what the runtime mounts comes before what the image has", async () => {
   writeFileSync(resolvConf, "nameserver 192.0.2.1\n");
   const mounted = join(directory, "mounted");
   writeFileSync(mounted, "nameserver 192.0.2.2\n");
   const folder = join(directory, "folder");
   mkdirSync(folder);
   writeFileSync(join(folder, "resolv.conf"), "nameserver 192.0.2.3\n");
-  expect(givenResolvers(rootfs, [bind("/proc", "/proc")])).toEqual(["192.0.2.1"]);
-  expect(givenResolvers(rootfs, [bind("/etc/resolv.conf", mounted)])).toEqual(["192.0.2.2"]);
-  expect(givenResolvers(rootfs, [bind("/etc", folder)])).toEqual(["192.0.2.3"]);
-  expect(givenResolvers(rootfs, [bind("/etc", folder), bind("/etc/resolv.conf", mounted)])).toEqual(["192.0.2.2"]);
-  const memory = { destination: "/etc", source: "tmpfs", type: "tmpfs", options: [] };
-  expect(givenResolvers(rootfs, [memory])).toEqual([]);
+  expect(await given([bind("/proc", "/proc")])).toEqual(["192.0.2.1"]);
+  expect(await given([bind("/etc/resolv.conf", mounted)])).toEqual(["192.0.2.2"]);
+  for (const at of ["/etc", "/etc/", "/./etc"]) expect(await given([bind(at, folder)])).toEqual(["192.0.2.3"]);
+  expect(await given([bind("/etc", folder), bind("/etc/resolv.conf", mounted)])).toEqual(["192.0.2.2"]);
+  expect(await given([{ destination: "/etc", source: "tmpfs", type: "tmpfs", options: [] }])).toEqual([]);
 });
 
-test("an image leads neither out of itself nor to a file that never ends", () => {
-  const outside = join(directory, "outside");
-  writeFileSync(outside, "nameserver 192.0.2.9\n");
-  expect(givenResolvers(rootfs, [])).toEqual([]);
-  expect(givenResolvers(join(directory, "nothing"), [])).toEqual([]);
+test("what a container writes there counts for none that shares the file; a file that is put there counts", async () => {
+  const resolvers = new GivenResolvers();
+  const mounted = join(directory, "mounted");
+  const mounts = [bind("/etc/resolv.conf", mounted)];
+  writeFileSync(mounted, "nameserver 192.0.2.2\n");
+  expect(await given(mounts, rootfs, resolvers)).toEqual(["192.0.2.2"]);
+  appendFileSync(mounted, "nameserver 192.0.2.66\n");
+  expect(await given(mounts, rootfs, resolvers)).toEqual(["192.0.2.2"]);
+  writeFileSync(`${mounted}-new`, "nameserver 192.0.2.3\n");
+  renameSync(`${mounted}-new`, mounted);
+  expect(await given(mounts, rootfs, resolvers)).toEqual(["192.0.2.3"]);
+});
+
+test("an image leads neither out of itself nor to what never ends, and nobody waits for it", async () => {
+  writeFileSync(join(directory, "outside"), "nameserver 192.0.2.9\n");
+  expect(await given()).toEqual([]);
+  expect(await given([], join(directory, "nothing"))).toEqual([]);
   symlinkSync("../../outside", resolvConf);
-  expect(givenResolvers(rootfs, [])).toEqual([]);
+  expect(await given()).toEqual([]);
   rmSync(resolvConf);
   symlinkSync("stub", resolvConf);
   writeFileSync(join(rootfs, "etc", "stub"), "nameserver 192.0.2.4\n");
-  expect(givenResolvers(rootfs, [])).toEqual(["192.0.2.4"]);
+  expect(await given()).toEqual(["192.0.2.4"]);
   rmSync(resolvConf);
   execFileSync("mkfifo", [resolvConf]);
-  expect(givenResolvers(rootfs, [])).toEqual([]);
-  rmSync(resolvConf);
-  symlinkSync("/dev/zero", resolvConf);
-  expect(givenResolvers("/", [bind("/etc/resolv.conf", "/dev/zero")])).toEqual([]);
+  expect(await given()).toEqual([]);
+  expect(await new GivenResolvers().of({ rootfs, mounts: [] }, AbortSignal.abort())).toEqual([]);
 });

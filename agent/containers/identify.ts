@@ -14,6 +14,7 @@ import {
 import { kernelDevice } from "../content/file-identity.ts";
 import type { HashCache } from "../content/hash-cache.ts";
 import { type Manifest, readManifest } from "../content/manifest.ts";
+import type { GivenResolvers } from "./given-resolvers.ts";
 import { type OciBundle, readBundle } from "./oci-bundle.ts";
 import type { RuncContainer } from "./runc.ts";
 
@@ -25,6 +26,8 @@ export interface IdentifiedContainer {
   readonly manifest: Manifest;
   /** Device of the root file system, as the kernel numbers it. */
   readonly rootDevice: number;
+  /** Addresses of the resolvers that it was given; none where that is not known. */
+  readonly resolvers: readonly string[];
 }
 
 /** Annotations in which tools leave the image, in the order of trust. */
@@ -58,6 +61,7 @@ export async function identifyContainer(
     cgroupPath: string;
     isPartlySeen: boolean;
     cache: HashCache;
+    resolvers: GivenResolvers;
     /** How long reading the root file system may take. */
     signal: AbortSignal;
   },
@@ -93,5 +97,6 @@ export async function identifyContainer(
     nodeId: context.nodeId,
   });
   const rootDevice = kernelDevice(statSync(bundle.rootfs, { bigint: true }).dev);
-  return { message, runc, bundle, manifest, rootDevice };
+  const resolvers = await context.resolvers.of(bundle, context.signal);
+  return { message, runc, bundle, manifest, rootDevice, resolvers };
 }

@@ -2,7 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { isIP } from "node:net";
 import { isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
-import { givenResolvers } from "./given-resolvers.ts";
+import type { BundleMount } from "./given-resolvers.ts";
 
 const NAMESPACE = z.object({ type: z.string(), path: z.string().optional() });
 const MOUNT = z.object({
@@ -51,8 +51,8 @@ export interface OciBundle {
   readonly cgroupsPath: string | undefined;
   /** Address of the Kubernetes API server that the kubelet told it; empty for none. */
   readonly kubernetesApi: string;
-  /** Addresses of the resolvers that it is given; none where its files do not say. */
-  readonly resolvers: readonly string[];
+  /** In their order: later ones lie over earlier ones. */
+  readonly mounts: readonly BundleMount[];
 }
 
 /** Which variable tells pods where the API server is: Kubernetes' "Accessing the API from a Pod". */
@@ -75,12 +75,11 @@ export function readBundle(directory: string): OciBundle {
   if (statSync(file).size > CONFIG_MAX_BYTES) throw new Error(`${file} is larger than ${CONFIG_MAX_BYTES} bytes`);
   const config = CONFIG.parse(JSON.parse(readFileSync(file, "utf8")));
   const root = config.root.path;
-  const rootfs = isAbsolute(root) ? root : resolve(directory, root);
   const pid = config.linux.namespaces.find(({ type }) => type === "pid");
   const { args, cwd, env, user } = config.process;
   return {
     directory,
-    rootfs,
+    rootfs: isAbsolute(root) ? root : resolve(directory, root),
     process: { args, cwd, uid: user.uid, gid: user.gid, env },
     exposedPorts: (config.annotations[EXPOSED_PORTS] ?? "").split(",").filter((port) => port !== ""),
     annotations: config.annotations,
@@ -89,7 +88,7 @@ export function readBundle(directory: string): OciBundle {
     hasMountNamespace: config.linux.namespaces.some(({ type }) => type === "mount"),
     cgroupsPath: config.linux.cgroupsPath,
     kubernetesApi: apiServer(env),
-    resolvers: givenResolvers(rootfs, config.mounts),
+    mounts: config.mounts,
   };
 }
 

@@ -63,6 +63,7 @@ export class Enforcer {
   readonly slots: SlotTable;
   readonly #nodeId: string;
   readonly #settings: TreatmentSettings;
+  readonly #internalRanges: readonly string[];
   readonly #cgroupMount: string;
   readonly #logger: Logger;
   readonly #onUnprotected: EnforcerOptions["onUnprotected"];
@@ -78,6 +79,7 @@ export class Enforcer {
 
   constructor({ nodeId, settings, internalRanges, cgroupMount, logger, onUnprotected }: EnforcerOptions) {
     this.slots = new SlotTable(internalRanges, logger);
+    this.#internalRanges = internalRanges;
     this.#nodeId = nodeId;
     this.#settings = settings;
     this.#cgroupMount = cgroupMount;
@@ -283,13 +285,20 @@ export class Enforcer {
     const { model } = container;
     const modelRevision = model?.revision ?? 0n;
     const modelKey = container.message.modelKey;
-    const { kubernetesApi, resolvers } = container.identified.bundle;
+    const { resolvers } = container.identified;
+    const { kubernetesApi } = container.identified.bundle;
     const intel = this.#intel;
     const executables = intel.byHash.size === 0 ? [] : container.identified.manifest.executables;
     const imageHashes = new Map([...executables].map(([path, { sha256 }]) => [path, sha256] as const));
     return {
       fingerprint: `${rule?.ruleId ?? ""} ${rule?.revision ?? 0n} ${modelKey} ${modelRevision} ${kubernetesApi} ${resolvers.join()} ${intel.revision}/${intel.count}`,
-      policy: compileContainerPolicy(rule, model, this.#settings, { kubernetesApi, resolvers, intel, imageHashes }),
+      policy: compileContainerPolicy(rule, model, this.#settings, {
+        kubernetesApi,
+        internalRanges: this.#internalRanges,
+        resolvers,
+        intel,
+        imageHashes,
+      }),
       rule,
       rulesetRevision: this.#rulesetRevision,
       modelKey,

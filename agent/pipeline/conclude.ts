@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { sectionPolicy } from "#core/policy/container-policy.ts";
 import { type Audit, AuditKind, AuditSchema } from "#gen/gabion/audit/v1/audit_pb.ts";
 import type { Event, Section } from "#gen/gabion/event/v1/event_pb.ts";
-import { type Fact, LearningState } from "#gen/gabion/model/v1/model_pb.ts";
+import type { Fact } from "#gen/gabion/model/v1/model_pb.ts";
 import { type Decision, Delivery, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { AgentOptions } from "../agent-options.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
@@ -61,10 +61,10 @@ export class Conclusion {
     this.stop = options.stop;
   }
 
-  learn(container: WatchedContainer, facts: readonly Fact[], decision: Decision, use: SlotUse, section: Section): void {
+  learn(container: WatchedContainer, facts: readonly Fact[], decision: Decision): void {
     if (!decision.isLearned && !decision.isHeld) return;
-    const isDryRun = sectionPolicy(use.policy, section).state === LearningState.DRY_RUN;
-    const isDeviation = isDryRun && decision.outcome === PolicyOutcome.DEVIATION;
+    // What is learned although the dry run alerts on it is what ends that.
+    const isDeviation = decision.isLearned && decision.isDryRun;
     for (const fact of facts) {
       this.#learner.observe(container, fact, { isDeviation, isHeld: decision.isHeld, detector: decision.detector });
     }

@@ -7,6 +7,7 @@ import { withCustomRules } from "#core/policy/custom-rules.ts";
 import { isNamed } from "#core/policy/file-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { Section } from "#gen/gabion/event/v1/event_pb.ts";
+import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Clock } from "#lib/flow/clock.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { HashCache } from "../content/hash-cache.ts";
@@ -119,9 +120,11 @@ export class EventPipeline {
     const decision = judged.isCompanion
       ? judged.decision
       : withCustomRules(use.policy.custom, sectionPolicy(use.policy, section), of, () => judged.decision);
-    conclusion.learn(container, facts, decision, use, section);
+    const outcome = outcomeOf(judged, decision, frame.outcome);
+    // What was refused for another's sake reached nothing that could be learned.
+    if (judged.sharesOutcome && isActedInKernel(frame.outcome)) Object.assign(decision, { isLearned: false });
+    conclusion.learn(container, facts, decision);
     conclusion.note(container, conclusion.told(event, decision), use, section);
-    const outcome = judged.outcome ?? (judged.isCompanion ? Outcome.ASKED : frame.outcome);
     if (!decision.isAudited && !isActedInKernel(outcome)) return;
     const delivered = await conclusion.deliver(container, outcome, decision, act);
     conclusion.audit(container, event, decision, use, section, delivered, object);
@@ -150,6 +153,12 @@ export class EventPipeline {
         return [judgeRefused(m, container, frame, use)];
     }
   }
+}
+
+/** What the kernel did for a judgement, of what it did for the frame. */
+function outcomeOf({ isCompanion, outcome, sharesOutcome }: Judged, decision: Decision, ofFrame: number): number {
+  if (isCompanion) return outcome ?? Outcome.ASKED;
+  return sharesOutcome && decision.effectApplied < Effect.PREVENT ? Outcome.ASKED : ofFrame;
 }
 
 /** The section that an event's loss is counted in. */

@@ -72,7 +72,7 @@ export class ExecPipeline {
       () => evaluateProcess(use.policy.process, toProcessEvent(exec)),
     );
     if (exec.stream === "") this.#lookAgain(container, frame, event, use);
-    this.#deps.conclusion.learn(container, [toFact(exec)], decision, use, Section.PROCESS);
+    this.#deps.conclusion.learn(container, [toFact(exec)], decision);
     this.#deps.conclusion.note(container, this.#deps.conclusion.told(event, decision), use, Section.PROCESS);
     this.#remember(container, frame, exec, decision);
     if (!decision.isAudited && !isActedInKernel(frame.outcome)) return;

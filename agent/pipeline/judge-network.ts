@@ -1,5 +1,5 @@
 import { encryptedDnsReason } from "#core/detect/encrypted-dns.ts";
-import { scanText } from "#core/detect/port-scan.ts";
+import { scanObject, scanText } from "#core/detect/port-scan.ts";
 import { addressBytes, addressText } from "#core/matching/address.ts";
 import type { AddressClasses } from "#core/matching/address-class.ts";
 import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
@@ -16,12 +16,11 @@ import {
 import { evaluatePortScan, evaluateRawSocket } from "#core/policy/socket-policy.ts";
 import { escapeBytes } from "#core/text/escape.ts";
 import { type Event, Section, type Transport } from "#gen/gabion/event/v1/event_pb.ts";
-import { type Decision, Effect, Outcome as PolicyOutcome } from "#gen/gabion/policy/v1/policy_pb.ts";
+import { Effect, Outcome as PolicyOutcome, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { WatchedContainer } from "../containers/watched-container.ts";
 import type { SlotUse } from "../enforce/slot-table.ts";
 import type { Actor, ConnectFrame, ContactFrame, ListenFrame, SocketFrame } from "../wire/frames.ts";
-import { ConnectFlag, ListenFlag, Outcome } from "../wire/layout.ts";
-import { isActedInKernel } from "./conclude.ts";
+import { ConnectFlag, ListenFlag } from "../wire/layout.ts";
 import { type EventMaker, type Judged, NOTHING } from "./judged.ts";
 
 /** The death of its first process is the end of a container. */
@@ -62,19 +61,20 @@ export function judgeConnect(
   return [...withForeignResolver(judged, use, frame), ...encrypted];
 }
 
-/** The kernel did the stronger of what both judgements ask for: what was done for one is not said of the other. */
+/** The kernel did the stronger of what both judgements ask for. */
 function withForeignResolver(judged: Judged, use: SlotUse, { address, outcome }: ConnectFrame): Judged[] {
   const text = addressText(address);
   const own = use.policy.dns.resolvers?.map((resolver) => `\`${resolver}\``).join(", ");
   const message = `\`${text}\` was asked for names, and the container was given ${own} for that`;
   const decision = evaluateDnsDetection(use.policy.dns, "foreign_resolver", message, text);
-  const outcomeOf = ({ effectApplied }: Decision) => (effectApplied >= Effect.PREVENT ? outcome : Outcome.ASKED);
-  const isRefused = isActedInKernel(outcome);
-  // Nothing was reached that could be learned.
-  if (isRefused) Object.assign(judged.decision, { isLearned: false });
   const object = ["foreign_resolver", ...judged.object];
   const companion = { ...judged, section: Section.DNS, decision, facts: [], object, isCompanion: true };
-  return [judged, companion].map((each) => (isRefused ? { ...each, outcome: outcomeOf(each.decision) } : each));
+  return decision.effectApplied >= Effect.PREVENT
+    ? [
+        { ...judged, sharesOutcome: true },
+        { ...companion, outcome },
+      ]
+    : [judged, companion];
 }
 
 function judgeEncryptedDns(event: Event, connect: ConnectEvent, use: SlotUse, object: readonly unknown[]): Judged[] {
@@ -132,8 +132,8 @@ export function judgeSocket(maker: EventMaker, container: WatchedContainer, fram
   };
 }
 
-/** The network says that nobody has an address (errno EHOSTUNREACH). */
-const NOBODY_THERE = 113;
+/** The network says that a host cannot be reached: nobody has its address, or a firewall refuses (errno EHOSTUNREACH). */
+const UNREACHABLE = 113;
 
 /** True where neither model nor list holds a destination, and it is not learned either; within the cluster, not its port. */
 function isNewTo(
@@ -142,12 +142,13 @@ function isNewTo(
   { address, port, transport }: { address: Uint8Array; port: number; transport: Transport },
 ): boolean {
   const kind = classes.of(address);
-  if (kind === "internal") return isNewWithin(use.policy.network, { port, transport });
   const { finding, treatment } = ruleConnect(use.policy.network, {
     ...{ transport, address, port, domain: "", isDirect: false },
     isInternet: kind === "internet",
     isLoopback: kind === "loopback",
   });
+  if (kind === "internal")
+    return finding.reason !== Reason.ALLOWED_LIST && isNewWithin(use.policy.network, { port, transport });
   return finding.outcome === PolicyOutcome.DEVIATION && !treatment.isLearned;
 }
 
@@ -161,7 +162,7 @@ export function judgeContact(
   const { port, isFailed } = frame;
   const transport = transportOf(frame.transport);
   const isNew = isNewTo(use, maker.addressClasses, { address: frame.address, port, transport });
-  const isDark = isFailed && frame.error === NOBODY_THERE && maker.addressClasses.of(frame.address) === "internal";
+  const isDark = isFailed && frame.error === UNREACHABLE && maker.addressClasses.of(frame.address) === "internal";
   const contact = { address, port, transport, isFailed, isNew, isDark };
   const scan = maker.detectorsOf(container).scan.take(contact, Number(frame.ktimeNs / 1_000_000n));
   if (!scan) return [];
@@ -173,7 +174,8 @@ export function judgeContact(
   }));
   const value = { isHorizontal, portCount, addressCount, failedCount, contactCount, samples };
   const event = maker.event(container, frame.ktimeNs, { case: "portScan", value });
-  const decision = evaluatePortScan(use.policy.network, scanText(scan), isHorizontal ? String(frame.port) : address);
+  const about = scanObject(isHorizontal, scan.samples[0]);
+  const decision = evaluatePortScan(use.policy.network, scanText(scan), about);
   const act = { ...NOTHING, happened: "the ports had been tried" };
   return [
     {
@@ -181,7 +183,7 @@ export function judgeContact(
       event,
       decision,
       facts: [],
-      object: ["port_scan", isHorizontal, isHorizontal ? frame.port : address],
+      object: ["port_scan", isHorizontal, about],
       act,
     },
   ];

@@ -23,8 +23,10 @@ export interface Judged {
   readonly facts: readonly Fact[];
   /** A second judgement of the same frame: what the kernel did was about the first. */
   readonly isCompanion?: boolean;
-  /** What the kernel did about it, where the frame says what was done for another judgement. */
+  /** What the kernel did about a companion; without it, nothing. */
   readonly outcome?: number;
+  /** What the kernel did may have been for the companion only: it was for this one too where that asks for as much. */
+  readonly sharesOutcome?: boolean;
   /** What makes two audits equal. */
   readonly object: readonly unknown[];
   /** What became of the act, in words, for each way that it may have gone. */

@@ -269,17 +269,25 @@ static __always_inline __u32 decide_connect(struct network_scratch *s, __u32 own
 /*
  * Whoever is asked for names and was not given as a resolver is acted upon besides, whatever else is said of the destination.
  * Here and not where look-ups leave: an address may be rewritten on the way there, and this is the one that was asked for.
- * What stays in the container, or is its engine's, is none.
+ * What stays in the container, or is its engine's, is none; nor is who is answered by a container that may be a resolver
+ * itself, and who asked from the same port.
  */
-static __always_inline __u32 decide_resolver(struct connect_event *event, __u32 action)
+static __always_inline __u32 decide_resolver(struct connect_event *event, __u32 own_port, __u32 action)
 {
 	__u32 slot = event->event.slot, wanted;
 	struct slot_defaults *defaults;
+	__u8 port[3];
 
 	if (event->port != DNS_PORT || event->flags & GABION_CONNECT_LOOPBACK)
 		return action;
 	defaults = bpf_map_lookup_elem(&slots, &slot);
 	if (!defaults || !has_kind(defaults, GABION_RESOLVER))
+		return action;
+	port_bytes(port, event->transport, DNS_PORT);
+	/* As `is_answer` has it. */
+	if (own_port == DNS_PORT && (defaults->actions[GABION_DEFAULT_LISTEN] == GABION_ALLOW ||
+				     defaults->actions[GABION_DEFAULT_INTERNAL] == GABION_ASK ||
+				     find_prefix(defaults, slot, GABION_LISTEN_ALLOWED, port, 24)))
 		return action;
 	wanted = defaults->actions[GABION_DEFAULT_FOREIGN_RESOLVER];
 	if (wanted == GABION_ALLOW || find_prefix(defaults, slot, GABION_RESOLVER, event->address, 128))
@@ -348,7 +356,7 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	struct connect_event *event = &s->connect;
 	struct known_destination *known;
 	struct cgroup_counts *counts;
-	__u32 action;
+	__u32 action, own_port;
 
 	if (is_ipv6) {
 		__u32 parts[4] = { context->user_ip6[0], context->user_ip6[1], context->user_ip6[2], context->user_ip6[3] };
@@ -381,8 +389,9 @@ static __always_inline int destination(struct bpf_sock_addr *context, struct net
 	if (event->flags & GABION_CONNECT_INTERNET && policy->flags & GABION_CGROUP_DNS && !resolved_of(s, policy))
 		event->flags |= GABION_CONNECT_DIRECT;
 	s->hangs_on_port = 0;
-	action = decide_connect(s, flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0);
-	action = decide_resolver(event, counted(policy, event->event.entry, action));
+	own_port = flags & GABION_CONNECT_DATAGRAM && context->sk ? context->sk->src_port : 0;
+	action = decide_connect(s, own_port);
+	action = decide_resolver(event, own_port, counted(policy, event->event.entry, action));
 	if (action != GABION_ALLOW)
 		read_domain(s, policy);
 	else if (!s->hangs_on_port)

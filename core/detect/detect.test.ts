@@ -97,7 +97,7 @@ test("contacts that succeed take the weight of those that fail; four in a row be
   expect(take(10, true)).toMatchObject({ by: "sequence", isHorizontal: true, failedCount: 6, contactCount: 7 });
 });
 
-test("three addresses of the cluster that nobody has are a scan where the model does not know the port; two are none", () => {
+test("three internal addresses that cannot be reached are a scan where the model does not know the port; two are none", () => {
   const detector = new PortScanDetector();
   const dark = (address: string, port: number, isNew = true): Contact => ({
     ...failed(address, port),
@@ -114,7 +114,7 @@ test("three addresses of the cluster that nobody has are a scan where the model 
   const scan = detector.take(dark("10.4.0.5", 22), 300_002);
   expect(scan).toMatchObject({ by: "dark", isHorizontal: true, addressCount: 3, portCount: 1, contactCount: 3 });
   expect(scan && scanText(scan)).toBe(
-    "a port scan: 3 internal addresses that nobody has were tried, the first on port 22",
+    "a port scan: 3 internal addresses that cannot be reached were tried, the first on port 22",
   );
 });
 

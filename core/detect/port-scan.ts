@@ -10,7 +10,7 @@ export interface Contact {
   readonly isFailed: boolean;
   /** True where the model is complete and does not hold it. */
   readonly isNew: boolean;
-  /** True where it failed because nobody has such an address, in a network of the cluster. */
+  /** True where the network said that such an internal address cannot be reached: mostly nobody has it. */
   readonly isDark: boolean;
 }
 
@@ -22,7 +22,7 @@ export interface Scan {
   readonly addressCount: number;
   readonly failedCount: number;
   readonly contactCount: number;
-  /** What was enough: many that failed, few that the model holds none of, or addresses that nobody has. */
+  /** What was enough: many that failed, few that the model holds none of, or addresses that cannot be reached. */
   readonly by: "count" | "sequence" | "dark";
   /** A few of the destinations, as address and port. */
   readonly samples: readonly Contact[];
@@ -37,7 +37,7 @@ export interface ScanSettings {
   readonly horizontal: number;
   /** Failed destinations altogether. */
   readonly total: number;
-  /** Addresses of the cluster that nobody has, with ports that the model does not hold. */
+  /** Internal addresses that cannot be reached, with ports that the model does not hold. */
   readonly dark: number;
   /** Part of the first contacts that must have failed: a crawler reaches most of its hosts, a scanner few. */
   readonly failedShare: number;
@@ -53,7 +53,7 @@ export interface ScanSettings {
  * 15 ports on a host and 25 hosts on a port in five minutes are what Zeek's scan policy took for its threshold; 100
  * destinations of any kind besides. Half of the contacts having failed is our own, tried against a crawler. The sequential
  * test is TRW (Jung et al., S&P 2004) with parameters under which six failures in a row are a scan, and four successes
- * begin anew. Three addresses that nobody has: from as many hits of a darknet on NCSA's bro-simple-scan lowers
+ * begin anew. Three addresses that cannot be reached: from as many hits of a darknet on NCSA's bro-simple-scan lowers
  * its thresholds.
  */
 export const DEFAULT_SCAN_SETTINGS: ScanSettings = {
@@ -89,7 +89,7 @@ function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
  * however often it is tried; one that has answered before never comes here. After a finding the window begins anew.
  *
  * A second, sequential test weighs each first contact that the model does not hold: a service mostly knows whom it calls.
- * Within the cluster it knows the port, if not the address: an address there that nobody has was not called but tried.
+ * Within the cluster it knows the port, if not the address: an address there that cannot be reached was not called but tried.
  *
  * UDP counts by ports of one host alone. Who has many partners by UDP, as a resolver has, meets many that are gone, and
  * how many were there is not known; but nobody has fifteen services of one host that are all gone.
@@ -144,7 +144,14 @@ export class PortScanDetector {
   #findDark(): Scan | undefined {
     const dark = [...this.#seen.values()].filter(({ isDark, isNew }) => isDark && isNew);
     if (new Set(dark.map(({ address }) => address)).size < this.#settings.dark) return undefined;
-    return { ...toScan(dark, dark, true), by: "dark" };
+    return {
+      ...toScan(
+        dark,
+        dark,
+        dark.every(({ port }) => port === dark[0]?.port),
+      ),
+      by: "dark",
+    };
   }
 
   #judge({ address, port, transport }: Contact): Scan | undefined {
@@ -189,6 +196,11 @@ function toScan(contacts: readonly Seen[], failed: readonly Seen[], isHorizontal
   };
 }
 
+/** What a scan was of, as exceptions name it: a port of many hosts, or a host with many ports; of many of both the first. */
+export function scanObject(isHorizontal: boolean, first: Pick<Contact, "address" | "port"> | undefined): string {
+  return isHorizontal ? String(first?.port ?? "") : (first?.address ?? "");
+}
+
 /** A scan in one sentence. */
 export function scanText(scan: Scan): string {
   const { isHorizontal, portCount, addressCount, failedCount, contactCount, by, samples } = scan;
@@ -200,7 +212,7 @@ export function scanText(scan: Scan): string {
       ? `${portCount} ${ports} of ${first?.address} were tried`
       : `${portCount} ports of ${addressCount} hosts were tried`;
   if (by === "dark")
-    return `a port scan: ${addressCount} internal addresses that nobody has were tried, the first on port ${first?.port}`;
+    return `a port scan: ${addressCount} internal addresses that cannot be reached were tried, the first on port ${first?.port}`;
   const which = by === "sequence" ? "first contacts that the model does not know" : "first contacts";
   return `a port scan: ${what}; ${failedCount} of ${contactCount} ${which} failed`;
 }

@@ -43,6 +43,8 @@ function values<Case extends keyof FactValues>(
 export interface Surroundings {
   /** Address of the Kubernetes API server that the container was told of. */
   readonly kubernetesApi?: string;
+  /** Ranges that are the cluster's own, beside those that are nowhere the Internet's. */
+  readonly internalRanges?: readonly string[];
   /** Addresses of the resolvers that the container was given; none where that is not known. */
   readonly resolvers?: readonly string[];
   readonly intel?: Intel;
@@ -57,7 +59,13 @@ export function compileContainerPolicy(
   rule: Rule | undefined,
   model: ModelPolicy | undefined,
   settings: TreatmentSettings,
-  { kubernetesApi = "", resolvers = [], intel = NO_INTEL, imageHashes = new Map() }: Surroundings = {},
+  {
+    kubernetesApi = "",
+    internalRanges = [],
+    resolvers = [],
+    intel = NO_INTEL,
+    imageHashes = new Map(),
+  }: Surroundings = {},
 ): CompiledContainerPolicy {
   const base = (section: Section) => ({
     hasRule: rule !== undefined,
@@ -81,6 +89,7 @@ export function compileContainerPolicy(
       outbound: values(model, Section.NETWORK, "outbound"),
       processes,
       kubernetesApi,
+      internalRanges,
       intel,
     }),
     dns: compileDnsPolicy({

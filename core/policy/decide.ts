@@ -1,7 +1,9 @@
 import { ContentState, type Event, type Process } from "#gen/gabion/event/v1/event_pb.ts";
 import { type Decision, Reason } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { Container } from "#gen/gabion/workload/v1/workload_pb.ts";
+import { scanObject } from "../detect/port-scan.ts";
 import { addressText } from "../matching/address.ts";
+import { AddressClasses } from "../matching/address-class.ts";
 import { type CompiledContainerPolicy, sectionPolicy } from "./container-policy.ts";
 import { ruleWithCustom } from "./custom-rules.ts";
 import { ruleDnsQuery } from "./dns-policy.ts";
@@ -14,11 +16,11 @@ import { ruleProcess, ruleRedirect } from "./process-policy.ts";
 import { rulePortScan, ruleRawSocket } from "./socket-policy.ts";
 import { ruleSyscall } from "./syscall-policy.ts";
 
-/** 127.0.0.0/8 and ::1, of 4 or 16 bytes. */
-function isLoopback(address: Uint8Array): boolean {
-  if (address.length === 4) return address[0] === 127;
-  const isMapped = address.subarray(0, 10).every((byte) => byte === 0) && address[10] === 0xff && address[11] === 0xff;
-  return isMapped ? address[12] === 127 : address[15] === 1 && address.subarray(0, 15).every((byte) => byte === 0);
+const CLASSES = new AddressClasses([]);
+
+/** As the kernel has it, where 0.0.0.0 is the container itself too; but of the Internet it stands for no address. */
+function isLoopback({ address, isInternet }: { readonly address: Uint8Array; readonly isInternet: boolean }): boolean {
+  return !isInternet && CLASSES.of(address) === "loopback";
 }
 
 /** A program that runs already, one of whose standard streams became a connection. */
@@ -45,7 +47,7 @@ function ruleSection(policy: CompiledContainerPolicy, { kind, actor }: Event): R
     case "streamRedirect":
       return ruleRedirect(policy.process, redirectedProcess(actor, kind.value.descriptor));
     case "connect":
-      return ruleConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value.address) });
+      return ruleConnect(policy.network, { ...kind.value, isLoopback: isLoopback(kind.value) });
     case "listen":
       return ruleListen(policy.network, kind.value);
     case "rawSocket": {
@@ -56,7 +58,7 @@ function ruleSection(policy: CompiledContainerPolicy, { kind, actor }: Event): R
       const { isHorizontal, portCount, addressCount, samples } = kind.value;
       const message = isHorizontal ? `${addressCount} hosts were tried` : `${portCount} ports of one host were tried`;
       const [first] = samples;
-      const exception = isHorizontal ? String(first?.port ?? "") : addressText(first?.address ?? new Uint8Array());
+      const exception = scanObject(isHorizontal, first && { ...first, address: addressText(first.address) });
       return rulePortScan(policy.network, message, exception);
     }
     case "dnsQuery":

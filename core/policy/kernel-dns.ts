@@ -6,6 +6,7 @@ import type { Intel } from "../intel/intel-set.ts";
 import { parsePrefix } from "../matching/address.ts";
 import { compileDomainIndex, type DomainPattern, parseDomainPattern } from "../matching/domain.ts";
 import { hasWildcard } from "../model/item-pattern.ts";
+import { isLearning } from "../model/lifecycle.ts";
 import type { KernelObject } from "./custom-rules.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import {
@@ -53,13 +54,18 @@ function encryptedDnsNames(policy: CompiledDnsPolicy, byCustomRules: readonly Do
   return ENCRYPTED_DNS_NAMES.filter((name) => !isOthers(name)).map((text) => ({ kind: "domain", text, action }));
 }
 
-/** Who may be asked for names, and what is done about others. The kernel acts only once the model is active. */
-function resolverSlot({ detectors, ownResolvers, state }: CompiledDnsPolicy): {
+/**
+ * Who may be asked for names, and what is done about others. The kernel acts only once the model is active; while that learns
+ * nobody is told of others either.
+ */
+export function resolverSlot({ hasRule, effect: own, detectors, ownResolvers, state, settings }: CompiledDnsPolicy): {
   readonly entries: readonly KernelEntry[];
   readonly action: KernelAction;
 } {
   const { effect } = detectors.foreign_resolver;
-  if (effect === Effect.DISABLE || ownResolvers.length === 0) return { entries: [], action: "allow" };
+  const isOff = !hasRule || own === Effect.DISABLE || effect === Effect.DISABLE || ownResolvers.length === 0;
+  const isUntold = isLearning(state) && !settings?.auditsDetectionsWhileLearning;
+  if (isOff || isUntold) return { entries: [], action: "allow" };
   const acts = state === LearningState.ACTIVE && effect !== Effect.ALERT;
   const entries = ownResolvers.map(
     ({ bytes, length }) => ({ kind: "resolver", bytes, prefix: length, action: "allow" }) as const,
@@ -93,13 +99,13 @@ export function toDnsSlot(
   isTold = false,
 ): {
   readonly entries: readonly KernelEntry[];
-  readonly defaults: Pick<KernelDefaults, "domain" | "badDomain" | "foreignResolver">;
+  readonly defaults: Pick<KernelDefaults, "domain" | "badDomain">;
   readonly intel: Intel | undefined;
 } {
   if (!policy.hasRule || policy.effect === Effect.DISABLE)
     return {
       entries: [],
-      defaults: { domain: "allow", badDomain: "allow", foreignResolver: "allow" },
+      defaults: { domain: "allow", badDomain: "allow" },
       intel: undefined,
     };
   const custom = objects.flatMap(({ text, effect }) => {
@@ -112,7 +118,6 @@ export function toDnsSlot(
   const badDomain = detectorAction(policy, "intel");
   const intel = badDomain !== "allow" && policy.intel?.domains.size ? policy.intel : undefined;
   const known = knownNames(policy);
-  const { entries: own, action: foreignResolver } = resolverSlot(policy);
   const encrypted = encryptedDnsNames(
     policy,
     custom.map(({ pattern }) => pattern),
@@ -120,8 +125,8 @@ export function toDnsSlot(
   if (policy.state !== LearningState.ACTIVE) {
     const passed = isTold ? [] : known.slice(0, KERNEL_LEARNED_MAX);
     return {
-      entries: [...strongestOf([...denied, ...encrypted]), ...own, ...passed],
-      defaults: { domain: "ask", badDomain, foreignResolver },
+      entries: [...strongestOf([...denied, ...encrypted]), ...passed],
+      defaults: { domain: "ask", badDomain },
       intel,
     };
   }
@@ -138,8 +143,8 @@ export function toDnsSlot(
     .map((text) => ({ kind: "suffix", text, action: "ask" }) as const);
   const fallback = policy.effect === Effect.ALERT ? "ask" : actionOf(policy.effect);
   return {
-    entries: [...strongestOf([...denied, ...allowed, ...encrypted, ...open]), ...own, ...known],
-    defaults: { domain: fallback, badDomain, foreignResolver },
+    entries: [...strongestOf([...denied, ...allowed, ...encrypted, ...open]), ...known],
+    defaults: { domain: fallback, badDomain },
     intel,
   };
 }

@@ -28,7 +28,7 @@ import { eventOfFact } from "../model/journal.ts";
 import { syscallNumber } from "../syscall/names.ts";
 import { compileDnsPolicy, domainFact, evaluateDnsQuery } from "./dns-policy.ts";
 import { compileFilePolicy, directoryOf, evaluateFile, fileFacts } from "./file-policy.ts";
-import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
+import { encryptedDnsEntries, resolverSlot, toDnsSlot } from "./kernel-dns.ts";
 import { type KernelAction, type KernelEntry, STRENGTH, withoutHiding } from "./kernel-entry.ts";
 import { toFileSlot } from "./kernel-file.ts";
 import { intelEntries } from "./kernel-intel.ts";
@@ -120,6 +120,7 @@ const address = fc.constantFrom(
   "198.51.100.1",
   "10.1.2.3",
   "127.0.0.1",
+  "0.0.0.0",
   "2001:db8::5",
   "fd00::1",
 );
@@ -262,7 +263,7 @@ test("connections: the kernel says what the policy says", () => {
   fc.assert(
     fc.property(networkPolicy, transport, port, address, fc.boolean(), (policy, protocol, to, where, direct) => {
       const isInternet = INTERNET.has(where);
-      const isLoopback = where === "127.0.0.1";
+      const isLoopback = where === "127.0.0.1" || where === "0.0.0.0";
       const parsed = parsePrefix(where);
       if (!parsed) throw new Error(where);
       const isDirect = isInternet && direct;
@@ -304,16 +305,18 @@ test("resolvers: the kernel refuses who was not given only where the model is ac
   const slot = (effect: Effect, state: LearningState, resolvers: readonly string[]) => {
     const detectors = { foreign_resolver: { effect, exceptions: ["192.0.2.0/28"] } };
     const section = create(DnsSectionSchema, { effect: Effect.ALERT, detectors });
-    const { entries, defaults } = toDnsSlot(compileDnsPolicy({ section, hasRule: true, items: [], state, resolvers }));
-    const own = entries.filter(({ kind }) => kind === "resolver");
-    return { action: defaults.foreignResolver, own: own.length };
+    const policy = compileDnsPolicy({ section, hasRule: true, items: [], state, resolvers });
+    const { entries, action } = resolverSlot(policy);
+    return { action, own: entries.length };
   };
   const given = ["10.96.0.10", "fd00::10"];
   const { ACTIVE, DRY_RUN, LEARNING } = LearningState;
   expect(slot(Effect.PREVENT, ACTIVE, given)).toEqual({ action: "prevent", own: 3 });
   expect(slot(Effect.BLOCK, ACTIVE, given)).toEqual({ action: "block", own: 3 });
   expect(slot(Effect.ALERT, ACTIVE, given)).toEqual({ action: "ask", own: 3 });
-  for (const state of [DRY_RUN, LEARNING]) expect(slot(Effect.BLOCK, state, given)).toEqual({ action: "ask", own: 3 });
+  expect(slot(Effect.BLOCK, DRY_RUN, given)).toEqual({ action: "ask", own: 3 });
+  // What is not audited need not be told.
+  expect(slot(Effect.BLOCK, LEARNING, given)).toEqual({ action: "allow", own: 0 });
   expect(slot(Effect.DISABLE, ACTIVE, given)).toEqual({ action: "allow", own: 0 });
   expect(slot(Effect.BLOCK, ACTIVE, [])).toEqual({ action: "allow", own: 0 });
 });

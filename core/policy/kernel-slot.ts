@@ -6,7 +6,7 @@ import type { CompiledContainerPolicy } from "./container-policy.ts";
 import { asksAbout, type CompiledCustomRules, type KernelObject, kernelShare } from "./custom-rules.ts";
 import type { CompiledDnsPolicy } from "./dns-policy.ts";
 import type { SectionPolicy } from "./finding.ts";
-import { encryptedDnsEntries, toDnsSlot } from "./kernel-dns.ts";
+import { encryptedDnsEntries, resolverSlot, toDnsSlot } from "./kernel-dns.ts";
 import {
   defaultsOf,
   type KernelAction,
@@ -96,12 +96,15 @@ export function toKernelSlot(
   const process = toProcessSlot(ofProcess.policy, ofProcess.objects);
   const network = toNetworkSlot(ofNetwork.policy, ofNetwork.objects, !hasLearned || ofNetwork.isTold);
   const dns = toDnsSlot(ofDns.policy, ofDns.objects, !hasLearned || ofDns.isTold);
+  // Custom rules for look-ups say nothing of who is asked.
+  const resolvers = resolverSlot(policy.dns);
   const file = toFileSlot(ofFile.policy, ofFile.objects, !hasLearned || ofFile.isTold);
   const syscall = toSyscallSlot(ofSyscall.policy, ofSyscall.objects);
   const defaults = {
     ...process.defaults,
     ...network.defaults,
     ...dns.defaults,
+    foreignResolver: resolvers.action,
     ...file.defaults,
     ...syscall.defaults,
   };
@@ -109,6 +112,7 @@ export function toKernelSlot(
     entries: withoutHiding([
       ...process.entries,
       ...encryptedDnsEntries(policy.dns),
+      ...resolvers.entries,
       ...internalEntries(policy.network.hasRule ? internal : []),
       ...network.entries,
       ...dns.entries,

@@ -39,15 +39,20 @@ test("a known port of the Internet is named by no list of addresses but one of a
   expect(outcomeOfKnownPort(["::/0"], [])).toBe(Outcome.DENIAL);
 });
 
-function lateralIn(state: LearningState, knownPorts: readonly number[], port = 5432, exceptions: string[] = []) {
+function lateralIn(
+  state: LearningState,
+  knownPorts: readonly number[],
+  { port = 5432, exceptions = [], known = "10.9.9.9" }: { port?: number; exceptions?: string[]; known?: string } = {},
+) {
   const detectors = { lateral_movement: { effect: Effect.PREVENT, exceptions } };
   const policy = compileNetworkPolicy({
     section: create(NetworkSectionSchema, { effect: Effect.ALERT, detectors }),
     hasRule: true,
     listening: [],
-    outbound: knownPorts.map((known) =>
-      create(OutboundFactSchema, { transport: Transport.TCP, port: known, address: "10.9.9.9" }),
+    outbound: knownPorts.map((each) =>
+      create(OutboundFactSchema, { transport: Transport.TCP, port: each, address: known }),
     ),
+    internalRanges: ["100.64.0.0/10"],
     processes: [],
     state,
   });
@@ -71,9 +76,12 @@ test("a port of lateral movement that a complete model does not hold is a detect
     isLearned: true,
   });
   expect(lateralIn(LEARNING, [])).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false, isLearned: true });
+  // What was contacted on the Internet says nothing of workloads; ranges of the cluster's own are not the Internet.
+  expect(lateralIn(ACTIVE, [5432], { known: "203.0.113.7" })).toMatchObject({ outcome: Outcome.DETECTION });
+  expect(lateralIn(ACTIVE, [5432], { known: "100.64.0.7" })).toMatchObject({ outcome: Outcome.ALLOW });
   // Workloads change their addresses.
   expect(lateralIn(ACTIVE, [5432])).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false });
-  expect(lateralIn(ACTIVE, [], 8080)).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false });
+  expect(lateralIn(ACTIVE, [], { port: 8080 })).toMatchObject({ outcome: Outcome.ALLOW, isAudited: false });
   for (const exception of ["10.1.2.3", "5432"])
-    expect(lateralIn(ACTIVE, [], 5432, [exception])).toMatchObject({ outcome: Outcome.ALLOW });
+    expect(lateralIn(ACTIVE, [], { exceptions: [exception] })).toMatchObject({ outcome: Outcome.ALLOW });
 });

@@ -13,6 +13,7 @@ import { type Decision, Effect } from "#gen/gabion/policy/v1/policy_pb.ts";
 import type { NetworkSection, PortRange } from "#gen/gabion/rule/v1/rule_pb.ts";
 import { badText, findBadAddress, type Intel } from "../intel/intel-set.ts";
 import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix } from "../matching/address.ts";
+import { AddressClasses } from "../matching/address-class.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
 import { isLearning } from "../model/lifecycle.ts";
@@ -46,6 +47,8 @@ export interface NetworkPolicyInput {
   readonly processes: readonly ProcessFact[];
   /** Address of the Kubernetes API server that the container was told of; empty for none. */
   readonly kubernetesApi?: string;
+  /** Ranges that are the cluster's own, beside those that are nowhere the Internet's. */
+  readonly internalRanges?: readonly string[];
   readonly intel?: Intel;
   readonly state: LearningState;
   readonly settings?: TreatmentSettings;
@@ -82,8 +85,10 @@ export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy
   readonly internetPorts: ReadonlySet<string>;
   /** Addresses of the Internet that were contacted without a look-up while learning. */
   readonly directAddresses: ReadonlySet<string>;
-  /** Ports that were contacted at an address while learning. */
-  readonly addressedPorts: ReadonlySet<string>;
+  /** Ports that were contacted off the Internet while learning. */
+  readonly internalPorts: ReadonlySet<string>;
+  /** Destinations that were contacted while learning, as address and port. */
+  readonly destinations: ReadonlySet<string>;
   /** True where the model holds a program that goes by the name of `ping`. */
   readonly knowsPing: boolean;
 }
@@ -137,6 +142,11 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
   const detectors = NETWORK_DETECTORS.map(
     (name) => [name, compileDetector(input.section?.detectors[name], effect)] as const,
   );
+  const classes = new AddressClasses(input.internalRanges ?? []);
+  const isInternal = (address: string) => {
+    const prefix = parsePrefix(address);
+    return prefix !== undefined && classes.of(prefix.bytes) === "internal";
+  };
   const outbound = input.outbound.map((fact) => [fact.address, portText(fact.transport, fact.port)] as const);
   return {
     ...input,
@@ -146,7 +156,8 @@ export function compileNetworkPolicy(input: NetworkPolicyInput): CompiledNetwork
     detectors: Object.fromEntries(detectors) as Record<NetworkDetector, CompiledDetector>,
     listeningPorts: new Set(input.listening.map(({ transport, port }) => portText(transport, port))),
     internetPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [port] : []))),
-    addressedPorts: new Set(outbound.flatMap(([address, port]) => (address === "" ? [] : [port]))),
+    internalPorts: new Set(outbound.flatMap(([address, port]) => (isInternal(address) ? [port] : []))),
+    destinations: new Set(outbound.map((pair) => pair.join(" "))),
     // A family of addresses is of those within, which are not judged.
     directAddresses: new Set(
       outbound.flatMap(([address]) => (address === "" || address.includes("/") ? [] : [address])),
@@ -208,10 +219,10 @@ function findKubernetes(policy: CompiledNetworkPolicy, event: ConnectEvent): Fin
   return detection(effect, "kubernetes_api", false, `${what} was contacted: ${destination(event)}`);
 }
 
-/** A port that was contacted at some address while learning, or is of a family of such ports. */
-function isAddressedPort({ addressedPorts }: CompiledNetworkPolicy, transport: Transport, port: number): boolean {
+/** A port that was contacted off the Internet while learning, or is of a family of such ports. */
+function isInternalPort({ internalPorts }: CompiledNetworkPolicy, transport: Transport, port: number): boolean {
   const isEphemeral = port >= EPHEMERAL_FIRST && port <= EPHEMERAL_LAST;
-  return addressedPorts.has(portText(transport, port)) || (isEphemeral && addressedPorts.has(portText(transport, 0)));
+  return internalPorts.has(portText(transport, port)) || (isEphemeral && internalPorts.has(portText(transport, 0)));
 }
 
 /** True where a complete model holds no such port off the Internet. Workloads change addresses, so that any will do. */
@@ -220,13 +231,13 @@ export function isNewWithin(
   { port, transport }: { readonly port: number; readonly transport: Transport },
 ): boolean {
   const isComplete = policy.hasRule && policy.state === LearningState.ACTIVE;
-  return isComplete && !isAddressedPort(policy, transport, port);
+  return isComplete && !isInternalPort(policy, transport, port);
 }
 
 /** True where a port of lateral movement was never contacted while learning, at any address. */
 export function isLateral(policy: CompiledNetworkPolicy, port: number): boolean {
   const isPort = LATERAL_PORTS.some((each) => each === port);
-  return isPort && !isLearning(policy.state) && !isAddressedPort(policy, Transport.TCP, port);
+  return isPort && !isLearning(policy.state) && !isInternalPort(policy, Transport.TCP, port);
 }
 
 /** What a complete model does not hold, as a deviation is; that it is one at all off the Internet is the detector's word. */
@@ -234,7 +245,9 @@ function findLateral(policy: CompiledNetworkPolicy, event: ConnectEvent): Findin
   const { effect, excepts } = policy.detectors.lateral_movement;
   const isWithin = !event.isInternet && !event.isLoopback && event.transport === Transport.TCP;
   if (effect === Effect.DISABLE || !isWithin || !isLateral(policy, event.port)) return undefined;
-  if (excepts(addressText(event.address), String(event.port))) return undefined;
+  const address = addressText(event.address);
+  const isKnown = policy.destinations.has(`${address} ${portText(event.transport, event.port)}`);
+  if (isKnown || excepts(address, String(event.port))) return undefined;
   const message = `${destination(event)} was contacted, and this image contacts no such port of other workloads`;
   return { ...detection(effect, "lateral_movement", false, message), eventClass: "deviation" };
 }
