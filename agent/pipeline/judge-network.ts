@@ -3,12 +3,12 @@ import { scanObject, scanText } from "#core/detect/port-scan.ts";
 import { addressBytes, addressText } from "#core/matching/address.ts";
 import type { AddressClasses } from "#core/matching/address-class.ts";
 import { evaluateDnsDetection } from "#core/policy/dns-policy.ts";
+import { isNewWithin } from "#core/policy/network-detectors.ts";
 import type { ConnectEvent, ListenEvent } from "#core/policy/network-event.ts";
 import {
   connectFacts,
   evaluateConnect,
   evaluateListen,
-  isNewWithin,
   listenFact,
   ruleConnect,
   transportOf,

@@ -17,14 +17,8 @@ import {
   type KernelEntry,
   strongestOf,
 } from "./kernel-entry.ts";
-import {
-  type CompiledNetworkPolicy,
-  isLateral,
-  KUBELET_PORTS,
-  LATERAL_PORTS,
-  METADATA_ADDRESSES,
-  rangeText,
-} from "./network-policy.ts";
+import { isLateral, KUBELET_PORTS, LATERAL_PORTS, METADATA_ADDRESSES } from "./network-detectors.ts";
+import { type CompiledNetworkPolicy, rangeText } from "./network-policy.ts";
 
 const PROTOCOLS: Partial<Record<Transport, number>> = { [Transport.TCP]: 6, [Transport.UDP]: 17 };
 const PORT_BITS = 16;

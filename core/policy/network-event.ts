@@ -1,4 +1,5 @@
 import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
+import { addressText } from "../matching/address.ts";
 
 /** An outbound connection or datagram as policy looks at it. */
 export interface ConnectEvent {
@@ -39,4 +40,10 @@ const NAMES: Partial<Record<Transport, string>> = { [Transport.TCP]: "tcp", [Tra
 /** A port as people write it, for example `tcp/443`. */
 export function portText(transport: Transport, port: number): string {
   return `${NAMES[transport] ?? "other"}/${port === 0 ? "ephemeral" : port}`;
+}
+
+/** A destination as people are told of it. */
+export function destinationText({ address, port, transport, domain }: ConnectEvent): string {
+  const name = domain === "" ? "" : ` (${domain})`;
+  return `\`${addressText(address)}\`${name} ${portText(transport, port)}`;
 }

@@ -4,7 +4,7 @@ import { Transport } from "#gen/gabion/event/v1/event_pb.ts";
 import {
   type Fact,
   FactSchema,
-  LearningState,
+  type LearningState,
   type ListenFact,
   type OutboundFact,
   type ProcessFact,
@@ -16,7 +16,6 @@ import { type AddressPrefix, addressText, isWithin, mappedAddress, parsePrefix }
 import { AddressClasses } from "../matching/address-class.ts";
 import { type AddressIndex, compileAddressIndex, compilePortIndex, type PortIndex } from "../matching/number-index.ts";
 import { EPHEMERAL_FIRST, EPHEMERAL_LAST } from "../model/item-pattern.ts";
-import { isLearning } from "../model/lifecycle.ts";
 import {
   allowed,
   type CompiledDetector,
@@ -34,7 +33,8 @@ import {
   whereNamed,
 } from "./finding.ts";
 import { nearestItems } from "./nearest.ts";
-import { type ConnectEvent, type ListenEvent, portText } from "./network-event.ts";
+import { findKubernetes, findLateral, findMetadata } from "./network-detectors.ts";
+import { type ConnectEvent, destinationText, type ListenEvent, portText } from "./network-event.ts";
 import type { TreatmentSettings } from "./treatment.ts";
 
 /** What the network part of a resultant policy is made of. */
@@ -93,20 +93,8 @@ export interface CompiledNetworkPolicy extends NetworkPolicyInput, SectionPolicy
   readonly knowsPing: boolean;
 }
 
-/** Where clouds answer with credentials (AWS, Google, Azure, OpenStack; AWS by IPv6). */
-export const METADATA_ADDRESSES = ["169.254.169.254", "fd00:ec2::254"] as const;
-
 /** Bits before those of an IPv4 address in its mapped form. */
 const IPV4_BITS = 96;
-
-/** The kubelet's ports: its API, and the one for reading only. Source: Kubernetes' "Ports and Protocols". */
-export const KUBELET_PORTS = [10250, 10255] as const;
-
-/**
- * Ports by which one workload takes over another, or its data: SSH, SMB, Docker (plain and TLS), etcd, MySQL, Remote Desktop,
- * PostgreSQL, Redis, the Kubernetes API on its nodes, MongoDB. The kubelet's are those of another detector.
- */
-export const LATERAL_PORTS = [22, 445, 2375, 2376, 2379, 3306, 3389, 5432, 6379, 6443, 27017] as const;
 
 /** Names of the program that sends ICMP echoes. */
 export const PING = /^ping[46]?$/;
@@ -172,11 +160,6 @@ export function rangeText({ first, last }: PortRange): string {
   return first === last ? String(first) : `${first}-${last}`;
 }
 
-function destination({ address, port, transport, domain }: ConnectEvent): string {
-  const name = domain === "" ? "" : ` (${domain})`;
-  return `\`${addressText(address)}\`${name} ${portText(transport, port)}`;
-}
-
 /** What is known of a port of the Internet is of no address in particular, which 0.0.0.0 stands for: nobody connects to it. */
 function isOfNoAddress({ address, isInternet }: ConnectEvent): boolean {
   return isInternet && address.length === 4 && address.every((byte) => byte === 0);
@@ -196,64 +179,8 @@ function findListed(entries: CompiledNetworkEntries, event: ConnectEvent): strin
   return range && rangeText(range);
 }
 
-function findMetadata(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
-  const { effect, excepts } = policy.detectors.metadata_service;
-  if (effect === Effect.DISABLE) return undefined;
-  const address = addressText(event.address);
-  if (!METADATA_ADDRESSES.some((known) => known === address) || excepts(address)) {
-    return undefined;
-  }
-  return detection(effect, "metadata_service", false, `the cloud's metadata service \`${address}\` was contacted`);
-}
-
-/** The API server is known by its address, a kubelet by its port on any machine of the cluster. */
-function findKubernetes(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
-  const { effect, excepts } = policy.detectors.kubernetes_api;
-  if (effect === Effect.DISABLE) return undefined;
-  const address = addressText(event.address);
-  const isServer = address === policy.kubernetesApi;
-  const isKubelet =
-    !event.isInternet && event.transport === Transport.TCP && KUBELET_PORTS.some((port) => port === event.port);
-  if (!(isServer || isKubelet) || excepts(address)) return undefined;
-  const what = isServer ? "the Kubernetes API server" : "a kubelet";
-  return detection(effect, "kubernetes_api", false, `${what} was contacted: ${destination(event)}`);
-}
-
-/** A port that was contacted off the Internet while learning, or is of a family of such ports. */
-function isInternalPort({ internalPorts }: CompiledNetworkPolicy, transport: Transport, port: number): boolean {
-  const isEphemeral = port >= EPHEMERAL_FIRST && port <= EPHEMERAL_LAST;
-  return internalPorts.has(portText(transport, port)) || (isEphemeral && internalPorts.has(portText(transport, 0)));
-}
-
-/** True where a complete model holds no such port off the Internet. Workloads change addresses, so that any will do. */
-export function isNewWithin(
-  policy: CompiledNetworkPolicy,
-  { port, transport }: { readonly port: number; readonly transport: Transport },
-): boolean {
-  const isComplete = policy.hasRule && policy.state === LearningState.ACTIVE;
-  return isComplete && !isInternalPort(policy, transport, port);
-}
-
-/** True where a port of lateral movement was never contacted while learning, at any address. */
-export function isLateral(policy: CompiledNetworkPolicy, port: number): boolean {
-  const isPort = LATERAL_PORTS.some((each) => each === port);
-  return isPort && !isLearning(policy.state) && !isInternalPort(policy, Transport.TCP, port);
-}
-
-/** What a complete model does not hold, as a deviation is; that it is one at all off the Internet is the detector's word. */
-function findLateral(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding | undefined {
-  const { effect, excepts } = policy.detectors.lateral_movement;
-  const isWithin = !event.isInternet && !event.isLoopback && event.transport === Transport.TCP;
-  if (effect === Effect.DISABLE || !isWithin || !isLateral(policy, event.port)) return undefined;
-  const address = addressText(event.address);
-  const isKnown = policy.destinations.has(`${address} ${portText(event.transport, event.port)}`);
-  if (isKnown || excepts(address, String(event.port))) return undefined;
-  const message = `${destination(event)} was contacted, and this image contacts no such port of other workloads`;
-  return { ...detection(effect, "lateral_movement", false, message), eventClass: "deviation" };
-}
-
 function findKnownDestination(policy: CompiledNetworkPolicy, event: ConnectEvent): Finding {
-  const shown = () => destination(event);
+  const shown = () => destinationText(event);
   if (!event.isInternet) return unjudgedDestination(policy, event, shown);
   const port = portText(event.transport, event.port);
   const isEphemeral = event.port >= EPHEMERAL_FIRST && event.port <= EPHEMERAL_LAST;
@@ -283,16 +210,19 @@ function findBadDestination(policy: CompiledNetworkPolicy, event: ConnectEvent):
   if (!policy.intel || effect === Effect.DISABLE || isOfNoAddress(event)) return undefined;
   const bad = findBadAddress(policy.intel, event.address);
   if (!bad || excepts(addressText(event.address), bad.value)) return undefined;
-  const message = `${destination(event)} is within the bad addresses \`${bad.value}\`, ${badText(bad)}`;
+  const message = `${destinationText(event)} is within the bad addresses \`${bad.value}\`, ${badText(bad)}`;
   return detection(effect, "intel", true, message);
 }
 
 const CONNECT: readonly Consideration<CompiledNetworkPolicy, ConnectEvent>[] = [
-  ["denied list", (p, e) => whereNamed(findListed(p.denied, e), (m) => denial(p.effect, m, () => destination(e)))],
+  ["denied list", (p, e) => whereNamed(findListed(p.denied, e), (m) => denial(p.effect, m, () => destinationText(e)))],
   ["metadata service detector", findMetadata],
   ["Kubernetes detector", findKubernetes],
   ["lateral movement detector", findLateral],
-  ["allowed list", (p, e) => whereNamed(findListed(p.allowed, e), (m) => allowed(p.effect, m, () => destination(e)))],
+  [
+    "allowed list",
+    (p, e) => whereNamed(findListed(p.allowed, e), (m) => allowed(p.effect, m, () => destinationText(e))),
+  ],
   ["intelligence", findBadDestination],
   ["model", findKnownDestination],
 ];
