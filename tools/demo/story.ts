@@ -123,7 +123,7 @@ async function network({ observer, tell }: StoryParts, web: SandboxContainer): P
   const dropped = await observer.auditWhere("the look-up", (a) => a.message.includes("c2.evil.example"), from);
   expect(dropped.delivery === Delivery.DENIED, "the query never left");
   tell(`   audit: ${describe(dropped)}`);
-  await web.exec("/bin/sh", "-c", `for port in $(seq 1 25); do nc -w 1 ${RESOLVER} $port; done`);
+  await web.exec("/bin/sh", "-c", `for port in $(seq 1 10); do nc -w 1 ${RESOLVER} $port; done`);
   const scan = await observer.auditWhere("the scan", (a) => a.decision?.detector === "port_scan", from);
   tell(`   audit: ${describe(scan)}`);
 }
