@@ -79,6 +79,10 @@ interface Seen extends Contact {
   readonly atMs: number;
 }
 
+function isOnePort(contacts: readonly Contact[]): boolean {
+  return contacts.every(({ port }) => port === contacts[0]?.port);
+}
+
 function counts(contacts: readonly Seen[]): { failed: Seen[]; share: number } {
   const failed = contacts.filter(({ isFailed }) => isFailed);
   return { failed, share: contacts.length === 0 ? 0 : failed.length / contacts.length };
@@ -137,21 +141,13 @@ export class PortScanDetector {
     if (this.#weight <= Math.log((1 - detection) / (1 - falseAlarm))) this.#walked = [];
     if (this.#weight < Math.log(detection / falseAlarm)) return undefined;
     const failed = this.#walked.filter(({ isFailed }) => isFailed);
-    const isHorizontal = failed.every(({ port }) => port === failed[0]?.port);
-    return { ...toScan(this.#walked, failed, isHorizontal), by: "sequence" };
+    return { ...toScan(this.#walked, failed, isOnePort(failed)), by: "sequence" };
   }
 
   #findDark(): Scan | undefined {
     const dark = [...this.#seen.values()].filter(({ isDark, isNew }) => isDark && isNew);
     if (new Set(dark.map(({ address }) => address)).size < this.#settings.dark) return undefined;
-    return {
-      ...toScan(
-        dark,
-        dark,
-        dark.every(({ port }) => port === dark[0]?.port),
-      ),
-      by: "dark",
-    };
+    return { ...toScan(dark, dark, isOnePort(dark)), by: "dark" };
   }
 
   #judge({ address, port, transport }: Contact): Scan | undefined {

@@ -12,7 +12,7 @@ import type { CompiledDetector } from "./finding.ts";
 export type KernelAction = "allow" | "ask" | "audit" | "prevent" | "block";
 
 /** Ports and addresses are prefixes: their first `prefix` bits count. */
-type PrefixKind =
+export type PrefixKind =
   | "listen_denied"
   | "listen_allowed"
   | "port_denied"

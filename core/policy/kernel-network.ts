@@ -15,6 +15,7 @@ import {
   type KernelAction,
   type KernelDefaults,
   type KernelEntry,
+  type PrefixKind,
   strongestOf,
 } from "./kernel-entry.ts";
 import { isLateral, KUBELET_PORTS, LATERAL_PORTS, METADATA_ADDRESSES } from "./network-detectors.ts";
@@ -36,14 +37,7 @@ export function portPrefixes(first: number, last: number): { readonly port: numb
   return prefixes;
 }
 
-type PortKind =
-  | "listen_denied"
-  | "listen_allowed"
-  | "port_denied"
-  | "port_allowed"
-  | "port_learned"
-  | "port_internal"
-  | "port_lateral";
+type PortKind = Extract<PrefixKind, `listen_${string}` | `port_${string}`>;
 
 function portEntry(
   kind: PortKind,
